@@ -1,0 +1,1 @@
+"""Answer Style Diversification (SEFE): a share of each task's samples in other answer styles."""

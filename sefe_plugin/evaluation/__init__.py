@@ -1,0 +1,1 @@
+"""From predictions to scores, metrics and the report of a run."""

@@ -1,0 +1,92 @@
+"""Boxes written as text, ``[x1, y1, x2, y2]``: reading, overlap, place in words and a wrong box close by."""
+
+import random
+import re
+
+
+Box = tuple[float, float, float, float]
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?|-?\.\d+")
+_BOX = re.compile(r"\[\s*(N)\s*,\s*(N)\s*,\s*(N)\s*,\s*(N)\s*\]".replace("N", _NUMBER.pattern))
+
+
+def parse_box(text: str) -> Box | None:
+    """Read a text that is one box and nothing else.
+
+    Args:
+        text: Four numbers, separated by commas, in square brackets; blanks are free.
+
+    Returns:
+        The four coordinates x1, y1, x2, y2, or None where the text is anything else.
+
+    Example:
+        >>> parse_box("[0.76, 0.33, 0.99, 0.65]")
+        (0.76, 0.33, 0.99, 0.65)
+        >>> parse_box("The box is [0.76, 0.33, 0.99, 0.65].") is None
+        True
+    """
+    match = _BOX.fullmatch(text.strip())
+    return tuple(map(float, match.groups())) if match else None
+
+
+def box_iou(first: Box, second: Box) -> float:
+    """Compute the intersection over union of two boxes given in the same unit, in [0, 1].
+
+    A box whose corners are in the wrong order has no area; two boxes without area overlap by 0.
+
+    Example:
+        >>> box_iou((0, 0, 2, 2), (1, 0, 3, 2))
+        0.3333333333333333
+    """
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    union = _area(first) + _area(second) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def place_in_words(box: Box, extent: float) -> str:
+    """Say in which of the nine parts of the image a box has its centre.
+
+    Args:
+        box: x1, y1, x2, y2.
+        extent: The coordinate of the image's right and lower edge; thirds of it divide the image.
+
+    Example:
+        >>> place_in_words((0.0, 0.1, 0.2, 0.3), 1.0), place_in_words((40, 40, 60, 60), 100)
+        ('top left', 'center')
+    """
+    column = ("left", "", "right")[_third(box[0] + box[2], extent)]
+    row = ("top", "", "bottom")[_third(box[1] + box[3], extent)]
+    return f"{row} {column}".strip() or "center"
+
+
+def box_nearby(text: str, extent: float, rng: random.Random) -> str:
+    """Write a box of about the same size near a given one, in the given one's notation.
+
+    Each side is 0.5 to 1 times as long and the centre moves by up to one side; the result stays inside the image.
+
+    Args:
+        text: The box to move, as `parse_box` reads it.
+        extent: The coordinate of the image's right and lower edge.
+        rng: Source of randomness.
+    """
+    box = parse_box(text)
+    low, high = [0.0, 0.0], [0.0, 0.0]
+    for axis in (0, 1):
+        side = box[axis + 2] - box[axis]
+        length = side * (0.5 + 0.5 * rng.random())
+        centre = (box[axis] + box[axis + 2]) / 2 + side * (2 * rng.random() - 1)
+        low[axis] = min(max(centre - length / 2, 0.0), extent - length)
+        high[axis] = low[axis] + length
+    decimals = max(len(number.partition(".")[2]) for number in _NUMBER.findall(text))
+    numbers = iter([f"{value:.{decimals}f}" for value in (*low, *high)])
+    return _NUMBER.sub(lambda _: next(numbers), text)
+
+
+def _area(box: Box) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def _third(doubled_centre: float, extent: float) -> int:
+    return min(max(int(1.5 * doubled_centre / extent), 0), 2)

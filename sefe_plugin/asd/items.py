@@ -1,0 +1,270 @@
+"""A sample taken apart: what a rule needs to ask the same thing in another style."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from sefe_plugin.asd.boxes import box_iou, parse_box, place_in_words
+from sefe_plugin.asd.styles import FORMAT_LINES, MULTIPLE_CHOICE
+
+
+#: Native style of grounding tasks, which answer with a box; it stands in the place of their short answer.
+BOX = "box"
+
+_LINES = tuple(FORMAT_LINES.values())
+_STYLE_OF_LINE = {line: style for style, line in FORMAT_LINES.items()}
+_PLACEHOLDERS = re.compile(r"(?:<(?:image|video|audio)>\s*)+")
+_TRAILING_PLACEHOLDER = re.compile(r"\s*(<(?:image|video|audio)>)\s*$")
+_OPTION = re.compile(r"\(?([A-Z])[.)]\s*(\S.*)")
+_LETTER = re.compile(r"\(?([A-Z])\)?(?:[.:](?:\s.*)?)?", re.DOTALL)
+_NUMBER = re.compile(r"[-+$£€#]?\d[\d.,:/-]*%?")
+_TOKENS = "Reference OCR token:"
+_HINTS = (_TOKENS, "Context:", "When the provided information is insufficient")
+_SENTENCE = re.compile(
+    r"described by the sentence '(.*)' in the format"
+    r"|(?:sentence describes|described by the sentence):\s*(.*?)\.?\s*$",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One single-turn instruction sample, whatever host it comes from.
+
+    Attributes:
+        question: The whole user text: it may start with ``<image>`` and ends with its response-format line, if any.
+        answer: The whole answer.
+    """
+
+    question: str
+    answer: str
+
+
+class UnsuitableSampleError(ValueError):
+    """No rule can rewrite this sample."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question with its gold answer, without its response-format line.
+
+    Attributes:
+        head: Image placeholders in front, with the line break after them; "" without an image.
+        stem: The question with its context and hint lines, without options.
+        gold: The answer in words (of a multiple-choice sample, the text of the right option).
+        options: Texts of the sample's own options, in order; empty where it has none.
+    """
+
+    head: str
+    stem: str
+    gold: str
+    options: tuple[str, ...] = ()
+
+    @cached_property
+    def kind(self) -> str:
+        """What the gold answer is: "yes_no", "number", "box" or "words"."""
+        return answer_kind(self.gold)
+
+    @property
+    def question(self) -> str:
+        """The question alone, on one line: the lines before the first hint, or the last line after one."""
+        lines = self.stem.split("\n")
+        hint = next((i for i, line in enumerate(lines) if line.startswith(_HINTS)), len(lines))
+        return " ".join(lines[:hint] or lines[-1:])
+
+    @property
+    def tokens(self) -> list[str]:
+        """The OCR tokens that the stem lists (TextVQA), possibly none."""
+        start = self.stem.find(_TOKENS)
+        if start < 0:
+            return []
+        line = self.stem[start + len(_TOKENS) :].split("\n", 1)[0]
+        return [token for token in map(str.strip, line.split(", ")) if token]
+
+    def admits(self, wrong: str) -> bool:
+        """Tell whether a text may stand as a wrong answer."""
+        return answer_key(wrong) != answer_key(self.gold)
+
+    def claim(self, value: str) -> str:
+        """Ask whether a value is the answer."""
+        return f"{self.stem}\nIs the answer {value.rstrip('.')}?"
+
+    def choice(self) -> str:
+        """Ask for one of the options that follow."""
+        return self.stem
+
+    def open(self) -> str:
+        """Ask for an explanation; the sample's own options stay, since many questions refer to them."""
+        return "\n".join([self.stem, *option_lines(self.options)])
+
+    def brief(self) -> str:
+        """Answer in one sentence."""
+        return _sentence(f"The answer is {self.gold}")
+
+    def detailed(self) -> str:
+        """Answer in sentences that restate what the sample holds."""
+        parts = [f"The question is: {self.question}"]
+        if self.options:
+            parts.append(f"The choices are {', '.join(option.rstrip('.') for option in self.options)}.")
+        clause = "Looking at the image, the" if self.head else "The"
+        return " ".join([*parts, _sentence(f"{clause} answer is {self.gold}")])
+
+
+@dataclass(frozen=True)
+class Region(Item):
+    """A grounding item: the stem is the sentence that describes the region, the gold is its box.
+
+    Attributes:
+        extent: The coordinate of the image's right and lower edge.
+    """
+
+    extent: float = 1.0
+
+    def admits(self, wrong: str) -> bool:
+        """Tell whether a box is wrong: it covers the gold box by an IoU of at most 0.5."""
+        return super().admits(wrong) and box_iou(parse_box(wrong), self._box) <= 0.5
+
+    def claim(self, value: str) -> str:
+        """Ask whether a box is the region."""
+        return f"Is the region {value} described by the sentence '{self.stem}'?"
+
+    def choice(self) -> str:
+        """Ask for one of the boxes that follow."""
+        return f"Which region does the sentence '{self.stem}' describe?"
+
+    def open(self) -> str:
+        """Ask for the region's place in words."""
+        return f"Where is the region described by the sentence '{self.stem}'?"
+
+    def brief(self) -> str:
+        """Give the box and its place in words."""
+        return f"The region is {self.gold}, at the {place_in_words(self._box, self.extent)} of the image."
+
+    def detailed(self) -> str:
+        """Restate the sentence, then give the box, its place in words and its size in percent of the image."""
+        width, height = (round(100 * (self._box[i + 2] - self._box[i]) / self.extent) for i in (0, 1))
+        place = place_in_words(self._box, self.extent)
+        return (
+            f"The sentence to find is '{self.stem}'. Looking at the image, the region that it describes is "
+            f"{self.gold}. It lies at the {place} of the image and takes up about {width} percent of its width "
+            f"and {height} percent of its height."
+        )
+
+    @cached_property
+    def _box(self) -> tuple[float, float, float, float]:
+        return parse_box(self.gold)
+
+
+def parse_item(sample: Sample, native: str, extent: float = 1.0) -> Item:
+    """Take a sample apart.
+
+    Args:
+        sample: The sample in its task's own style.
+        native: That style.
+        extent: For boxes, the coordinate of the image's right and lower edge.
+
+    Returns:
+        The item; its head keeps the image placeholders (one at the very end moves to the front, as LLaVA does).
+
+    Raises:
+        UnsuitableSampleError: Where the text does not have the parts that its style needs.
+    """
+    head, stem, _ = split_question(sample.question)
+    answer = sample.answer.strip()
+    if not stem or not answer:
+        raise UnsuitableSampleError(f"question or answer is empty: {sample}")
+    if native == BOX:
+        return _parse_region(sample, head, stem, answer, extent)
+    if native == MULTIPLE_CHOICE:
+        return _parse_choice(sample, head, stem, answer)
+    return Item(head, stem, answer)
+
+
+def split_question(text: str) -> tuple[str, str, str | None]:
+    r"""Split a user text into image placeholders, the question, and the style its response-format line asks for.
+
+    Example:
+        >>> split_question("<image>\nWhat is it?\nAnswer the question using a single word or phrase.")
+        ('<image>\n', 'What is it?', 'short_answer')
+    """
+    match = _PLACEHOLDERS.match(text)
+    head, stem = (match.group(), text[match.end() :]) if match else ("", text)
+    while trailing := _TRAILING_PLACEHOLDER.search(stem):
+        head, stem = f"{trailing.group(1)}\n{head}", stem[: trailing.start()]
+    style = None
+    stem = stem.strip()
+    while stem.endswith(_LINES):
+        line = next(line for line in _LINES if stem.endswith(line))
+        style = _STYLE_OF_LINE[line]
+        stem = stem[: -len(line)].rstrip()
+    return head, stem, style
+
+
+def split_options(stem: str) -> tuple[str, tuple[str, ...]]:
+    """Take the last block of lines ``A. ...``, ``B. ...`` out of a question.
+
+    Returns:
+        The question without the block, and the options' texts; no texts where there are no two such lines.
+    """
+    lines = stem.splitlines()
+    for start in reversed(range(len(lines))):
+        options = []
+        for line in lines[start:]:
+            match = _OPTION.fullmatch(line.strip())
+            if match is None or ord(match.group(1)) != ord("A") + len(options):
+                break
+            options.append(match.group(2))
+        if len(options) >= 2:
+            return "\n".join(lines[:start] + lines[start + len(options) :]), tuple(options)
+    return stem, ()
+
+
+def option_lines(options: list[str] | tuple[str, ...]) -> list[str]:
+    """Write options as lines ``A. ...``, ``B. ...``."""
+    return [f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)]
+
+
+def option_letter(answer: str) -> str | None:
+    """Read the letter of an answer such as ``B``, ``B.``, ``(B)`` or ``B. text``; None for anything else."""
+    match = _LETTER.fullmatch(answer.strip())
+    return match.group(1) if match else None
+
+
+def answer_key(answer: str) -> str:
+    """Normalise an answer for comparison: no outer blanks, no final period, no case."""
+    return answer.strip().rstrip(".").casefold()
+
+
+def answer_kind(answer: str) -> str:
+    """Name the kind of an answer: "yes_no", "number", "box" or "words"."""
+    if answer_key(answer) in ("yes", "no"):
+        return "yes_no"
+    if _NUMBER.fullmatch(answer):
+        return "number"
+    return BOX if parse_box(answer) else "words"
+
+
+def _parse_region(sample: Sample, head: str, stem: str, answer: str, extent: float) -> Region:
+    match = _SENTENCE.search(stem)
+    if match is None or parse_box(answer) is None:
+        raise UnsuitableSampleError(
+            "a grounding sample asks for the region described by the sentence '...' in the format [x1, y1, x2, y2] "
+            f"and answers with one such box, got {sample}"
+        )
+    return Region(head, match.group(1) or match.group(2), answer, extent=extent)
+
+
+def _parse_choice(sample: Sample, head: str, stem: str, answer: str) -> Item:
+    stem, options = split_options(stem)
+    letter = option_letter(answer)
+    index = ord(letter) - ord("A") if letter else len(options)
+    if index >= len(options) or not stem:
+        raise UnsuitableSampleError(
+            "a multiple-choice sample has a question and lines 'A. ...', and answers with one of their letters, "
+            f"got {sample}"
+        )
+    return Item(head, stem, options[index], options)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else text + "."

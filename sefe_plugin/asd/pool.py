@@ -1,0 +1,142 @@
+"""Where wrong answers come from: the task's other answers, the nearest group first."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from sefe_plugin.asd.boxes import box_nearby, parse_box
+from sefe_plugin.asd.items import (
+    BOX,
+    Item,
+    Region,
+    Sample,
+    UnsuitableSampleError,
+    answer_key,
+    answer_kind,
+    split_question,
+)
+from sefe_plugin.asd.styles import MULTIPLE_CHOICE
+
+
+#: Draws from one group before the next wider one is tried.
+_DRAWS = 12
+
+#: Answers that a group must hold to be drawn from.
+_SMALLEST_GROUP = 4
+
+
+class AnswerPool:
+    """The answers of one task, grouped so that a wrong answer fits the question.
+
+    A wrong answer is drawn from the answers to the same question (templated questions, as in OCR-VQA), else to
+    questions with the same first two words ("What color", "How many"), else from all of the same kind (yes/no,
+    number, words), else from all. Draws follow the answers' frequency, so frequency does not give the gold away.
+
+    Args:
+        samples: All samples of the task.
+        native: The task's own answer style.
+    """
+
+    def __init__(self, samples: Iterable[Sample], native: str):
+        self.native = native
+        self.extent = 1.0
+        self._groups: dict[tuple[str, ...], list[str]] = {}
+        # A multiple-choice sample brings its own wrong answers.
+        if native != MULTIPLE_CHOICE:
+            for sample in samples:
+                self._add(sample)
+        self._distinct = {keys: list(dict.fromkeys(self._groups[keys])) for keys in self._groups if len(keys) < 2}
+
+    def distractors(self, item: Item, count: int, rng: random.Random) -> list[str]:
+        """Draw wrong answers that differ from the gold and from one another, whatever their case.
+
+        Args:
+            item: The question and its gold answer.
+            count: How many are wanted.
+            rng: Source of randomness; only its ``random()`` is used, which no Python version may change.
+
+        Returns:
+            1 to `count` texts; fewer than `count` only where the task has no more.
+
+        Raises:
+            UnsuitableSampleError: Where the task has no other answer at all.
+        """
+        found: dict[str, str] = {}
+        for candidate in self._candidates(item, rng):
+            key = answer_key(candidate)
+            if key not in found and item.admits(candidate):
+                found[key] = candidate
+                if len(found) == count:
+                    break
+        if not found:
+            raise UnsuitableSampleError(f"the task has no answer other than {item.gold!r} to offer as a wrong one")
+        return list(found.values())
+
+    def _add(self, sample: Sample) -> None:
+        answer = sample.answer.strip()
+        if self.native == BOX:
+            box = parse_box(answer)
+            if box is None:
+                return
+            self.extent = max(self.extent, *box)
+            keys = ((BOX,),)
+        else:
+            keys = _group_keys(split_question(sample.question)[1], answer_kind(answer))
+        for key in keys:
+            self._groups.setdefault(key, []).append(answer)
+
+    def _candidates(self, item: Item, rng: random.Random) -> Iterator[str]:
+        if item.options:
+            yield from shuffled(item.options, rng)
+        elif isinstance(item, Region):
+            yield from self._boxes(item, rng)
+        else:
+            yield from self._answers(item, rng)
+
+    def _boxes(self, item: Region, rng: random.Random) -> Iterator[str]:
+        nearby = rng.random() < 0.5
+        for _ in range(4 * _DRAWS):
+            yield box_nearby(item.gold, item.extent, rng) if nearby else pick(self._groups[BOX,], rng)
+            nearby = not nearby
+        yield from _around(self._distinct[BOX,], rng)
+
+    def _answers(self, item: Item, rng: random.Random) -> Iterator[str]:
+        gold = answer_key(item.gold)
+        for token in shuffled(item.tokens, rng):
+            key = answer_key(token)
+            # A part of the gold, or the gold with more around it, is not clearly wrong.
+            if key and key not in gold and gold not in key and answer_kind(token) == item.kind:
+                yield token
+        keys = _group_keys(item.stem, item.kind)
+        for group in (self._groups.get(key, ()) for key in keys):
+            if len(group) >= _SMALLEST_GROUP:
+                yield from (pick(group, rng) for _ in range(_DRAWS))
+        for key in keys[2:]:
+            yield from _around(self._distinct.get(key, ()), rng)
+
+
+def pick(values: Sequence[str], rng: random.Random) -> str:
+    """Draw one value; uses ``rng.random()`` alone."""
+    return values[int(rng.random() * len(values))]
+
+
+def shuffled(values: Sequence[str], rng: random.Random) -> list[str]:
+    """Return the values in random order; uses ``rng.random()`` alone."""
+    values = list(values)
+    for i in range(len(values) - 1, 0, -1):
+        j = int(rng.random() * (i + 1))
+        values[i], values[j] = values[j], values[i]
+    return values
+
+
+def _group_keys(stem: str, kind: str) -> tuple[tuple[str, ...], ...]:
+    question = stem.split("\n", 1)[0]
+    opening = " ".join(islice(question.split(), 2))
+    return (kind, "question", question), (kind, "opening", opening.casefold()), (kind,), ()
+
+
+def _around(values: Sequence[str], rng: random.Random) -> Iterator[str]:
+    """Walk once around the values from a random start."""
+    start = int(rng.random() * len(values))
+    for i in range(len(values)):
+        yield values[(start + i) % len(values)]

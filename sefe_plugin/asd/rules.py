@@ -1,0 +1,202 @@
+"""Answer Style Diversification by rule: recognise a task's own style and rewrite a sample into another.
+
+Source: SEFE (arXiv 2505.02486), Answer Style Diversification. The paper lets a multimodal model write the distractors
+and explanations; here both come from what the samples hold, so that no model is needed. The form of the rewritten
+items (claims with a yes or no, lettered options) is this project's; the paper does not publish it.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from sefe_plugin.asd.boxes import parse_box
+from sefe_plugin.asd.items import (
+    BOX,
+    Item,
+    Sample,
+    UnsuitableSampleError,
+    answer_key,
+    option_letter,
+    option_lines,
+    parse_item,
+    split_options,
+    split_question,
+)
+from sefe_plugin.asd.pool import AnswerPool, shuffled
+from sefe_plugin.asd.styles import (
+    BRIEF,
+    DETAILED,
+    FORMAT_LINES,
+    MULTIPLE_CHOICE,
+    SHORT_ANSWER,
+    STYLES,
+    YES_NO,
+)
+
+
+__all__ = [
+    "BOX",
+    "AnswerPool",
+    "Sample",
+    "UnsuitableSampleError",
+    "native_style",
+    "other_styles",
+    "rewrite",
+    "rewrite_item",
+]
+
+#: Longest answers, in words, that count as a short answer and as a brief explanation where no format line decides.
+_SHORT_WORDS, _BRIEF_WORDS = 5, 35
+_EMPTY = "empty answer"
+
+
+def native_style(samples: Iterable[Sample]) -> str:
+    """Recognise the answer style of a task from its samples.
+
+    Each sample counts for the style that its response-format line asks for; without one, for "box" where the question
+    speaks of a bounding box, and else for the form of its answer: a box, yes or no, the letter of one of the
+    question's options, up to 5 words (short), up to 35 (brief), more (detailed). Yes and no count as short answers
+    where other short answers occur. The style of more than half of the samples is the task's.
+
+    Returns:
+        One of `STYLES`, or "box".
+
+    Raises:
+        ValueError: Where there are no samples or no style has more than half of them.
+    """
+    lines, forms = Counter(), Counter()
+    for sample in samples:
+        _, stem, style = split_question(sample.question)
+        if style is None:
+            forms[_form(stem, sample.answer)] += 1
+        else:
+            lines[style] += 1
+    if lines[SHORT_ANSWER] or forms[SHORT_ANSWER]:
+        forms[SHORT_ANSWER] += forms.pop(YES_NO, 0)
+    seen = lines + forms
+    style, count = max(seen.items(), key=lambda pair: pair[1], default=("", 0))
+    if 2 * count <= seen.total() or style == _EMPTY:
+        raise ValueError(
+            "the task's own answer style is not clear: more than half of its samples must share one, seen "
+            f"{dict(seen)}; name the style, one of {[*STYLES, BOX]}"
+        )
+    return style
+
+
+def other_styles(native: str) -> tuple[str, ...]:
+    """Return the four styles that are not the task's own, in the paper's order; a box is grounding's short answer.
+
+    Raises:
+        ValueError: For an unknown style.
+    """
+    if native != BOX and native not in STYLES:
+        raise ValueError(f"native style must be one of {[*STYLES, BOX]}, got {native!r}")
+    own = SHORT_ANSWER if native == BOX else native
+    return tuple(style for style in STYLES if style != own)
+
+
+def rewrite(
+    sample: Sample, style: str, answers_pool: AnswerPool, rng: random.Random, truth: bool | None = None
+) -> Sample:
+    r"""Ask and answer the same thing in another style.
+
+    The new question ends with the style's response-format line in place of the old one and keeps the image in front.
+
+    Args:
+        sample: A sample in the task's own style, `answers_pool.native`.
+        style: The style to rewrite it into, one of the other four.
+        answers_pool: The task's answers, from which wrong ones are drawn.
+        rng: Source of randomness; only its ``random()`` is used.
+        truth: Whether a yes/no item claims the gold answer; None draws it.
+
+    Returns:
+        The rewritten sample.
+
+    Raises:
+        ValueError: Where the style is not one of the other four, or the task's answers are explanations.
+        UnsuitableSampleError: Where the sample lacks the parts that a rule needs.
+
+    Example:
+        >>> samples = [Sample(f"What is it?\n{FORMAT_LINES[SHORT_ANSWER]}", a) for a in ("cat", "dog")]
+        >>> pool = AnswerPool(samples, SHORT_ANSWER)
+        >>> rewrite(samples[0], YES_NO, pool, random.Random(0), truth=False)
+        Sample(question='What is it?\nIs the answer dog?\nAnswer the question with yes or no.', answer='No')
+    """
+    if style not in other_styles(answers_pool.native):
+        raise ValueError(
+            f"style must be one of {other_styles(answers_pool.native)} for a task of style "
+            f"{answers_pool.native!r}, got {style!r}"
+        )
+    check_native(answers_pool.native)
+    item = parse_item(sample, answers_pool.native, answers_pool.extent)
+    return rewrite_item(item, style, answers_pool, rng, rng.random() < 0.5 if truth is None else truth)
+
+
+def check_native(native: str) -> None:
+    """Refuse tasks whose answers are explanations, which no rule can shorten.
+
+    Raises:
+        ValueError: For the two explanation styles, and for an unknown style.
+    """
+    other_styles(native)
+    if native in (BRIEF, DETAILED):
+        raise ValueError(
+            f"answers of style {native!r} cannot be shortened by rule; let a model write the other styles ahead of "
+            "time and train on the prepared file, or set the share of other styles to 0 for this task"
+        )
+
+
+def rewrite_item(item: Item, style: str, pool: AnswerPool, rng: random.Random, truth: bool) -> Sample:
+    """Do the work of `rewrite` on a sample already taken apart."""
+    body, answer = _WRITERS[style](item, pool, rng, truth)
+    return Sample(f"{item.head}{body}\n{FORMAT_LINES[style]}", answer)
+
+
+def _yes_no(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
+    if item.kind == YES_NO:
+        return item.choice(), answer_key(item.gold).capitalize()
+    value = item.gold if truth else pool.distractors(item, 1, rng)[0]
+    return item.claim(value), "Yes" if truth else "No"
+
+
+def _multiple_choice(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
+    if item.kind == YES_NO:
+        gold, wrong = answer_key(item.gold).capitalize(), {"yes": ["No"], "no": ["Yes"]}[answer_key(item.gold)]
+    else:
+        gold, wrong = item.gold, pool.distractors(item, 3, rng)
+    options = shuffled([gold, *wrong], rng)
+    return "\n".join([item.choice(), *option_lines(options)]), chr(ord("A") + options.index(gold))
+
+
+def _short_answer(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
+    return item.choice(), item.gold
+
+
+def _brief(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
+    return item.open(), item.brief()
+
+
+def _detailed(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
+    return item.open(), item.detailed()
+
+
+_WRITERS: dict[str, Callable[[Item, AnswerPool, random.Random, bool], tuple[str, str]]] = {
+    YES_NO: _yes_no,
+    MULTIPLE_CHOICE: _multiple_choice,
+    SHORT_ANSWER: _short_answer,
+    BRIEF: _brief,
+    DETAILED: _detailed,
+}
+
+
+def _form(stem: str, answer: str) -> str:
+    words = len(answer.split())
+    if words == 0:
+        return _EMPTY
+    if "bounding box" in stem.lower() or parse_box(answer):
+        return BOX
+    if answer_key(answer) in ("yes", "no"):
+        return YES_NO
+    if option_letter(answer) and split_options(stem)[1]:
+        return MULTIPLE_CHOICE
+    return SHORT_ANSWER if words <= _SHORT_WORDS else BRIEF if words <= _BRIEF_WORDS else DETAILED
