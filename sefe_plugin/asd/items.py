@@ -13,8 +13,8 @@ BOX = "box"
 
 _LINES = tuple(FORMAT_LINES.values())
 _STYLE_OF_LINE = {line: style for style, line in FORMAT_LINES.items()}
-_PLACEHOLDERS = re.compile(r"(?:<(?:image|video|audio)>\s*)+")
-_TRAILING_PLACEHOLDER = re.compile(r"\s*(<(?:image|video|audio)>)\s*$")
+_PLACEHOLDERS = ("<image>", "<video>", "<audio>")
+_HEAD = re.compile(f"(?:(?:{'|'.join(_PLACEHOLDERS)})\\s*)+")
 _OPTION = re.compile(r"\(?([A-Z])[.)]\s*(\S.*)")
 _LETTER = re.compile(r"\(?([A-Z])\)?(?:[.:](?:\s.*)?)?", re.DOTALL)
 _NUMBER = re.compile(r"[-+$£€#]?\d[\d.,:/-]*%?")
@@ -82,8 +82,8 @@ class Item:
         return [token for token in map(str.strip, line.split(", ")) if token]
 
     def admits(self, wrong: str) -> bool:
-        """Tell whether a text may stand as a wrong answer."""
-        return answer_key(wrong) != answer_key(self.gold)
+        """Tell whether a text other than the gold may stand as a wrong answer."""
+        return True
 
     def claim(self, value: str) -> str:
         """Ask whether a value is the answer."""
@@ -122,7 +122,7 @@ class Region(Item):
 
     def admits(self, wrong: str) -> bool:
         """Tell whether a box is wrong: it covers the gold box by an IoU of at most 0.5."""
-        return super().admits(wrong) and box_iou(parse_box(wrong), self._box) <= 0.5
+        return box_iou(parse_box(wrong), self._box) <= 0.5
 
     def claim(self, value: str) -> str:
         """Ask whether a box is the region."""
@@ -187,12 +187,12 @@ def split_question(text: str) -> tuple[str, str, str | None]:
         >>> split_question("<image>\nWhat is it?\nAnswer the question using a single word or phrase.")
         ('<image>\n', 'What is it?', 'short_answer')
     """
-    match = _PLACEHOLDERS.match(text)
+    match = _HEAD.match(text)
     head, stem = (match.group(), text[match.end() :]) if match else ("", text)
-    while trailing := _TRAILING_PLACEHOLDER.search(stem):
-        head, stem = f"{trailing.group(1)}\n{head}", stem[: trailing.start()]
-    style = None
-    stem = stem.strip()
+    stem, style = stem.strip(), None
+    while stem.endswith(_PLACEHOLDERS):
+        start = stem.rindex("<")
+        head, stem = f"{stem[start:]}\n{head}", stem[:start].rstrip()
     while stem.endswith(_LINES):
         line = next(line for line in _LINES if stem.endswith(line))
         style = _STYLE_OF_LINE[line]

@@ -18,11 +18,8 @@ from sefe_plugin.asd.items import (
 from sefe_plugin.asd.styles import MULTIPLE_CHOICE
 
 
-#: Draws from one group before the next wider one is tried.
+#: Draws from one group, whole where it is smaller, before the next wider one is tried.
 _DRAWS = 12
-
-#: Answers that a group must hold to be drawn from.
-_SMALLEST_GROUP = 4
 
 
 class AnswerPool:
@@ -61,16 +58,18 @@ class AnswerPool:
         Raises:
             UnsuitableSampleError: Where the task has no other answer at all.
         """
-        found: dict[str, str] = {}
+        found: list[str] = []
+        taken = {answer_key(item.gold)}
         for candidate in self._candidates(item, rng):
             key = answer_key(candidate)
-            if key not in found and item.admits(candidate):
-                found[key] = candidate
+            if key not in taken and item.admits(candidate):
+                taken.add(key)
+                found.append(candidate)
                 if len(found) == count:
                     break
         if not found:
             raise UnsuitableSampleError(f"the task has no answer other than {item.gold!r} to offer as a wrong one")
-        return list(found.values())
+        return found
 
     def _add(self, sample: Sample) -> None:
         answer = sample.answer.strip()
@@ -109,8 +108,7 @@ class AnswerPool:
                 yield token
         keys = _group_keys(item.stem, item.kind)
         for group in (self._groups.get(key, ()) for key in keys):
-            if len(group) >= _SMALLEST_GROUP:
-                yield from (pick(group, rng) for _ in range(_DRAWS))
+            yield from shuffled(group, rng) if len(group) <= _DRAWS else (pick(group, rng) for _ in range(_DRAWS))
         for key in keys[2:]:
             yield from _around(self._distinct.get(key, ()), rng)
 
@@ -132,7 +130,9 @@ def shuffled(values: Sequence[str], rng: random.Random) -> list[str]:
 def _group_keys(stem: str, kind: str) -> tuple[tuple[str, ...], ...]:
     question = stem.split("\n", 1)[0]
     opening = " ".join(islice(question.split(), 2))
-    return (kind, "question", question), (kind, "opening", opening.casefold()), (kind,), ()
+    keys = (kind, "question", question), (kind, "opening", opening.casefold()), (kind,)
+    # Yes and no answer no question that has another answer.
+    return keys if kind == "yes_no" else (*keys, ())
 
 
 def _around(values: Sequence[str], rng: random.Random) -> Iterator[str]:

@@ -1,0 +1,78 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sefe_plugin.asd.boxes import box_iou, box_nearby, parse_box, place_in_words
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[0.1, 0.2, 0.3]", "[0.1, 0.2, 0.3, 0.4, 0.5]", "0.1, 0.2, 0.3, 0.4", "[0.1 0.2 0.3 0.4]", "[a, b, c, d]",
+     "[0.1, 0.2, 0.3, 0.4].", "[[0.1, 0.2, 0.3, 0.4]]", "[1., 2, 3, 4]", "[1e-1, 0.2, 0.3, 0.4]"],
+)  # fmt: skip
+def test_other_texts_are_no_box(text):
+    assert parse_box(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [("[0,1,2,3]", (0, 1, 2, 3)), (" [ .5 , -1 , 2.25,1000 ] ", (0.5, -1, 2.25, 1000))],
+)
+def test_boxes_are_read(text, box):
+    assert parse_box(text) == box
+
+
+def test_iou_of_known_boxes():
+    unit = (0, 0, 1, 1)
+    assert box_iou(unit, unit) == 1
+    assert box_iou(unit, (0, 0, 1, 0.5)) == 0.5
+    assert box_iou(unit, (2, 2, 3, 3)) == 0
+    assert box_iou(unit, (1, 1, 0, 0)) == 0
+    assert box_iou((1, 1, 1, 1), (1, 1, 1, 1)) == 0
+
+
+coordinate = st.integers(0, 100).map(lambda value: value / 100)
+box = st.tuples(coordinate, coordinate, coordinate, coordinate).map(
+    lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))
+)
+
+
+@given(box, box, st.floats(0.5, 1000))
+def test_iou_is_symmetric_and_free_of_scale(first, second, scale):
+    value = box_iou(first, second)
+    assert 0 <= value <= 1
+    assert value == box_iou(second, first)
+    scaled = box_iou(tuple(scale * c for c in first), tuple(scale * c for c in second))
+    # Scaling rounds each coordinate once: differences of the order 1e-16 over an area of at least 1e-4.
+    assert scaled == pytest.approx(value, abs=1e-9)
+
+
+@given(box, st.integers(0, 1000))
+def test_a_box_nearby_keeps_notation_and_image(gold, seed):
+    text = "[{:.2f},{:.2f}, {:.2f} ,{:.2f}]".format(*gold)
+    moved = box_nearby(text, 1.0, random.Random(seed))
+    x1, y1, x2, y2 = parse_box(moved)
+    assert [part.count(".") for part in moved.split(",")] == [1, 1, 1, 1]
+    assert all(len(part.strip(" []").partition(".")[2]) == 2 for part in moved.split(","))
+    assert 0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1
+    # Both corners are rounded to 0.01.
+    assert (x2 - x1) <= (gold[2] - gold[0]) + 0.0101
+    assert (x2 - x1) >= (gold[2] - gold[0]) / 2 - 0.0101
+
+
+def test_a_box_of_whole_numbers_stays_whole():
+    assert "." not in box_nearby("[10, 20, 300, 400]", 999.0, random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("centre", "words"),
+    [((0.1, 0.1), "top left"), ((0.5, 0.1), "top"), ((0.9, 0.1), "top right"), ((0.1, 0.5), "left"),
+     ((0.5, 0.5), "center"), ((0.9, 0.5), "right"), ((0.1, 0.9), "bottom left"), ((0.5, 0.9), "bottom"),
+     ((1.0, 1.0), "bottom right")],
+)  # fmt: skip
+@pytest.mark.parametrize("extent", [1.0, 999.0])
+def test_the_nine_places(centre, words, extent):
+    x, y = (extent * c for c in centre)
+    assert place_in_words((x, y, x, y), extent) == words

@@ -1,0 +1,94 @@
+import random
+from collections import Counter
+
+import pytest
+
+from sefe_plugin.asd.boxes import box_iou, parse_box
+from sefe_plugin.asd.items import Sample, UnsuitableSampleError, parse_item
+from sefe_plugin.asd.pool import AnswerPool, shuffled
+from sefe_plugin.asd.styles import SHORT_ANSWER
+
+
+def draw(samples, sample, count=3, seeds=50, native=SHORT_ANSWER):
+    pool = AnswerPool(samples, native)
+    item = parse_item(sample, native, pool.extent)
+    return [pool.distractors(item, count, random.Random(seed)) for seed in range(seeds)]
+
+
+def test_wrong_answers_differ_from_the_gold_and_each_other_whatever_the_case():
+    answers = ["Cat", "cat", "CAT.", "dog", "Dog", "hen", "cow", "cow."]
+    samples = [Sample("What is it?", answer) for answer in answers]
+    for drawn in draw(samples, samples[0]):
+        assert sorted(text.rstrip(".").casefold() for text in drawn) == ["cow", "dog", "hen"]
+
+
+def test_the_same_question_comes_first():
+    samples = [Sample("Who wrote it?", name) for name in ("Ann", "Bob", "Cid", "Dan", "Eve")]
+    samples += [Sample(f"What is the title {i}?", f"title {i}") for i in range(50)]
+    assert {text for drawn in draw(samples, samples[0]) for text in drawn} == {"Bob", "Cid", "Dan", "Eve"}
+
+
+def test_the_same_opening_comes_before_the_kind():
+    samples = [Sample(f"What color is {i}?", name) for i, name in enumerate(("red", "blue", "green", "pink"))]
+    samples += [Sample(f"Who is {i}?", f"person {i}") for i in range(50)]
+    assert {text for drawn in draw(samples, samples[0]) for text in drawn} == {"blue", "green", "pink"}
+
+
+def test_numbers_are_confused_with_numbers_while_there_are_some():
+    samples = [Sample(f"{word} many?", number) for word, number in zip("abcd", "1234", strict=True)]
+    samples += [Sample(f"{i}?", f"word {i}") for i in range(50)]
+    assert {text for drawn in draw(samples, samples[0]) for text in drawn} == {"2", "3", "4"}
+    few = samples[:2] + samples[4:]
+    for drawn in draw(few, samples[0]):
+        assert "2" in drawn and len(drawn) == 3
+
+
+def test_draws_follow_the_frequency_of_the_answers():
+    samples = [Sample("What?", "often")] * 80 + [Sample("What?", f"rare {i}") for i in range(20)]
+    counts = Counter(drawn[0] for drawn in draw(samples, samples[-1], count=1, seeds=1000))
+    # 80 of the 99 admissible draws; the standard deviation is 0.0125, the band is 4 of them.
+    assert abs(counts["often"] / 1000 - 80 / 99) < 0.05
+
+
+def test_a_small_task_offers_what_it_has_and_none_is_an_error():
+    two = [Sample("What?", "cat"), Sample("What?", "dog")]
+    assert draw(two, two[0], seeds=3) == [["dog"]] * 3
+    with pytest.raises(UnsuitableSampleError, match="no answer other than 'cat'"):
+        draw(two[:1], two[0])
+
+
+def test_words_are_never_confused_with_yes_or_no():
+    samples = [Sample("What?", "cat"), Sample("What?", "yes"), Sample("What?", "dog")]
+    assert draw(samples, samples[0], seeds=20) == [["dog"]] * 20
+
+
+def test_ocr_tokens_come_first_but_not_parts_of_the_gold():
+    line = "Reference OCR token: dakota, DIGITAL, dakota digital camera, 42, menu, exit, save"
+    samples = [Sample(f"What?\n{line}", "dakota digital"), Sample("What?\nReference OCR token: ", "sony")]
+    for drawn in draw(samples, samples[0]):
+        assert sorted(drawn) == ["exit", "menu", "save"]
+
+
+def test_wrong_boxes_overlap_the_gold_by_at_most_a_half():
+    rng = random.Random(0)
+    boxes = [sorted((rng.random(), rng.random())) + sorted((rng.random(), rng.random())) for _ in range(40)]
+    question = "described by the sentence 'x' in the format [x1, y1, x2, y2]."
+    samples = [Sample(question, f"[{x1:.2f}, {y1:.2f}, {x2:.2f}, {y2:.2f}]") for x1, x2, y1, y2 in boxes]
+    samples.append(Sample(question, "[0.00, 0.00, 1.00, 1.00]"))
+    for sample in samples:
+        for drawn in draw(samples, sample, seeds=5, native="box"):
+            assert len(set(drawn)) == 3
+            assert all(box_iou(parse_box(text), parse_box(sample.answer)) <= 0.5 for text in drawn)
+
+
+def test_boxes_beyond_the_unit_square_set_the_extent():
+    question = "described by the sentence 'x' in the format [x1, y1, x2, y2]."
+    assert AnswerPool([Sample(question, "[0.1, 0.2, 0.3, 0.4]")], "box").extent == 1
+    assert AnswerPool([Sample(question, "[1, 2, 640, 480]")], "box").extent == 640
+
+
+def test_shuffles_are_uniform():
+    counts = Counter(tuple(shuffled("abc", random.Random(seed))) for seed in range(6000))
+    assert len(counts) == 6
+    # 1000 expected for each order, standard deviation 29; the band is 5 of them.
+    assert all(abs(count - 1000) < 145 for count in counts.values())
