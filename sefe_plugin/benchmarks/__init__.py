@@ -1,0 +1,29 @@
+"""Ready sequences of tasks.
+
+A benchmark is a module with:
+  - `TASKS`: its tasks in order, each with `name` and `scorer`;
+  - `defaults()`: recipe keys it brings (its dataset folder, say), which the recipe may override;
+  - `faults(arguments)`: what is missing before a run can start, one sentence each;
+  - `prepare(folder, arguments)`: writes `folder`, the dataset folder of a run, with the datasets
+    `<benchmark>_<task>_train` and `<benchmark>_<task>_test`, in lower case, and returns the keys that point to it.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+
+#: Name -> module.
+BENCHMARKS = {"coin": "sefe_plugin.benchmarks.coin", "minicoin": "sefe_plugin.benchmarks.minicoin"}
+
+
+class BenchmarkTask(NamedTuple):
+    """A task's name and the name of its scorer."""
+
+    name: str
+    scorer: str
+
+
+def load_benchmark(name: str) -> ModuleType:
+    """Imports the benchmark called `name`, a key of `BENCHMARKS`."""
+    return import_module(BENCHMARKS[name])

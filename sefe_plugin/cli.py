@@ -1,0 +1,91 @@
+"""The command `sefe`: what does not belong to a training run itself."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Args:
+        arguments: command line without the program's name; the process's own by default.
+
+    Returns:
+        The exit status: 0, or 1 after a message on standard error.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sefe",
+        description="Helpers of sefe-plugin. Training itself: llamafactory-cli train RECIPE.yaml",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="write the recipes and data templates into a folder")
+    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to write (default: here)")
+    init.set_defaults(run=_init)
+
+    report = commands.add_parser("report", help="print the table of one run, or compare several")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: the `output_dir` of a sequence")
+    report.set_defaults(run=_report)
+
+    minicoin = commands.add_parser("minicoin", help="the embedded benchmark")
+    minicoin_commands = minicoin.add_subparsers(required=True, metavar="COMMAND")
+    data = minicoin_commands.add_parser("data", help="write the benchmark's images and datasets")
+    data.add_argument("folder", type=Path)
+    data.add_argument("--seed", type=int, default=42)
+    data.set_defaults(run=_minicoin_data)
+    build = minicoin_commands.add_parser("build", help="pre-train the tiny base model from nothing (long)")
+    build.add_argument("folder", type=Path)
+    build.add_argument("--seed", type=int, default=0)
+    build.set_defaults(run=_minicoin_build)
+
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _init(options: argparse.Namespace) -> None:
+    """Copies the shipped folders; refuses to overwrite a file that differs, before anything is written."""
+    package = Path(__file__).parent
+    copies, differing = [], []
+    for name in ("recipes", "data_templates"):
+        # in an installed package the folders lie inside it, in a source tree beside it
+        source = package / name if (package / name).is_dir() else package.parent / name
+        for file in sorted(file for file in source.rglob("*") if file.is_file()):
+            target = options.folder / name / file.relative_to(source)
+            copies.append((file, target))
+            if target.exists() and target.read_bytes() != file.read_bytes():
+                differing.append(target)
+    if differing:
+        raise ValueError("These files exist and differ; move them away first:\n" + "\n".join(map(str, differing)))
+    for file, target in copies:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+        print(target)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from sefe_plugin.evaluation.report import format_table, load_report
+
+    print(format_table({str(run): load_report(run) for run in options.runs}))
+
+
+def _minicoin_data(options: argparse.Namespace) -> None:
+    from sefe_plugin.benchmarks.minicoin.data import write_data
+
+    write_data(options.folder, options.seed)
+
+
+def _minicoin_build(options: argparse.Namespace) -> None:
+    from sefe_plugin.benchmarks.minicoin.pretrain import build
+
+    build(options.folder, seed=options.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Files that are whole or absent: written under a temporary name, then renamed."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `file`, which takes its place when the block ends without an error.
+
+    Args:
+        file: the file to write; its folder is made if it does not exist.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file in UTF-8."""
+    with replacing(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(file: Path) -> Any:
+    """Reads a JSON file."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes a JSON file, indented."""
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,148 @@
+"""One patch per anchor in LLaMA-Factory, each called once with the module right after it has run.
+
+LLaMA-Factory has no plugin entry points for keys, adapters, dataset steps or callbacks. Remove a patch when the host
+offers a public way for its purpose. Each changes nothing for a run that uses none of the plugin's keys, and raises
+`HostChangedError` when its anchor is gone, which happens only in a host version this plugin was not tested with.
+"""
+
+from dataclasses import dataclass
+from functools import wraps
+from types import ModuleType
+
+from sefe_plugin.options import SEQUENCE_KEYS, DatasetArguments, MethodArguments, option_faults
+
+
+class HostChangedError(RuntimeError):
+    """An anchor in LLaMA-Factory is not where this plugin expects it."""
+
+
+def _anchor(module: ModuleType, name: str):
+    if name not in vars(module):
+        raise HostChangedError(
+            f"{module.__name__}.{name} does not exist in this version of LLaMA-Factory. Install a version that "
+            "sefe-plugin supports, or set SEFE_PLUGIN_DISABLE=1 to use LLaMA-Factory without it."
+        )
+    return vars(module)[name]
+
+
+def patch_cli(module: ModuleType) -> None:
+    """Lets `llamafactory-cli train` run a sequence of tasks, and checks recipes that use the plugin's keys."""
+    host_main = _anchor(module, "main")
+
+    @wraps(host_main)
+    def main():
+        from sefe_plugin.hosts.llamafactory.sequence import intercept
+
+        if not intercept():
+            host_main()
+
+    module.main = main
+
+
+def patch_finetuning_args(module: ModuleType) -> None:
+    """Adds the keys of the method and of the sequence to the host's arguments and to `--help`."""
+    host_class = _anchor(module, "FinetuningArguments")
+
+    @dataclass
+    class FinetuningArguments(host_class, MethodArguments):
+        __doc__ = host_class.__doc__
+
+        def __post_init__(self):
+            super().__post_init__()
+            if isinstance(self.reglora_key_elements, str):
+                self.reglora_key_elements = [file.strip() for file in self.reglora_key_elements.split(",")]
+            for key in SEQUENCE_KEYS:
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"`{key}` describes a sequence: start it with `llamafactory-cli train RECIPE.yaml`."
+                    )
+            _refuse(option_faults(vars(self)))
+
+    module.FinetuningArguments = _in_place_of(host_class, FinetuningArguments)
+
+
+def patch_data_args(module: ModuleType) -> None:
+    """Adds the keys of the data to the host's arguments and to `--help`."""
+    host_class = _anchor(module, "DataArguments")
+
+    @dataclass
+    class DataArguments(host_class, DatasetArguments):
+        __doc__ = host_class.__doc__
+
+        def __post_init__(self):
+            super().__post_init__()
+            _refuse(option_faults(vars(self)))
+
+    module.DataArguments = _in_place_of(host_class, DataArguments)
+
+
+def _in_place_of(host_class: type, ours: type) -> type:
+    """Gives our class the host's name and place, so that it can be sent to other processes."""
+    ours.__module__, ours.__qualname__ = host_class.__module__, host_class.__qualname__
+    return ours
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise ValueError(" ".join(faults))
+
+
+def patch_adapter(module: ModuleType) -> None:
+    """Makes the host build, or continue, a RegLoRA adapter in place of a LoRA one."""
+    host_function = _anchor(module, "_setup_lora_tuning")
+    for name in ("LoraConfig", "PeftModel"):
+        _anchor(module, name)
+
+    @wraps(host_function)
+    def _setup_lora_tuning(config, model, model_args, finetuning_args, is_trainable, cast_trainable_params_to_fp32):
+        arguments = (config, model, model_args, finetuning_args, is_trainable, cast_trainable_params_to_fp32)
+        if not (is_trainable and finetuning_args.use_reglora):
+            return host_function(*arguments)
+        from sefe_plugin.hosts.llamafactory.adapter import reglora_in_place_of_lora
+
+        with reglora_in_place_of_lora(module, finetuning_args):
+            return host_function(*arguments)
+
+    module._setup_lora_tuning = _setup_lora_tuning
+
+
+def patch_loader(module: ModuleType) -> None:
+    """Rewrites the share `asd_ratio` of every training dataset, after it is aligned and before it is tokenized."""
+    host_merge, host_align = _anchor(module, "_get_merged_dataset"), _anchor(module, "align_dataset")
+    training_data = False
+
+    @wraps(host_merge)
+    def _get_merged_dataset(dataset_names, model_args, data_args, training_args, *args, **kwargs):
+        nonlocal training_data
+        training_data = dataset_names is data_args.dataset
+        try:
+            return host_merge(dataset_names, model_args, data_args, training_args, *args, **kwargs)
+        finally:
+            training_data = False
+
+    @wraps(host_align)
+    def align_dataset(dataset, dataset_attr, data_args, training_args):
+        aligned = host_align(dataset, dataset_attr, data_args, training_args)
+        if not (training_data and data_args.asd_ratio and training_args.do_train):
+            return aligned
+        from sefe_plugin.hosts.llamafactory.dataset import diversify_dataset
+
+        return diversify_dataset(aligned, str(dataset_attr), data_args.asd_ratio, training_args)
+
+    module._get_merged_dataset, module.align_dataset = _get_merged_dataset, align_dataset
+
+
+def patch_tuner(module: ModuleType) -> None:
+    """Adds the callbacks of a task to supervised fine-tuning, and scores and merges after it."""
+    host_function = _anchor(module, "run_sft")
+
+    @wraps(host_function)
+    def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
+        arguments = (model_args, data_args, training_args, finetuning_args, generating_args)
+        if not (finetuning_args.use_reglora or finetuning_args.test_sets or finetuning_args.merge_adapter):
+            return host_function(*arguments, callbacks)
+        from sefe_plugin.hosts.llamafactory.task import run_task
+
+        return run_task(host_function, arguments, callbacks)
+
+    module.run_sft = run_sft

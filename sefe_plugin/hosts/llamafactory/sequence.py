@@ -1,0 +1,94 @@
+"""A sequence recipe in `llamafactory-cli train`: recognised, checked and run, one host process per task."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sefe_plugin.files import write_text
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.hosts.llamafactory.watch import announce_runner
+from sefe_plugin.options import PLUGIN_KEYS, SEQUENCE_KEYS
+from sefe_plugin.recipe import RecipeError, load_recipe, single_run_faults
+from sefe_plugin.run_folder import RunFolderError
+from sefe_plugin.runner import TaskFailedError, run_sequence
+
+
+_SECTIONS = ("model", "method", "dataset", "output", "train", "generation")
+
+
+def intercept() -> bool:
+    """Handles the command line if it trains with the plugin's keys; called before the host imports anything heavy.
+
+    Returns:
+        True if the command was a sequence and is done; False if the host shall go on.
+
+    Raises:
+        SystemExit: with status 1 and a message, without a traceback, if the recipe or the run is at fault.
+    """
+    arguments = sys.argv[1:]
+    if len(arguments) < 2 or arguments[0] != "train" or Path(arguments[1]).suffix not in (".yaml", ".yml", ".json"):
+        return False
+    try:
+        keys = _read_recipe(Path(arguments[1]), arguments[2:])
+        if not any(key in keys for key in PLUGIN_KEYS):
+            return False
+        if os.environ.get("USE_V1", "0").lower() in ("true", "1"):
+            raise RecipeError(arguments[1], ["the keys of sefe-plugin work in LLaMA-Factory v0; unset USE_V1."])
+        if not any(key in keys for key in SEQUENCE_KEYS):
+            faults = single_run_faults(keys, host_keys())
+            if faults:
+                raise RecipeError(arguments[1], faults)
+            return False
+        recipe = load_recipe(keys, arguments[1], host_keys())
+        if int(os.environ.get("NNODES", "1")) > 1:
+            raise RecipeError(arguments[1], ["a sequence runs on one node; unset NNODES."])
+        announce_runner()
+        run_sequence(recipe, write_task_recipe, _command, lambda line: print(line, flush=True))
+    except (RecipeError, RunFolderError, TaskFailedError) as error:
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    return True
+
+
+def _read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
+    """Reads a recipe as the host does, command-line overrides last."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_cli(overrides))
+        keys = OmegaConf.to_container(merged)
+    except FileNotFoundError:
+        raise RecipeError(str(file), ["the file does not exist."]) from None
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise RecipeError(str(file), [f"it cannot be read: {error}"]) from None
+    if not isinstance(keys, dict):
+        raise RecipeError(str(file), ["it must hold keys and values at the top."])
+    return keys
+
+
+def _command(file: Path) -> list[str]:
+    """The command line that trains one task; `-P` keeps the working folder from shadowing installed packages."""
+    return [sys.executable, "-P", "-m", "llamafactory.cli", "train", str(file)]
+
+
+def write_task_recipe(file: Path, keys: Mapping[str, Any]) -> None:
+    """Writes one task's keys as a plain recipe of the host, in its usual sections.
+
+    Args:
+        file: where to write.
+        keys: host and plugin keys.
+    """
+    known = host_keys()
+    sections: dict[str, dict] = {section: {} for section in _SECTIONS}
+    for key, value in keys.items():
+        section = known[key].section if key in known else ("dataset" if key == "asd_ratio" else "method")
+        sections[section][key] = value
+    lines = [f"# One task of a sequence; to run it alone: llamafactory-cli train {file}"]
+    for section, entries in sections.items():
+        if entries:
+            lines += ["", f"### {section}", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).rstrip()]
+    write_text(file, "\n".join(lines) + "\n")

@@ -1,0 +1,145 @@
+"""The plugin's recipe keys: name, type, default, help and rule, each written once.
+
+The host's argument classes inherit these dataclasses, so the keys appear in `llamafactory-cli train --help`; the
+recipe check uses the same rules before anything starts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+
+REDUCTIONS = ("official_mean", "per_task_sum")
+
+
+@dataclass
+class MethodArguments:
+    """Keys of the method and of the sequence."""
+
+    use_reglora: bool = field(
+        default=False,
+        metadata={"help": "Train LoRA as RegLoRA: penalise changes of the key elements of earlier tasks (SEFE)."},
+    )
+    reglora_weight: float = field(
+        default=2500.0,
+        metadata={"help": "Weight lambda of the RegLoRA penalty, at least 0. SEFE uses 2500 for a 7B model."},
+    )
+    reglora_key_ratio: float = field(
+        default=0.02,
+        metadata={"help": "Share M in (0, 1] of each |dW| = |B A| that becomes key elements. SEFE uses 0.02."},
+    )
+    reglora_reduction: Literal["official_mean", "per_task_sum"] = field(
+        default="official_mean",
+        metadata={
+            "help": "official_mean: mean over the key elements of all earlier tasks, as in the official code. "
+            "per_task_sum: the paper's sum over earlier tasks of each task's mean."
+        },
+    )
+    reglora_key_elements: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Key element files of earlier tasks, oldest first, as a list or separated by commas. "
+            "A sequence fills this in."
+        },
+    )
+    tasks: list[dict] | None = field(
+        default=None,
+        metadata={
+            "help": "Sequence of tasks to train one after the other: a list of mappings with name, dataset, "
+            "test_dataset, scorer, and any other key to override for that task."
+        },
+    )
+    benchmark: str | None = field(
+        default=None,
+        metadata={"help": "Ready sequence of tasks in place of `tasks`: coin or minicoin."},
+    )
+    test_sets: list[dict] | None = field(
+        default=None,
+        metadata={
+            "help": "Test sets to score by generation after training: a list of mappings with name, dataset, scorer. "
+            "A sequence fills this in."
+        },
+    )
+    merge_adapter: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, also save the base model with the adapter merged in, in `output_dir`/merged. "
+            "A sequence fills this in."
+        },
+    )
+
+
+@dataclass
+class DatasetArguments:
+    """Keys of the data."""
+
+    asd_ratio: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share X in [0, 1] of the training samples rewritten into the other answer styles (ASD, by "
+            "rules). SEFE uses 0.2; off when absent."
+        },
+    )
+
+
+#: Keys that describe a whole sequence and never reach a single run.
+SEQUENCE_KEYS = ("tasks", "benchmark")
+
+#: Keys that the sequence itself fills in for each task.
+FILLED_IN_KEYS = ("reglora_key_elements", "test_sets", "merge_adapter")
+
+#: Every key of the plugin.
+PLUGIN_KEYS = tuple(f.name for cls in (MethodArguments, DatasetArguments) for f in fields(cls))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def option_faults(arguments: Mapping[str, Any]) -> list[str]:
+    """Lists what is wrong with the values of the plugin's keys in `arguments`.
+
+    Args:
+        arguments: recipe keys and values, the host's among them; absent keys have their defaults.
+
+    Returns:
+        One sentence per fault: key, rule, value, remedy. Empty when all is well.
+    """
+    faults = []
+
+    def number(key: str, rule: str, holds) -> None:
+        value = arguments.get(key)
+        if value is not None and not (_is_number(value) and holds(value)):
+            faults.append(f"`{key}` must be {rule}; got {value!r}.")
+
+    number("reglora_weight", "a number of at least 0 (SEFE: 2500)", lambda v: v >= 0)
+    number("reglora_key_ratio", "a share in (0, 1] (SEFE: 0.02)", lambda v: 0 < v <= 1)
+    number("asd_ratio", "a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)", lambda v: 0 <= v <= 1)
+
+    for key in ("use_reglora", "merge_adapter"):
+        if not isinstance(arguments.get(key, False), bool):
+            faults.append(f"`{key}` must be true or false; got {arguments[key]!r}.")
+    if arguments.get("reglora_reduction", REDUCTIONS[0]) not in REDUCTIONS:
+        faults.append(f"`reglora_reduction` must be one of {REDUCTIONS}; got {arguments['reglora_reduction']!r}.")
+
+    if arguments.get("use_reglora"):
+        if arguments.get("finetuning_type", "lora") != "lora":
+            faults.append(f"`use_reglora` needs `finetuning_type: lora`; got {arguments['finetuning_type']!r}.")
+        if arguments.get("stage", "sft") != "sft":
+            faults.append(f"`use_reglora` works in `stage: sft` only; got {arguments['stage']!r}.")
+        if arguments.get("use_dora"):
+            faults.append(
+                "`use_dora` cannot be combined with `use_reglora`: DoRA's weight change is not B A. Drop one."
+            )
+    if arguments.get("asd_ratio"):
+        if arguments.get("tokenized_path"):
+            faults.append(
+                "`tokenized_path` cannot be combined with `asd_ratio`: a tokenized dataset skips the step that "
+                "rewrites samples, and would silently train without ASD. Drop one of the two."
+            )
+        if arguments.get("streaming"):
+            faults.append(
+                "`streaming` cannot be combined with `asd_ratio`: an exact share needs the number of samples. "
+                "Drop one of the two."
+            )
+    return faults

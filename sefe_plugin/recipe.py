@@ -1,0 +1,288 @@
+"""A sequence recipe: read, checked as a whole, and resolved into its tasks before anything starts."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sefe_plugin.benchmarks import BENCHMARKS, load_benchmark
+from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.options import FILLED_IN_KEYS, PLUGIN_KEYS, SEQUENCE_KEYS, option_faults
+
+
+_TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
+
+#: Keys with one possible value in a sequence, and why.
+_FIXED = {
+    "stage": ("sft", "tasks are trained by supervised fine-tuning"),
+    "do_train": (True, "every task is trained"),
+    "finetuning_type": ("lora", "each task trains a fresh LoRA that is merged afterwards"),
+}
+
+#: Keys that cannot be part of a sequence, and why.
+_REFUSED = {
+    "dataset": "each task names its own dataset",
+    "adapter_name_or_path": "the sequence carries the adapters itself",
+    "create_new_adapter": "every task starts a fresh adapter",
+    "quantization_bit": "an adapter cannot be merged into a quantized base between tasks",
+    "do_predict": "the sequence scores the test sets itself",
+    "predict_with_generate": "the sequence scores the test sets itself",
+    "resume_from_checkpoint": "the same command resumes by itself",
+    "overwrite_output_dir": "the same command resumes by itself; for a fresh start choose another `output_dir`",
+}
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot start, with all its faults.
+
+    Attributes:
+        faults: one sentence each: key or file, rule, value, remedy.
+    """
+
+    def __init__(self, source: str, faults: list[str]):
+        self.faults = faults
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__("\n".join([f"{source} cannot start: {count}.", *(f"  - {fault}" for fault in faults)]))
+
+
+class HostKey(NamedTuple):
+    """One key of the host.
+
+    Attributes:
+        section: section of a recipe it belongs to, such as "model" or "train".
+        types: accepted type names and ("literal", value) pairs, or None when any value may be right.
+    """
+
+    section: str
+    types: tuple | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a sequence.
+
+    Attributes:
+        name: unique name, also part of its folder's name.
+        dataset: the host's name(s) of its training data.
+        test_dataset: the host's name of its test data.
+        scorer: name of the scorer of its answers.
+        overrides: host and plugin keys that differ for this task.
+    """
+
+    name: str
+    dataset: str
+    test_dataset: str
+    scorer: str
+    overrides: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked sequence.
+
+    Attributes:
+        source: where it came from, for messages.
+        arguments: the keys that hold for every task.
+        tasks: the tasks in order.
+        output_dir: the run folder.
+        benchmark: name of the ready benchmark that supplies tasks and data, or None.
+    """
+
+    source: str
+    arguments: Mapping[str, Any]
+    tasks: tuple[Task, ...]
+    output_dir: Path
+    benchmark: str | None
+
+    def to_dict(self) -> dict:
+        """Returns the recipe as plain data: what a run folder records to notice a change."""
+        tasks = [{**{key: getattr(task, key) for key in _TASK_KEYS}, **task.overrides} for task in self.tasks]
+        return {**self.arguments, "benchmark": self.benchmark, "tasks": tasks}
+
+
+def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[str, HostKey]) -> Recipe:
+    """Checks a sequence recipe and resolves it.
+
+    Args:
+        arguments: all keys of the recipe, command-line overrides applied.
+        source: name of the recipe for messages, usually its path.
+        host_keys: the host's keys.
+
+    Returns:
+        The recipe, with the defaults of its benchmark filled in.
+
+    Raises:
+        RecipeError: with all faults at once.
+    """
+    benchmark_name = arguments.get("benchmark")
+    benchmark = load_benchmark(benchmark_name) if benchmark_name in BENCHMARKS else None
+    common = {key: value for key, value in arguments.items() if key not in SEQUENCE_KEYS}
+    if benchmark is not None:
+        common = {**benchmark.defaults(), **common}
+
+    faults = _key_faults(common, host_keys) + option_faults(common)
+    faults += _sequence_faults(common)
+    if "tasks" in arguments and "benchmark" in arguments:
+        faults.append("`tasks` and `benchmark` exclude each other: a benchmark brings its own tasks. Drop one.")
+    if "benchmark" in arguments and benchmark is None:
+        near = _near(benchmark_name, BENCHMARKS)
+        faults.append(f"`benchmark` must be one of {tuple(BENCHMARKS)}; got {benchmark_name!r}.{near}")
+
+    tasks: list[Task] = []
+    if benchmark is not None:
+        faults += benchmark.faults(common)
+        tasks = [
+            Task(task.name, f"{stem}_train", f"{stem}_test", task.scorer, {})
+            for task in benchmark.TASKS
+            if (stem := f"{benchmark_name}_{task.name.lower()}")
+        ]
+    elif "tasks" in arguments:
+        tasks, task_faults = _read_tasks(arguments["tasks"], common, host_keys)
+        faults += task_faults
+
+    if faults:
+        raise RecipeError(source, faults)
+    return Recipe(source, common, tuple(tasks), Path(common["output_dir"]), benchmark_name)
+
+
+def single_run_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> list[str]:
+    """Lists the faults of a recipe for one ordinary run that uses keys of the plugin."""
+    return _key_faults(arguments, host_keys) + option_faults(arguments)
+
+
+def _near(word: Any, known) -> str:
+    matches = get_close_matches(str(word), list(known), n=1)
+    return f" Did you mean `{matches[0]}`?" if matches else ""
+
+
+def _key_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> list[str]:
+    known = [*PLUGIN_KEYS, *host_keys]
+    faults = []
+    for key, value in arguments.items():
+        if key not in known:
+            faults.append(
+                f"`{key}` is not a key of LLaMA-Factory or of this plugin; got value {value!r}.{_near(key, known)}"
+            )
+        elif key in host_keys:
+            faults += _type_faults(key, value, host_keys[key].types)
+    return faults
+
+
+def _type_faults(key: str, value: Any, types: tuple | None) -> list[str]:
+    if types is None or _matches(value, types):
+        return []
+    literals = [item[1] for item in types if isinstance(item, tuple)]
+    names = [item for item in types if isinstance(item, str) and item != "None"]
+    rule = " or ".join([*names, *(f"one of {tuple(literals)}" for _ in literals[:1])])
+    return [f"`{key}` must be {rule}; got {value!r}.{_near(value, literals) if literals else ''}"]
+
+
+def _matches(value: Any, types: tuple) -> bool:
+    """Whether a YAML value fits, with the leniency of the host: numbers may be written as text, as in 1e-4."""
+    if value is None:
+        return "None" in types
+    if ("literal", value) in types or "str" in types:
+        return not isinstance(value, dict | list) or type(value).__name__ in types
+    if isinstance(value, str) and ("int" in types or "float" in types):
+        try:
+            number = float(value)
+        except ValueError:
+            return "dict" in types
+        return "float" in types or number.is_integer()
+    if isinstance(value, bool):
+        return "bool" in types
+    if isinstance(value, int):
+        return "int" in types or "float" in types
+    if isinstance(value, str):
+        return "dict" in types or "list" in types
+    return type(value).__name__ in types
+
+
+def _sequence_faults(common: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for key in ("model_name_or_path", "template", "output_dir"):
+        if not isinstance(common.get(key), str) or not common[key]:
+            faults.append(f"`{key}` is required in a sequence and must be text; got {common.get(key)!r}.")
+    for key, (value, reason) in _FIXED.items():
+        if common.get(key, value) != value:
+            faults.append(f"`{key}` must be {value!r} in a sequence ({reason}); got {common[key]!r}.")
+    for key, reason in _REFUSED.items():
+        if common.get(key):
+            faults.append(f"`{key}` cannot be set in a sequence: {reason}. Remove it; got {common[key]!r}.")
+    for key in FILLED_IN_KEYS:
+        if key in common:
+            faults.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {common[key]!r}.")
+    model = common.get("model_name_or_path")
+    if isinstance(model, str) and _is_local(model) and not (Path(model) / "config.json").is_file():
+        faults.append(f"`model_name_or_path` names the folder {model!r}, which holds no config.json. Mend the path.")
+    return faults
+
+
+def _is_local(model: str) -> bool:
+    """A hub name is `name` or `owner/name`; everything else, and whatever exists, is a path."""
+    return Path(model).exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1
+
+
+def _read_tasks(
+    entries: Any, common: Mapping[str, Any], host_keys: Mapping[str, HostKey]
+) -> tuple[list[Task], list[str]]:
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        return [], [f"`tasks` must be a list of at least one mapping with the keys {_TASK_KEYS}; got {entries!r}."]
+    tasks, faults = [], []
+    first_at: dict[str, int] = {}
+    for position, entry in enumerate(entries, start=1):
+        where = f"task {position} ({entry.get('name', 'no name')})"
+        entry_faults = []
+        for key in _TASK_KEYS:
+            if not isinstance(entry.get(key), str) or not entry[key]:
+                entry_faults.append(f"`{key}` is required and must be text; got {entry.get(key)!r}.")
+        name = str(entry.get("name"))
+        if not re.fullmatch(r"[\w.-]+", name):
+            entry_faults.append(f"`name` may hold letters, digits, `_`, `.` and `-`; got {name!r}.")
+        if name.casefold() in first_at:
+            entry_faults.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
+        first_at.setdefault(name.casefold(), position)
+        if isinstance(entry.get("scorer"), str) and entry["scorer"] not in SCORERS:
+            entry_faults.append(
+                f"`scorer` must be one of {tuple(SCORERS)}; got {entry['scorer']!r}.{_near(entry['scorer'], SCORERS)}"
+            )
+        overrides = {key: value for key, value in entry.items() if key not in _TASK_KEYS}
+        entry_faults += _key_faults(overrides, host_keys)
+        entry_faults += [
+            fault for fault in option_faults({**common, **overrides}) if fault not in option_faults(common)
+        ]
+        entry_faults += [
+            f"`{key}` belongs to the whole sequence. Move it out of the task; got {overrides[key]!r}."
+            for key in (*SEQUENCE_KEYS, *FILLED_IN_KEYS, *_REFUSED, *_FIXED, "output_dir", "model_name_or_path")
+            if key in overrides
+        ]
+        if not entry_faults:
+            tasks.append(Task(name, entry["dataset"], entry["test_dataset"], entry["scorer"], overrides))
+            entry_faults += _data_faults(tasks[-1], {**common, **overrides})
+        faults += [f"{where}: {fault}" for fault in entry_faults]
+    return tasks, faults
+
+
+def _data_faults(task: Task, arguments: Mapping[str, Any]) -> list[str]:
+    """Checks that the task's datasets are declared and that local files exist."""
+    folder = Path(arguments.get("dataset_dir", "data"))
+    info_file = folder / "dataset_info.json"
+    try:
+        info = json.loads(info_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return [f"{info_file} does not exist. Set `dataset_dir` to the folder that holds it."]
+    except json.JSONDecodeError as error:
+        return [f"{info_file} is no valid JSON: {error}."]
+    faults = []
+    named = [("dataset", name.strip()) for name in task.dataset.split(",")] + [("test_dataset", task.test_dataset)]
+    for key, name in named:
+        if name not in info:
+            faults.append(f"`{key}`: {name!r} is not declared in {info_file}.{_near(name, info)}")
+        elif "file_name" in info[name] and not (folder / info[name]["file_name"]).exists():
+            faults.append(f"`{key}`: the file {folder / info[name]['file_name']} of {name!r} does not exist.")
+        elif key == "test_dataset" and Path(info[name].get("file_name", "")).suffix not in (".json", ".jsonl"):
+            faults.append(f"`test_dataset`: {name!r} must be a local .json or .jsonl file; got {info[name]!r}.")
+    return faults

@@ -1,0 +1,158 @@
+"""The folder of a run: every path in it, what is complete, and the lock that keeps two runs apart.
+
+run/
+manifest.json             the recipe and the complete tasks; written last, so a task named in it is complete
+data/                     the benchmark's dataset folder, if the recipe names a benchmark
+1_ScienceQA/              one task: its adapter, and
+task.yaml               the plain recipe of this task, which can be run again by hand
+key_elements.safetensors
+asd.jsonl               what every rewritten sample was
+predictions/*.jsonl     one line per answer
+scores.json             accuracy and format share of every task learned so far
+merged/                 the base of the next task
+report.json, report.md, *.png
+"""
+
+import difflib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from sefe_plugin.files import read_json, write_json
+
+
+MANIFEST_VERSION = 1
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used, with the reason and the remedy."""
+
+
+class RunFolder:
+    """Paths and state of one run.
+
+    Args:
+        path: the folder; made when a run starts in it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.manifest_file = path / "manifest.json"
+        self.data = path / "data"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for this process.
+
+        Raises:
+            RunFolderError: if another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RunFolderError(
+                f"{self.path} is in use by another run. Wait for it or choose another `output_dir`."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def task_folder(self, index: int, name: str) -> Path:
+        """The folder of the task at `index`, counted from 0."""
+        return self.path / f"{index + 1}_{name}"
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None when no run has started here.
+
+        Raises:
+            RunFolderError: if the manifest was written by another version of its format.
+        """
+        if not self.manifest_file.is_file():
+            return None
+        manifest = read_json(self.manifest_file)
+        if manifest.get("version") != MANIFEST_VERSION:
+            raise RunFolderError(
+                f"{self.manifest_file} has format version {manifest.get('version')!r}, this plugin reads "
+                f"{MANIFEST_VERSION}. Choose another `output_dir`."
+            )
+        return manifest
+
+    def open_run(self, recipe: Mapping[str, Any]) -> list[dict]:
+        """Starts a run of `recipe` here or continues it.
+
+        Args:
+            recipe: the recipe as plain data.
+
+        Returns:
+            The records of the complete tasks, in order.
+
+        Raises:
+            RunFolderError: if the folder holds a run of another recipe, with the difference, or foreign files.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            foreign = sorted(file.name for file in self.path.iterdir() if file.name != ".lock")
+            if foreign:
+                raise RunFolderError(
+                    f"{self.path} holds other files ({', '.join(foreign[:5])}). Choose another `output_dir`."
+                )
+            self._write_manifest(recipe, [])
+            return []
+        if manifest["recipe"] != json.loads(json.dumps(recipe)):
+            raise RunFolderError(
+                f"{self.path} holds a run of another recipe; continuing would mix the two. Undo the change or choose "
+                f"another `output_dir`.\n{_difference(manifest['recipe'], recipe)}"
+            )
+        return manifest["complete"]
+
+    def complete_task(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
+        """Records the complete tasks; call it when everything of the newest one is on disk."""
+        self._write_manifest(recipe, complete)
+
+    def _write_manifest(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
+        write_json(self.manifest_file, {"version": MANIFEST_VERSION, "recipe": recipe, "complete": list(complete)})
+
+    def clear_unfinished(self, index: int, name: str) -> Path:
+        """Readies the folder of a task that is not complete.
+
+        Whole checkpoints of an interrupted run stay, so that the host continues from the last of them; everything
+        else of it is written anew.
+        """
+        folder = self.task_folder(index, name)
+        folder.mkdir(exist_ok=True)
+        for entry in folder.iterdir():
+            if entry.name.startswith("checkpoint-") and (entry / "trainer_state.json").is_file():
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        return folder
+
+    def matrices(self, tasks: Sequence[str]) -> tuple[list[list], list[list]]:
+        """Reads the accuracy and format matrices of the tasks called `tasks`.
+
+        Returns:
+            Two matrices in percent; entry [i][j] is on task j after task i, None where it was not scored.
+        """
+        accuracy, formatted = [], []
+        manifest = self.read_manifest()
+        num_complete = len(manifest["complete"]) if manifest else 0
+        for index, name in enumerate(tasks):
+            scores = read_json(self.task_folder(index, name) / "scores.json") if index < num_complete else {}
+            accuracy.append([scores[task]["accuracy"] if task in scores else None for task in tasks])
+            formatted.append([scores[task]["format"] if task in scores else None for task in tasks])
+        return accuracy, formatted
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    def lines(recipe: Mapping[str, Any]) -> list[str]:
+        return yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=True).splitlines()
+
+    return "\n".join(difflib.unified_diff(lines(old), lines(new), "run folder", "this recipe", lineterm="", n=0))
