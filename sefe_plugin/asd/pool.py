@@ -5,17 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from sefe_plugin.asd.boxes import box_nearby, parse_box
-from sefe_plugin.asd.items import (
-    BOX,
-    Item,
-    Region,
-    Sample,
-    UnsuitableSampleError,
-    answer_key,
-    answer_kind,
-    split_question,
-)
+from sefe_plugin.asd.items import Item, Region, Sample, UnsuitableSampleError
 from sefe_plugin.asd.styles import MULTIPLE_CHOICE
+from sefe_plugin.asd.texts import BOX, answer_key, answer_kind, split_question
 
 
 #: Draws from one group, whole where it is smaller, before the next wider one is tried.

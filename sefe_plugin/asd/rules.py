@@ -10,18 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from sefe_plugin.asd.boxes import parse_box
-from sefe_plugin.asd.items import (
-    BOX,
-    Item,
-    Sample,
-    UnsuitableSampleError,
-    answer_key,
-    option_letter,
-    option_lines,
-    parse_item,
-    split_options,
-    split_question,
-)
+from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
 from sefe_plugin.asd.pool import AnswerPool, shuffled
 from sefe_plugin.asd.styles import (
     BRIEF,
@@ -32,6 +21,7 @@ from sefe_plugin.asd.styles import (
     STYLES,
     YES_NO,
 )
+from sefe_plugin.asd.texts import BOX, answer_key, option_letter, option_lines, split_options, split_question
 
 
 __all__ = [
