@@ -1,0 +1,135 @@
+"""The options of RegLoRA: those of LoRA and three more, and how both are kept on disk."""
+
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from peft.utils import PeftType
+
+
+#: Written beside PEFT's ``adapter_config.json``.
+OPTIONS_FILE = "reglora_config.json"
+
+#: How the absolute changes at the key elements become one number per matrix.
+REDUCTIONS = ("official_mean", "per_task_sum")
+
+#: Options of LoRA under which the weight change of a matrix is not B A, and why.
+_NOT_BA = {
+    "use_dora": "DoRA rescales every row of the adapted weight by a learned magnitude",
+    "use_qalora": "QA-LoRA pools the input in front of A",
+    "alora_invocation_tokens": "activated LoRA changes the weight for some tokens only",
+    "target_parameters": "LoRA on bare parameters keeps one pair of factors for several experts",
+}
+
+#: Initialisations of LoRA that move a part of the base weight into B A.
+_MOVES_BASE_WEIGHT = ("pissa", "olora", "corda", "loftq")
+
+
+@dataclass
+class RegLoraConfig(LoraConfig):
+    """Configure RegLoRA (SEFE, arXiv 2505.02486, section on RegLoRA).
+
+    While a task is trained, lambda * R is added to its objective. R is the mean over the adapted matrices m of the
+    reduced absolute weight change |(B A)_m| at the key elements of the earlier tasks; a key element of a task is one
+    of the top M of |B A| of a matrix at the end of that task. B A is taken without the factor alpha / r.
+
+    On disk the adapter is a plain LoRA: `save_pretrained` writes ``adapter_config.json`` with ``peft_type`` LORA and
+    these three options to ``reglora_config.json`` in the same folder.
+
+    Args:
+        reg_weight: lambda, a finite number >= 0.
+        key_ratio: M as a share in (0, 1].
+        reduction: ``official_mean``, as in the official code: the mean over the key elements of all earlier tasks
+            together, an element chosen by n tasks counting n times. ``per_task_sum``, as in the paper's sum over
+            tasks: the sum over earlier tasks of each task's own mean. The two are equal with one earlier task; with
+            t of them ``per_task_sum`` is t times as large.
+
+    Raises:
+        ValueError: If an option is outside its range, if an option of LoRA makes the weight change of a matrix
+            something other than B A, or if ``bias`` is not "none" (biases would be missing from the saved adapter).
+
+    Example:
+        >>> config = RegLoraConfig(r=8, target_modules=["q_proj", "v_proj"], key_ratio=0.05)
+        >>> config.reg_weight, config.key_ratio, config.reduction
+        (2500.0, 0.05, 'official_mean')
+    """
+
+    reg_weight: float = field(
+        default=2500.0, metadata={"help": "Weight of the penalty (the paper's lambda), a number >= 0."}
+    )
+    key_ratio: float = field(
+        default=0.02, metadata={"help": "Share of every matrix kept as key elements (the paper's M), in (0, 1]."}
+    )
+    reduction: str = field(
+        default="official_mean",
+        metadata={"help": "'official_mean' (the official code) or 'per_task_sum' (the paper's sum over tasks)."},
+    )
+
+    def __post_init__(self):
+        """Check every option; mark the configuration as RegLoRA's."""
+        super().__post_init__()
+        self.peft_type = PeftType.REGLORA
+        if not _is_number(self.reg_weight) or not 0 <= self.reg_weight < math.inf:
+            raise ValueError(f"`reg_weight` must be a finite number >= 0, such as 2500.0; got {self.reg_weight!r}")
+        if not _is_number(self.key_ratio) or not 0 < self.key_ratio <= 1:
+            raise ValueError(f"`key_ratio` must be a number in (0, 1], such as 0.02; got {self.key_ratio!r}")
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(f"`reduction` must be one of {', '.join(REDUCTIONS)}; got {self.reduction!r}")
+        if self.bias != "none":
+            raise ValueError(f"RegLoRA trains no biases; got `bias={self.bias!r}`. Leave `bias` at 'none'.")
+        for option, reason in _NOT_BA.items():
+            if vars(self)[option]:
+                raise ValueError(f"RegLoRA penalises the weight change B A, but {reason}. Leave `{option}` unset.")
+        if str(self.init_lora_weights).lower().startswith(_MOVES_BASE_WEIGHT):
+            raise ValueError(
+                f"RegLoRA penalises the weight change B A, but `init_lora_weights={self.init_lora_weights!r}` moves a "
+                "part of the base weight into it. Use True, 'gaussian', 'orthogonal' or 'eva'."
+            )
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """Write a plain LoRA's ``adapter_config.json`` and RegLoRA's options beside it.
+
+        Args:
+            save_directory: The adapter's folder; made if absent.
+            **kwargs: Passed on to `LoraConfig.save_pretrained`.
+        """
+        plain = LoraConfig(**{f.name: vars(self)[f.name] for f in fields(LoraConfig)})
+        plain.save_pretrained(save_directory, **kwargs)
+        file = Path(save_directory, OPTIONS_FILE)
+        draft = file.with_name(f"{file.name}.tmp")
+        draft.write_text(json.dumps({name: vars(self)[name] for name in _OPTIONS}, indent=2), encoding="utf-8")
+        draft.replace(file)
+
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs) -> dict[str, Any]:
+        """Read a plain LoRA's ``adapter_config.json`` and RegLoRA's options beside it.
+
+        `from_pretrained` calls this with the file it has found.
+
+        Raises:
+            ValueError: If ``reglora_config.json`` is not beside it or does not hold exactly RegLoRA's options.
+        """
+        file = Path(path_json_file).with_name(OPTIONS_FILE)
+        if not file.is_file():
+            raise ValueError(
+                f"{file}: not found, so the adapter in this folder was not saved by RegLoRA. Load it as a plain LoRA, "
+                "or build a RegLoraConfig with the options you want."
+            )
+        try:
+            options = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file}: not valid JSON ({error}). Save the adapter again.") from error
+        if not isinstance(options, dict) or sorted(options) != sorted(_OPTIONS):
+            raise ValueError(f"{file}: must hold exactly the keys {', '.join(_OPTIONS)}; got {options!r}")
+        return {**super().from_json_file(path_json_file, **kwargs), **options, "peft_type": PeftType.REGLORA}
+
+
+_OPTIONS = tuple(f.name for f in fields(RegLoraConfig) if f.name not in {g.name for g in fields(LoraConfig)})
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether `value` is a real number, which a bool and a string are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
