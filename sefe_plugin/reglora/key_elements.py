@@ -1,5 +1,7 @@
 # ruff: noqa: N803 - A and B are the names of the factors in the papers
-"""Finding the key elements of a weight change without ever holding the whole of it."""
+"""Finding the key elements of a weight change without ever holding the whole of it, and uniting those of tasks."""
+
+from collections.abc import Sequence
 
 import torch
 
@@ -64,3 +66,21 @@ def find_key_elements(A: torch.Tensor, B: torch.Tensor, ratio: float) -> torch.T
             kept = above | (level & (level.cumsum(0) <= count - above.sum()))
             values, indices = values[kept], indices[kept]
     return indices
+
+
+def unite(tasks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unite the key elements of several tasks in one matrix.
+
+    Args:
+        tasks: Per task its sorted positions, int64, shape (k,); at most 255 tasks.
+
+    Returns:
+        The sorted positions chosen by any task, int64, shape (n,), and the number of tasks that chose each, uint8,
+        shape (n,).
+
+    Example:
+        >>> unite([torch.tensor([1, 3]), torch.tensor([3, 4])])
+        (tensor([1, 3, 4]), tensor([1, 2, 1], dtype=torch.uint8))
+    """
+    indices, multiplicity = torch.cat(list(tasks)).unique(return_counts=True)
+    return indices, multiplicity.to(torch.uint8)

@@ -9,13 +9,15 @@ from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from .codec import encode
+from .codec import decode, encode
 from .files import KeyElements, fingerprint, read_key_elements, write_key_elements
-from .key_elements import find_key_elements, key_count
+from .key_elements import find_key_elements, key_count, unite
 from .penalty import MatrixPenalty, matrix_penalty
 
 
 logger = logging.getLogger(__name__)
+
+_MAX_TASKS = 255  # the multiplicity of a key element is kept in one byte
 
 
 class RegLoraModel(LoraModel):
@@ -28,32 +30,40 @@ class RegLoraModel(LoraModel):
 
     def __init__(self, model: nn.Module, config: LoraConfig, adapter_name: str, **kwargs):
         super().__init__(model, config, adapter_name, **kwargs)
-        self._earlier_tasks: list[dict[str, torch.Tensor]] = []
+        self._num_earlier_tasks = 0
+        self._key_elements: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def load_key_elements(self, files: Sequence[str | Path]) -> None:
         """Load the key elements of the earlier tasks, in place of those loaded before.
 
-        They stay in memory as bytes, about one per key element, on the device of their matrix.
+        Their union stays in memory, about two bytes per element, on the device of its matrix.
 
         Args:
             files: One file per earlier task, the oldest first; none means that there is no earlier task.
 
         Raises:
             FileNotFoundError: If a file is absent.
-            ValueError: If a file is damaged, belongs to another model or another M, or is given twice.
+            ValueError: If a file is damaged, belongs to another model or another M, or is given twice, or if there
+                are more than 255.
         """
-        factors = self._factors()
-        tasks, seen = [], {}
+        if len(files) > _MAX_TASKS:
+            raise ValueError(f"at most {_MAX_TASKS} files of key elements can be loaded; got {len(files)}")
+        shapes = self._shapes()
+        tasks: dict[str, KeyElements] = {}
         for elements in map(read_key_elements, files):
-            elements.check_fits(self._shapes(), self._config.key_ratio)
-            if elements.adapter_sha256 in seen:
+            elements.check_fits(shapes, self._config.key_ratio)
+            if elements.adapter_sha256 in tasks:
                 raise ValueError(
-                    f"{elements.file}: key elements of the same adapter as in {seen[elements.adapter_sha256]}. "
-                    "Give one file per earlier task."
+                    f"{elements.file}: key elements of the same adapter as in "
+                    f"{tasks[elements.adapter_sha256].file}. Give one file per earlier task."
                 )
-            seen[elements.adapter_sha256] = elements.file
-            tasks.append({name: codes.to(factors[name][0].device) for name, codes in elements.codes.items()})
-        self._earlier_tasks = tasks
+            tasks[elements.adapter_sha256] = elements
+        self._num_earlier_tasks = len(tasks)
+        self._key_elements = {}
+        for name, (A, _) in self._factors().items() if tasks else ():
+            numel = shapes[name][0] * shapes[name][1]
+            indices, multiplicity = unite([decode(task.codes[name].to(A.device), numel) for task in tasks.values()])
+            self._key_elements[name] = encode(indices, numel), multiplicity
 
     def penalty(self) -> torch.Tensor:
         """Compute lambda * R, to be added to a loss.
@@ -79,8 +89,8 @@ class RegLoraModel(LoraModel):
             lambda * R, not scaled.
         """
         values = []
-        for A, B, tasks, weight in self._terms():
-            value, *grads = matrix_penalty(A, B, tasks, weight)
+        for A, B, *key_elements, weight in self._terms():
+            value, *grads = matrix_penalty(A, B, *key_elements, weight)
             values.append(value)
             for factor, grad in zip((A, B), grads, strict=True):
                 if not factor.requires_grad:
@@ -136,21 +146,17 @@ class RegLoraModel(LoraModel):
         """Return (out_features, in_features) of every adapted matrix."""
         return {name: (len(B), A.shape[1]) for name, (A, B) in self._factors().items()}
 
-    def _terms(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, list[torch.Tensor], float]]:
-        """Yield per matrix A, B, the codes of the earlier tasks and the weight of each key element."""
-        config = self._config
-        if not self._earlier_tasks or not config.reg_weight:
+    def _terms(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, torch.Tensor, torch.Tensor, float]]:
+        """Yield per matrix the arguments of `matrix_penalty`."""
+        config, factors = self._config, self._factors()
+        if not config.reg_weight:
             return
-        factors = self._factors()
-        tasks_in_mean = len(self._earlier_tasks) if config.reduction == "official_mean" else 1
-        for name, (A, B) in factors.items():
+        tasks_in_mean = self._num_earlier_tasks if config.reduction == "official_mean" else 1
+        for name, (codes, multiplicity) in self._key_elements.items():
+            A, B = factors[name]
             count = key_count(config.key_ratio, len(B), A.shape[1])
             weight = config.reg_weight / (len(factors) * count * tasks_in_mean)
-            codes = [
-                task[name] if task[name].device == A.device else task[name].to(A.device)
-                for task in self._earlier_tasks
-            ]
-            yield A, B, codes, weight
+            yield A, B, codes.to(A.device), multiplicity.to(A.device), weight
 
     def _check_new_adapter_config(self, config: LoraConfig) -> None:
         """Refuse a second adapter."""

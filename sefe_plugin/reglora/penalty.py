@@ -1,13 +1,13 @@
 # ruff: noqa: N803 - A and B are the names of the factors in the papers
 """The penalty on one matrix and its gradient, formed directly from the factors A and B.
 
-With the key elements K_i of the earlier tasks i and dW = B A, the penalty is ``weight * sum_i sum_{p in K_i} |dW_p|``
-(SEFE, Eq. 5; `weight` holds lambda and the reduction). Its gradient with respect to dW is the sparse matrix
-``G = weight * multiplicity * sign(dW)``, and with respect to the factors ``B^T G`` and ``G A^T``. sign(0) is 0.
+With dW = B A, the key elements p of the earlier tasks and the number n_p of tasks that chose p, the penalty is
+``weight * sum_p n_p |dW_p|`` (SEFE, Eq. 5; `weight` holds lambda and the reduction). Its gradient with respect to dW
+is the sparse matrix G with ``G_p = weight * n_p * sign(dW_p)``, sign(0) = 0, and with respect to the factors
+``B^T G`` and ``G A^T``.
 """
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -16,90 +16,97 @@ from .codec import decode
 from .key_elements import row_tiles
 
 
+#: From this number of elements on, the products at the key elements alone are cheaper on a CPU than the dense matrix.
+_LARGE = 2**19
+
+
 class MatrixPenalty(torch.autograd.Function):
     """The penalty on one matrix as a differentiable function of A and B; see `matrix_penalty` for the arguments."""
 
     @staticmethod
-    def forward(ctx, A: torch.Tensor, B: torch.Tensor, tasks: Sequence[torch.Tensor], weight: float) -> torch.Tensor:
+    def forward(ctx, A, B, codes, multiplicity, weight) -> torch.Tensor:
         """Compute the penalty, and keep its gradient: it is no larger than the factors themselves."""
-        value, grad_A, grad_B = matrix_penalty(A, B, tasks, weight)
+        value, grad_A, grad_B = matrix_penalty(A, B, codes, multiplicity, weight)
         ctx.save_for_backward(grad_A.to(A.dtype), grad_B.to(B.dtype))
         return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Scale the kept gradient."""
         grad_A, grad_B = ctx.saved_tensors
-        return grad * grad_A, grad * grad_B, None, None
+        return grad * grad_A, grad * grad_B, None, None, None
 
 
 @torch.no_grad()
 def matrix_penalty(
-    A: torch.Tensor, B: torch.Tensor, tasks: Sequence[torch.Tensor], weight: float
+    A: torch.Tensor, B: torch.Tensor, codes: torch.Tensor, multiplicity: torch.Tensor, weight: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute the penalty on one matrix and its gradient, in fp32.
 
     Args:
         A: Shape (rank, in_features).
         B: Shape (out_features, rank).
-        tasks: Per earlier task the code (`codec.encode`) of its key elements in this matrix, on the device of `A`.
+        codes: The code (`codec.encode`) of the key elements of the earlier tasks, on the device of `A`.
+        multiplicity: For each of them the number of tasks that chose it, uint8, shape (k,), on the device of `A`.
         weight: Factor of the whole.
 
     Returns:
         The penalty, shape (); its gradient by A, shape of `A`; its gradient by B, shape of `B`. All fp32.
     """
-    # On a CPU the few products at the key elements are far cheaper than the dense matrix; these kernels are MKL's.
-    evaluate = _at_positions if A.device.type == "cpu" and torch.backends.mkl.is_available() else _in_tiles
+    rows, cols = len(B), A.shape[1]
+    indices = decode(codes, rows * cols)
+    sparse = A.device.type == "cpu" and rows * cols >= _LARGE and torch.backends.mkl.is_available()
+    evaluate = _at_positions if sparse else _in_tiles
     with torch.autocast(A.device.type, enabled=False):
-        total, grad_A, grad_B = evaluate(A.float(), B.float(), tasks)
+        total, grad_A, grad_B = evaluate(A.float(), B.float(), indices, multiplicity)
     return weight * total, weight * grad_A, weight * grad_B
 
 
-def _at_positions(A: torch.Tensor, B: torch.Tensor, tasks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Compute B A at the key elements only."""
-    rows, cols = len(B), A.shape[1]
-    total, grad_At, grad_B = A.new_zeros(()), torch.zeros_like(A.T), torch.zeros_like(B)
-    for codes in tasks:
-        indices = decode(codes, rows * cols)
-        row = indices // cols
-        col = (indices - row * cols).int()
-        by_row = _sparse(row, col, torch.zeros_like(indices, dtype=A.dtype), (rows, cols))
-        values = torch.sparse.sampled_addmm(by_row, B, A, beta=0).values()
-        total += values.abs().sum()
-        signs = values.sign()
-        grad_B += _sparse(row, col, signs, (rows, cols)) @ A.T
-        # MKL is several times slower on a transposed operand than on one sorted anew.
-        col, order = col.sort(stable=True)
-        grad_At += _sparse(col, row[order].int(), signs[order], (cols, rows)) @ B
-    return total, grad_At.T, grad_B
-
-
-def _sparse(row: torch.Tensor, col: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Build a CSR matrix from coordinates sorted by row."""
-    starts = torch.searchsorted(row, torch.arange(shape[0] + 1, dtype=row.dtype)).int()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, col, values, shape, check_invariants=False)
-
-
-def _in_tiles(A: torch.Tensor, B: torch.Tensor, tasks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def _in_tiles(
+    A: torch.Tensor, B: torch.Tensor, indices: torch.Tensor, multiplicity: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute B A densely, one tile of rows at a time."""
     rows, cols = len(B), A.shape[1]
     total, grad_A, grad_B = A.new_zeros(()), torch.zeros_like(A), torch.zeros_like(B)
     tiles = row_tiles(rows, cols)
-    bounds = torch.tensor([0] + [stop * cols for _, stop in tiles], device=A.device)
-    positions = [decode(codes, rows * cols) for codes in tasks]
-    spans = [torch.searchsorted(indices, bounds).tolist() for indices in positions]
-    for number, (start, stop) in enumerate(tiles):
+    ends = torch.tensor([stop * cols for _, stop in tiles], device=A.device)
+    first = 0
+    for (start, stop), last in zip(tiles, torch.searchsorted(indices, ends).tolist(), strict=True):
+        inside, times = indices[first:last] - start * cols, multiplicity[first:last]
         change = (B[start:stop] @ A).flatten()
+        values = change[inside]
+        total += (times * values.abs()).sum()
         grad = torch.zeros_like(change)
-        for indices, span in zip(positions, spans, strict=True):
-            inside = indices[span[number] : span[number + 1]] - start * cols
-            values = change[inside]
-            total += values.abs().sum()
-            grad.index_add_(0, inside, values.sign())
+        grad[inside] = times * values.sign()
         grad = grad.view(stop - start, cols)
         grad_B[start:stop] = grad @ A.T
         grad_A += B[start:stop].T @ grad
+        first = last
     return total, grad_A, grad_B
+
+
+def _at_positions(
+    A: torch.Tensor, B: torch.Tensor, indices: torch.Tensor, multiplicity: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute B A at the key elements only, with MKL's sparse kernels."""
+    rows, cols = len(B), A.shape[1]
+    row = indices // cols
+    col = (indices - row * cols).int()
+    pattern = _sorted_by_row(row, col, torch.zeros_like(indices, dtype=A.dtype), (rows, cols))
+    values = torch.sparse.sampled_addmm(pattern, B, A, beta=0).values()
+    grad = multiplicity * values.sign()
+    grad_B = _sorted_by_row(row, col, grad, (rows, cols)) @ A.T
+    # MKL is several times slower on a transposed operand than on one sorted anew.
+    col, order = col.sort(stable=True)
+    grad_A = _sorted_by_row(col, row[order].int(), grad[order], (cols, rows)) @ B
+    return (multiplicity * values.abs()).sum(), grad_A.T, grad_B
+
+
+def _sorted_by_row(row: torch.Tensor, col: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Build a CSR matrix from coordinates sorted by row."""
+    starts = torch.searchsorted(row, torch.arange(shape[0] + 1, dtype=row.dtype)).int()
+    with warnings.catch_warnings():
+        # PyTorch calls its CSR layout a beta, and advises on checks that sorted coordinates do not need.
+        warnings.filterwarnings("ignore", message="Sparse ", category=UserWarning)
+        return torch.sparse_csr_tensor(starts, col, values, shape, check_invariants=False)
