@@ -5,6 +5,7 @@ offers a public way for its purpose. Each changes nothing for a run that uses no
 `HostChangedError` when its anchor is gone, which happens only in a host version this plugin was not tested with.
 """
 
+import sys
 from dataclasses import dataclass
 from functools import wraps
 from types import ModuleType
@@ -31,10 +32,12 @@ def patch_cli(module: ModuleType) -> None:
 
     @wraps(host_main)
     def main():
-        from sefe_plugin.hosts.llamafactory.sequence import intercept
+        if sys.argv[1:2] == ["train"]:
+            from sefe_plugin.hosts.llamafactory.sequence import intercept
 
-        if not intercept():
-            host_main()
+            if intercept(sys.argv[2:]):
+                return
+        host_main()
 
     module.main = main
 

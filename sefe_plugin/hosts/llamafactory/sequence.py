@@ -22,8 +22,11 @@ from sefe_plugin.runner import TaskFailedError, run_sequence
 _SECTIONS = ("model", "method", "dataset", "output", "train", "generation")
 
 
-def intercept() -> bool:
-    """Handles the command line if it trains with the plugin's keys; called before the host imports anything heavy.
+def intercept(arguments: list[str]) -> bool:
+    """Handles `llamafactory-cli train` if the recipe uses the plugin's keys, before the host imports anything heavy.
+
+    Args:
+        arguments: the command line after `train`.
 
     Returns:
         True if the command was a sequence and is done; False if the host shall go on.
@@ -31,23 +34,23 @@ def intercept() -> bool:
     Raises:
         SystemExit: with status 1 and a message, without a traceback, if the recipe or the run is at fault.
     """
-    arguments = sys.argv[1:]
-    if len(arguments) < 2 or arguments[0] != "train" or Path(arguments[1]).suffix not in (".yaml", ".yml", ".json"):
+    if not arguments or Path(arguments[0]).suffix not in (".yaml", ".yml", ".json"):
         return False
+    source, overrides = arguments[0], arguments[1:]
     try:
-        keys = _read_recipe(Path(arguments[1]), arguments[2:])
+        keys = _read_recipe(Path(source), overrides)
         if not any(key in keys for key in PLUGIN_KEYS):
             return False
         if os.environ.get("USE_V1", "0").lower() in ("true", "1"):
-            raise RecipeError(arguments[1], ["the keys of sefe-plugin work in LLaMA-Factory v0; unset USE_V1."])
+            raise RecipeError(source, ["the keys of sefe-plugin work in LLaMA-Factory v0; unset USE_V1."])
         if not any(key in keys for key in SEQUENCE_KEYS):
             faults = single_run_faults(keys, host_keys())
             if faults:
-                raise RecipeError(arguments[1], faults)
+                raise RecipeError(source, faults)
             return False
-        recipe = load_recipe(keys, arguments[1], host_keys())
+        recipe = load_recipe(keys, source, host_keys())
         if int(os.environ.get("NNODES", "1")) > 1:
-            raise RecipeError(arguments[1], ["a sequence runs on one node; unset NNODES."])
+            raise RecipeError(source, ["a sequence runs on one node; unset NNODES."])
         announce_runner()
         run_sequence(recipe, write_task_recipe, _command, lambda line: print(line, flush=True))
     except (RecipeError, RunFolderError, TaskFailedError) as error:

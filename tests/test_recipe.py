@@ -1,0 +1,172 @@
+"""Sequence recipes: every fault at once, each with key, rule, value and near match."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sefe_plugin.benchmarks import BENCHMARKS, load_benchmark
+from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe import RecipeError, load_recipe, single_run_faults
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A sound recipe of two tasks on files in tmp_path."""
+    for name in ("a_train", "a_test", "b_train", "b_test"):
+        (tmp_path / f"{name}.json").write_text("[]")
+    info = {path.stem: {"file_name": path.name} for path in tmp_path.glob("*.json")}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    return {
+        "model_name_or_path": "owner/name",
+        "template": "llava",
+        "dataset_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "run"),
+        "learning_rate": "1e-4",
+        "tasks": [
+            {"name": "A", "dataset": "a_train", "test_dataset": "a_test", "scorer": "short_answer"},
+            {"name": "B", "dataset": "b_train", "test_dataset": "b_test", "scorer": "box", "num_train_epochs": 2},
+        ],
+    }
+
+
+def faults(recipe) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, "test.yaml", host_keys())
+    assert str(caught.value).startswith("test.yaml cannot start: ")
+    return caught.value.faults
+
+
+def test_sound_recipe_is_resolved(recipe):
+    loaded = load_recipe(recipe, "test.yaml", host_keys())
+    assert [task.name for task in loaded.tasks] == ["A", "B"]
+    assert loaded.tasks[1].overrides == {"num_train_epochs": 2}
+    assert "tasks" not in loaded.arguments
+    assert loaded.to_dict()["tasks"] == recipe["tasks"]
+
+
+def test_all_faults_come_at_once(recipe):
+    recipe |= {
+        "asd_ratio": 2,
+        "reglora_wieght": 1.0,
+        "reglora_key_ratio": 0,
+        "reglora_reduction": "sum",
+        "num_train_epochs": "many",
+        "lr_scheduler_typ": "cosine",
+        "quantization_bit": 4,
+    }
+    recipe["tasks"].append({"name": "a", "dataset": "c_train", "test_dataset": "b_tset", "scorer": "boxes"})
+    text = "\n".join(faults(recipe))
+    for expected in (
+        "`asd_ratio` must be a share in [0, 1]",
+        "got 2.",
+        "`reglora_wieght` is not a key of LLaMA-Factory or of this plugin; got value 1.0. Did you mean `reglora_weight`?",
+        "`reglora_key_ratio` must be a share in (0, 1]",
+        "`reglora_reduction` must be one of ('official_mean', 'per_task_sum'); got 'sum'.",
+        "`num_train_epochs` must be float; got 'many'.",
+        "Did you mean `lr_scheduler_type`?",
+        "`quantization_bit` cannot be set in a sequence",
+        "task 3 (a): the name 'a' is taken by task 1.",
+        "`scorer` must be one of",
+        "got 'boxes'. Did you mean `box`?",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"asd_ratio": True}, "`asd_ratio` must be a share"),
+        ({"asd_ratio": "0.2"}, "`asd_ratio` must be a share"),
+        ({"reglora_weight": -1}, "`reglora_weight` must be a number of at least 0"),
+        ({"reglora_key_ratio": 1.5}, "`reglora_key_ratio` must be a share in (0, 1]"),
+        ({"use_reglora": "yes"}, "`use_reglora` must be true or false; got 'yes'."),
+        ({"use_reglora": True, "use_dora": True}, "`use_dora` cannot be combined"),
+        ({"asd_ratio": 0.2, "tokenized_path": "x"}, "`tokenized_path` cannot be combined with `asd_ratio`"),
+        ({"asd_ratio": 0.2, "streaming": True}, "`streaming` cannot be combined with `asd_ratio`"),
+        ({"finetuning_type": "full"}, "`finetuning_type` must be 'lora' in a sequence"),
+        ({"finetuning_type": "lorra"}, "Did you mean `lora`?"),
+        ({"output_dir": None}, "`output_dir` is required"),
+        ({"dataset": "a_train"}, "`dataset` cannot be set in a sequence: each task names its own"),
+        ({"merge_adapter": True}, "`merge_adapter` is filled in by the sequence"),
+        ({"benchmark": "minicoin"}, "`tasks` and `benchmark` exclude each other"),
+        ({"model_name_or_path": "./nowhere"}, "holds no config.json"),
+        ({"dataset_dir": "nowhere"}, "dataset_info.json does not exist"),
+        ({"tasks": []}, "`tasks` must be a list of at least one mapping"),
+        ({"tasks": "A"}, "`tasks` must be a list of at least one mapping"),
+        ({"tasks": [{"name": "A/B"}]}, "`name` may hold letters"),
+        ({"tasks": [{"name": "A"}]}, "`dataset` is required and must be text; got None."),
+        ({"bf16": "maybe"}, "`bf16` must be bool; got 'maybe'."),
+        ({"lora_rank": 8.5}, "`lora_rank` must be int; got 8.5."),
+        ({"max_samples": [1]}, "`max_samples` must be int; got [1]."),
+    ],
+)
+def test_one_fault(recipe, change, expected):
+    assert any(expected in fault for fault in faults(recipe | change))
+
+
+def test_task_faults_name_task_and_files(recipe, tmp_path):
+    (tmp_path / "b_test.json").unlink()
+    recipe["tasks"][0]["dataset"] = "a_trian"
+    recipe["tasks"][1]["asd_ratio"] = 7
+    recipe["tasks"][1]["output_dir"] = "x"
+    found = faults(recipe)
+    assert any(f.startswith("task 1 (A): `dataset`: 'a_trian'") and "Did you mean `a_train`?" in f for f in found)
+    assert any(f.startswith("task 2 (B): `asd_ratio` must be a share") for f in found)
+    assert any(f.startswith("task 2 (B): `output_dir` belongs to the whole sequence") for f in found)
+    recipe["tasks"][1] = {"name": "B", "dataset": "b_train", "test_dataset": "b_test", "scorer": "box"}
+    assert any("b_test.json of 'b_test' does not exist" in f for f in faults(recipe))
+
+
+def test_unknown_benchmark_gets_a_near_match(recipe):
+    del recipe["tasks"]
+    assert any("Did you mean `minicoin`?" in fault for fault in faults(recipe | {"benchmark": "minicion"}))
+
+
+def test_coin_without_data_names_every_missing_file(tmp_path):
+    recipe = {
+        "benchmark": "coin",
+        "model_name_or_path": "llava-hf/llava-1.5-7b-hf",
+        "template": "llava",
+        "dataset_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "run"),
+    }
+    found = faults(recipe)
+    assert len(found) == 8
+    for task in load_benchmark("coin").TASKS:
+        (fault,) = [f for f in found if f.startswith(f"data of {task.name} is missing")]
+        assert str(tmp_path / "annotations" / task.name / "train.json") in fault
+        assert str(tmp_path / "annotations" / task.name / "test.json") in fault
+        assert "jinpeng0528/CoIN-ASD" in fault
+
+
+def test_coin_with_data_points_to_it(tmp_path):
+    coin = load_benchmark("coin")
+    for task in coin.TASKS:
+        for split in ("train", "test"):
+            file = tmp_path / "coin" / "annotations" / task.name / f"{split}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("[]")
+    arguments = {"dataset_dir": str(tmp_path / "coin")}
+    assert coin.faults(arguments) == []
+    keys = coin.prepare(tmp_path / "data", arguments)
+    assert keys == {"dataset_dir": str(tmp_path / "data"), "media_dir": str(tmp_path / "coin")}
+    info = json.loads((tmp_path / "data" / "dataset_info.json").read_text())
+    assert len(info) == 16
+    assert all(Path(entry["file_name"]).is_file() for entry in info.values())
+    assert info["coin_grounding_test"]["columns"]["response"] == "answer_bbox"
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmarks_are_whole(name):
+    tasks = load_benchmark(name).TASKS
+    assert len({task.name for task in tasks}) == len(tasks) == 8
+    assert all(task.scorer in SCORERS for task in tasks)
+
+
+def test_single_run_with_plugin_keys_is_checked_too():
+    assert single_run_faults({"use_reglora": True, "learning_rate": 1e-4}, host_keys()) == []
+    found = single_run_faults({"use_reglora": True, "asd_ratoi": 0.2, "reglora_weight": -1}, host_keys())
+    assert len(found) == 2
+    assert "Did you mean `asd_ratio`?" in found[0]

@@ -1,0 +1,92 @@
+"""A run folder notices other recipes, other runs and unfinished work."""
+
+import multiprocessing
+
+import pytest
+
+from sefe_plugin.files import read_json, replacing, write_json
+from sefe_plugin.run_folder import RunFolder, RunFolderError
+
+
+RECIPE = {"learning_rate": 1e-4, "benchmark": None, "tasks": [{"name": "A"}, {"name": "B"}]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    return folder
+
+
+def test_a_run_is_continued_by_the_same_recipe_only(folder):
+    assert folder.open_run(RECIPE) == []
+    done = [{"name": "A", "folder": "1_A", "seconds": 1.0}]
+    folder.complete_task(RECIPE, done)
+    assert folder.open_run(RECIPE) == done
+    with pytest.raises(RunFolderError, match="another recipe") as caught:
+        folder.open_run(RECIPE | {"learning_rate": 2e-4})
+    assert "-learning_rate: 0.0001" in str(caught.value)
+    assert "+learning_rate: 0.0002" in str(caught.value)
+    assert "tasks" not in str(caught.value).split("\n", 1)[1]
+
+
+def test_foreign_files_are_left_alone(folder):
+    (folder.path / "thesis.tex").touch()
+    with pytest.raises(RunFolderError, match=r"thesis\.tex"):
+        folder.open_run(RECIPE)
+
+
+def test_another_version_is_refused(folder):
+    write_json(folder.manifest_file, {"version": 99})
+    with pytest.raises(RunFolderError, match="version 99"):
+        folder.read_manifest()
+
+
+def _try_lock(path, queue):
+    try:
+        with RunFolder(path).lock():
+            queue.put("locked")
+    except RunFolderError as error:
+        queue.put(str(error))
+
+
+def test_two_processes_cannot_share_a_folder(folder):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    with folder.lock():
+        process = context.Process(target=_try_lock, args=(folder.path, queue))
+        process.start()
+        assert "in use by another run" in queue.get(timeout=60)
+        process.join()
+    with folder.lock():  # free again
+        pass
+
+
+def test_unfinished_work_is_cleared_but_whole_checkpoints_stay(folder):
+    task = folder.task_folder(0, "A")
+    for name, whole in (("checkpoint-10", True), ("checkpoint-20", False)):
+        (task / name).mkdir(parents=True)
+        if whole:
+            (task / name / "trainer_state.json").touch()
+    (task / "adapter_model.safetensors").touch()
+    assert folder.clear_unfinished(0, "A") == task
+    assert [entry.name for entry in task.iterdir()] == ["checkpoint-10"]
+
+
+def test_matrices_hold_only_complete_tasks(folder):
+    for index, name in enumerate("AB"):
+        scores = {other: {"accuracy": 10.0 * index, "format": 90.0, "count": 4} for other in "AB"[: index + 1]}
+        folder.task_folder(index, name).mkdir()
+        write_json(folder.task_folder(index, name) / "scores.json", scores)
+    folder.complete_task(RECIPE, [{"name": "A"}])
+    assert folder.matrices(["A", "B"]) == ([[0.0, None], [None, None]], [[90.0, None], [None, None]])
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x.json"
+    write_json(file, 1)
+    with pytest.raises(OSError, match="full"), replacing(file) as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert read_json(file) == 1
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,122 @@
+"""The loop over tasks, with a host that a few lines of Python stand in for."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from sefe_plugin.files import read_json
+from sefe_plugin.recipe import Recipe, Task
+from sefe_plugin.run_folder import RunFolder
+from sefe_plugin.runner import TaskFailedError, run_sequence, task_arguments
+
+
+TASKS = tuple(Task(name, f"{name}_train", f"{name}_test", "short_answer", {}) for name in "ABC")
+
+HOST = """
+import json, pathlib, sys, yaml
+keys = yaml.safe_load(open(sys.argv[1]))
+folder = pathlib.Path(keys["output_dir"])
+if (folder.parent / "fail").is_file() and folder.name == (folder.parent / "fail").read_text():
+    sys.exit(3)
+with open(folder.parent / "calls", "a") as calls:
+    calls.write(folder.name + "\\n")
+(folder / "merged").mkdir()
+(folder / "merged/config.json").write_text("{}")
+(folder / "adapter_config.json").write_text("{}")
+(folder / "key_elements.safetensors").touch()
+names = [test_set["name"] for test_set in keys["test_sets"]]
+scores = {name: {"accuracy": 90.0 - 10 * (len(names) - 1 - i), "format": 100.0, "count": 5} for i, name in enumerate(names)}
+(folder / "scores.json").write_text(json.dumps(scores))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the sequence and returns the lines it said."""
+    host = tmp_path / "host.py"
+    host.write_text(HOST)
+    recipe = Recipe("test.yaml", {"use_reglora": True, "model_name_or_path": "base"}, TASKS, tmp_path / "run", None)
+
+    def write(file, keys):
+        file.write_text(yaml.safe_dump(dict(keys)))
+
+    def start():
+        lines = []
+        run_sequence(recipe, write, lambda file: [sys.executable, str(host), str(file)], lines.append)
+        return lines
+
+    return start
+
+
+def test_tasks_run_in_order_and_end_in_a_report(run, tmp_path):
+    lines = run()
+    folder = tmp_path / "run"
+    assert (folder / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
+    assert [line.split("|")[1].strip() for line in lines] == ["A 90.0", "A 80.0  B 90.0", "A 70.0  B 80.0  C 90.0"]
+    report = read_json(folder / "report.json")
+    assert report["tasks"] == ["A", "B", "C"]
+    assert report["accuracy_matrix"] == [[90.0, None, None], [80.0, 90.0, None], [70.0, 80.0, 90.0]]
+    assert report["mft"] == 90.0
+    assert report["mfn"] == 80.0
+    assert report["bwt"] == -10.0
+    assert (folder / "report.md").is_file()
+    assert list(folder.glob("*.png"))
+
+
+def test_failed_task_keeps_the_complete_ones_and_is_continued(run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    marker = folder / "fail"
+    with pytest.raises(TaskFailedError, match="Task B failed with exit status 3"):
+        # the marker must not count as a foreign file, so it appears after the manifest
+        run_with_marker(run, folder, marker)
+    assert [task["name"] for task in read_json(folder / "manifest.json")["complete"]] == ["A"]
+    assert not (folder / "report.json").exists()
+    marker.unlink()
+    lines = run()
+    assert lines[0].startswith("Continuing after 1 of 3 tasks: A.")
+    assert (folder / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
+
+
+def run_with_marker(run, folder, marker):
+    RunFolder(folder).open_run(
+        Recipe("test.yaml", {"use_reglora": True, "model_name_or_path": "base"}, TASKS, folder, None).to_dict()
+    )
+    marker.write_text("2_B")
+    run()
+
+
+def test_finished_run_does_nothing_but_report_again(run, tmp_path):
+    run()
+    before = (tmp_path / "run" / "report.json").read_bytes()
+    assert run() == ["Continuing after 3 of 3 tasks: A, B, C."]
+    assert (tmp_path / "run" / "report.json").read_bytes() == before
+    assert (tmp_path / "run" / "calls").read_text().count("\n") == 3
+
+
+def test_missing_result_is_no_success(run, tmp_path):
+    (tmp_path / "host.py").write_text("")
+    with pytest.raises(TaskFailedError, match=r"adapter_config\.json is missing"):
+        run()
+
+
+def test_arguments_of_a_task(tmp_path):
+    folder = RunFolder(tmp_path)
+    for index in (0, 1):
+        folder.task_folder(index, "AB"[index]).mkdir()
+        (folder.task_folder(index, "AB"[index]) / "key_elements.safetensors").touch()
+    tasks = (*TASKS[:2], Task("C", "c_train", "c_test", "box", {"learning_rate": 1e-3, "asd_ratio": 0.1}))
+    common = {"use_reglora": True, "learning_rate": 1e-4, "model_name_or_path": "base", "output_dir": "run"}
+    first = task_arguments(common, tasks, 0, folder)
+    assert first["model_name_or_path"] == "base"
+    assert first["reglora_key_elements"] == []
+    third = task_arguments(common, tasks, 2, folder)
+    assert third["learning_rate"] == 1e-3
+    assert third["asd_ratio"] == 0.1
+    assert third["model_name_or_path"] == str(tmp_path / "2_B" / "merged")
+    assert third["reglora_key_elements"] == [str(tmp_path / d / "key_elements.safetensors") for d in ("1_A", "2_B")]
+    assert [t["name"] for t in third["test_sets"]] == ["A", "B", "C"]
+    assert third["output_dir"] == str(tmp_path / "3_C")
+    assert json.dumps(third)
