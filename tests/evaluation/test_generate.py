@@ -1,0 +1,95 @@
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sefe_plugin.evaluation.generate import generate_answers
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, initializer_range=0.5,
+        attention_dropout=0.5,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).train()
+
+
+QUESTIONS = [[1, 7, 9], [1, 12, 30, 31, 4, 5], [1, 3], [1, 40, 41, 42]]
+
+
+def left_padded(questions):
+    length = max(map(len, questions))
+    ids = [[0] * (length - len(question)) + question for question in questions]
+    mask = [[0] * (length - len(question)) + [1] * len(question) for question in questions]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+def decode(tokens):
+    return " " + " ".join(str(token) for token in tokens if token > 2) + "\n"
+
+
+def greedy(model, question, length):
+    """Decode by hand: the whole sequence anew for every token, no cache, no padding."""
+    model.eval()
+    tokens = list(question)
+    for _ in range(length):
+        with torch.no_grad():
+            token = model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax().item()
+        tokens.append(token)
+        if token == 2:
+            break
+    return decode(tokens[len(question) :]).strip()
+
+
+def test_answers_are_the_greedy_ones_whatever_the_batches(model):
+    expected = [greedy(model, question, 6) for question in QUESTIONS]
+    assert len(set(expected)) > 1
+    model.train()
+    for size in (1, 2, 3, 4):
+        batches = (left_padded(QUESTIONS[start : start + size]) for start in range(0, len(QUESTIONS), size))
+        assert generate_answers(model, batches, decode, max_new_tokens=6) == expected
+
+
+def test_sampling_settings_of_the_model_do_not_matter(model):
+    expected = generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6)
+    model.generation_config.do_sample = True
+    model.generation_config.num_beams = 3
+    model.generation_config.use_cache = False
+    assert generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6) == expected
+
+
+def test_every_training_flag_is_restored_even_after_an_error(model):
+    model.gradient_checkpointing_enable()
+    model.model.layers[0].eval()
+    flags = [module.training for module in model.modules()]
+    assert len(set(flags)) == 2
+    generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=2)
+    assert [module.training for module in model.modules()] == flags
+    with pytest.raises(RuntimeError, match="stop"):
+        generate_answers(model, [left_padded(QUESTIONS)], lambda tokens: _stop(), max_new_tokens=2)
+    assert [module.training for module in model.modules()] == flags
+    assert model.is_gradient_checkpointing
+
+
+def test_the_model_trains_on_afterwards(model):
+    generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=3)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    batch = left_padded(QUESTIONS)
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_padding_on_the_right_is_refused(model):
+    batch = {name: tensor.flip(1) for name, tensor in left_padded(QUESTIONS).items()}
+    with pytest.raises(ValueError, match="padded on the left"):
+        generate_answers(model, [batch], decode, max_new_tokens=2)
+
+
+def test_no_batches_give_no_answers(model):
+    assert generate_answers(model, [], decode) == []
+
+
+def _stop():
+    raise RuntimeError("stop")

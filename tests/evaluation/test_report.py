@@ -1,0 +1,159 @@
+import io
+import json
+import subprocess
+import sys
+
+import matplotlib.image
+import pytest
+
+from sefe_plugin.evaluation import report as report_module
+from sefe_plugin.evaluation.report import build_report, format_report, format_table, load_report, write_report
+
+
+TASKS = ["alpha", "beta", "gamma"]
+ACCURACY = [[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]]
+FORMATS = [[100.0, None, None], [90.0, 95.0, None], [60.0, 100.0, 100.0]]
+FILES = ["curves.png", "matrix.png", "report.json", "report.md"]
+
+
+@pytest.fixture
+def report():
+    return build_report(TASKS, ACCURACY, FORMATS)
+
+
+def test_the_report_says_what_the_matrices_say(report):
+    assert report["tasks"] == TASKS
+    assert (report["accuracy_matrix"], report["format_matrix"]) == (ACCURACY, FORMATS)
+    # Means of three numbers of at most two digits.
+    assert [report[key] for key in ("mft", "mfn", "maa", "bwt", "forgetting")] == pytest.approx(
+        [70, 160 / 3, (80 + 75 + 160 / 3) / 3, -50 / 3, 25], abs=1e-12
+    )
+    # (100 - 60) * (0.8 + 50 / 60) / 2
+    assert report["losses"][0] == pytest.approx({"drop": 30, "superficial": 98 / 3, "essential": -8 / 3}, abs=1e-12)
+    assert report["losses"][2] == {"drop": 0, "superficial": 0, "essential": 0}
+
+
+def test_round_trip(tmp_path, report):
+    write_report(tmp_path / "run" / "report", report, "a title")
+    folder = tmp_path / "run" / "report"
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert load_report(folder) == report
+
+
+def test_equal_results_give_equal_bytes(tmp_path, report):
+    for name in ("a", "b"):
+        write_report(tmp_path / name, report, "a title")
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_report_json_comes_last(tmp_path, report, monkeypatch):
+    written = []
+    write = report_module._write
+    monkeypatch.setattr(report_module, "_write", lambda path, data: (written.append(path.name), write(path, data)))
+    write_report(tmp_path, report, "a title")
+    assert sorted(written) == FILES
+    assert written[-1] == "report.json"
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_unfinished_sequences(tmp_path, rows):
+    unfinished = build_report(TASKS, ACCURACY[:rows], FORMATS[:rows])
+    assert unfinished["num_scored_tasks"] == rows
+    assert unfinished["mft"] == (None if rows == 0 else sum((80, 90)[:rows]) / rows)
+    assert [loss is None for loss in unfinished["losses"]] == [i >= rows for i in range(3)]
+    write_report(tmp_path, unfinished, "a title")
+    assert load_report(tmp_path) == unfinished
+    assert f"Unfinished: {rows} of 3 tasks" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_keys_of_others_survive_loading(tmp_path, report):
+    write_report(tmp_path, {**report, "method": "sefe"}, "a title")
+    assert load_report(tmp_path)["method"] == "sefe"
+
+
+def test_a_missing_report_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no report\.json in .*name the folder of a run"):
+        load_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"tasks": ["a"]}', '{"tasks": ["a"], "accuracy_matrix": [[120]], "format_matrix": [[1]]}'],
+)
+def test_a_damaged_report_is_named(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError, match=r"report\.json is not a report or is damaged"):
+        load_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "accuracy", "formats", "message"),
+    [
+        ([], [], [], "at least one task"),
+        (["a"], [[1.0, 2.0]], [[1.0]], "accuracy_matrix must have at most 1 rows of 1"),
+        (["a"], [[1.0]], [[1.0], [2.0]], "format_matrix must have"),
+        (["a"], [[101.0]], [[1.0]], r"accuracy_matrix\[0\]\[0\] must be a percentage"),
+        (["a"], [[1.0]], [[float("nan")]], r"format_matrix\[0\]\[0\] must be a percentage"),
+    ],
+)
+def test_bad_matrices_are_named(tasks, accuracy, formats, message):
+    with pytest.raises(ValueError, match=message):
+        build_report(tasks, accuracy, formats)
+
+
+def test_the_text_shows_every_number_in_aligned_tables(report):
+    text = format_report(report, "a title")
+    assert text.startswith("# a title\n")
+    assert "| beta  | 60.00 | 90.00 |     - |" in text
+    assert "| MFN        |  53.33 |" in text
+    assert "| alpha | 30.00 |       32.67 |     -2.67 |" in text
+    assert "](matrix.png)" in text and "](curves.png)" in text
+    tables = [block.split("\n") for block in text.strip().split("\n\n") if block.startswith("|")]
+    assert len(tables) == 4
+    for table in tables:
+        assert len({len(line) for line in table}) == 1
+
+
+def test_runs_side_by_side(report):
+    half = build_report(TASKS, ACCURACY[:2], FORMATS[:2])
+    assert format_table({"whole": report, "ha|f": half}).split("\n") == [
+        "| run   | alpha |  beta | gamma |   MFT |   MFN |   MAA |    BWT | Forgetting | Format |",
+        "| ----- | ----: | ----: | ----: | ----: | ----: | ----: | -----: | ---------: | -----: |",
+        "| whole | 50.00 | 70.00 | 40.00 | 70.00 | 53.33 | 69.44 | -16.67 |      25.00 |  86.67 |",
+        "| ha\\|f | 60.00 | 90.00 |     - | 85.00 | 75.00 | 77.50 | -10.00 |      20.00 |  92.50 |",
+    ]
+
+
+def test_runs_over_other_tasks_are_not_compared(report):
+    with pytest.raises(ValueError, match=r"'a' has .*'alpha'.* 'b' has .*'x'"):
+        format_table({"a": report, "b": build_report(["x"], [[1.0]], [[1.0]])})
+    with pytest.raises(ValueError, match="at least one"):
+        format_table({})
+
+
+def test_pictures_show_the_numbers(tmp_path, report):
+    from sefe_plugin.evaluation.figures import draw_curves, draw_matrices
+
+    figure = draw_matrices(TASKS, ACCURACY, FORMATS, "a title")
+    left, right = figure.axes[:2]
+    assert [text.get_text() for text in left.texts] == ["80.0", "60.0", "90.0", "50.0", "70.0", "40.0"]
+    assert [text.get_text() for text in right.texts] == ["100.0", "90.0", "95.0", "60.0", "100.0", "100.0"]
+    curves = draw_curves(TASKS, ACCURACY, "a title").axes[0].lines
+    assert [line.get_label() for line in curves] == TASKS
+    assert [list(zip(*line.get_data(), strict=True)) for line in curves] == [
+        [(0, 80), (1, 60), (2, 50)],
+        [(1, 90), (2, 70)],
+        [(2, 40)],
+    ]
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    pixels = matplotlib.image.imread(io.BytesIO(buffer.getvalue()))
+    # A light page: the corners are white.
+    assert (pixels[0, 0] == 1).all() and (pixels[-1, -1] == 1).all()
+
+
+def test_no_picture_library_is_loaded_before_it_is_needed():
+    code = "import sys, sefe_plugin.evaluation.report as r; print(sorted({'matplotlib', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []

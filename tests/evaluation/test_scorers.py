@@ -1,0 +1,112 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sefe_plugin.evaluation.scorers import SCORERS, Score, score_predictions
+
+
+RIGHT, WRONG, LOST = Score(1.0, True), Score(0.0, True), Score(0.0, False)
+RECORDS = {
+    "multiple_choice": {"answer": "B", "num_choices": 4},
+    "short_answer": {"answer": "red car"},
+    "class_name": {"answer": "great white shark"},
+    "box": {"answer_bbox": "[0.10, 0.10, 0.50, 0.50]", "size": [640, 480]},
+    "yes_no": {"answer": "Yes"},
+}
+
+
+@pytest.mark.parametrize(
+    ("scorer", "prediction", "score"),
+    [
+        *[("multiple_choice", text, RIGHT) for text in ("B", " B\n", "B.", "(B)", "B. Leaves", "B: Leaves")],
+        *[("multiple_choice", text, WRONG) for text in ("A", "D.", "(C)")],
+        *[("multiple_choice", text, LOST) for text in ("b", "", "E", "Leaves", "The answer is B.", "B or C", "AB")],
+        *[("short_answer", text, RIGHT) for text in ("red car", "Red Car.", " red car ")],
+        *[("short_answer", text, WRONG) for text in ("car", "blue", "12", "a big blue car", "yes", "U.S.")],
+        *[
+            ("short_answer", text, LOST)
+            for text in ("", "B", "B.", "It is red.", "The answer is red car.", "red\ncar")
+        ],
+        *[("short_answer", text, LOST) for text in ("[0.1, 0.2, 0.3, 0.4]", "one two three four five")],
+        *[("class_name", text, RIGHT) for text in ("a Great-White_shark.", "the great white  shark")],
+        *[("class_name", text, WRONG) for text in ("shark", "white great shark", "greatwhiteshark")],
+        *[("class_name", text, LOST) for text in ("", "A", "The object is a great white shark.")],
+        *[("box", text, RIGHT) for text in ("[0.1, 0.1, 0.5, 0.5]", "[.1,.1,.5,.31]")],
+        *[("box", text, WRONG) for text in ("[0.1, 0.1, 0.5, 0.3]", "[0.6, 0.6, 0.9, 0.9]", "[0.5, 0.5, 0.1, 0.1]")],
+        *[("box", text, LOST) for text in ("", "0.1, 0.1, 0.5, 0.5", "[0.1, 0.1, 0.5]", "It is [0.1, 0.1, 0.5, 0.5]")],
+        *[("yes_no", text, RIGHT) for text in ("Yes", "yes.", " YES")],
+        *[("yes_no", text, WRONG) for text in ("No", "no.")],
+        *[("yes_no", text, LOST) for text in ("", "A", "Yes, it is.", "true")],
+    ],
+)
+def test_each_rule(scorer, prediction, score):
+    assert SCORERS[scorer](prediction, RECORDS[scorer]) == score
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_answers_in_the_style_of_another_task_lose_the_format(scorer):
+    answers = {
+        "multiple_choice": "B",
+        "short_answer": "red car",
+        "box": "[0.10, 0.10, 0.50, 0.50]",
+        "brief": "The answer is red car.",
+        "detailed": "The question is: What is it? Looking at the image, the answer is red car.",
+    }
+    own = {"class_name": "short_answer"}.get(scorer, scorer)
+    assert [style for style in answers if SCORERS[scorer](answers[style], RECORDS[scorer]).formatted] == [
+        style for style in answers if style == own
+    ]
+
+
+@given(st.sampled_from(list(SCORERS)), st.text(alphabet="ABredcar gwhitshk.,[]0123456789yesno()\n", max_size=30))
+def test_a_lost_format_is_never_right(scorer, prediction):
+    score = SCORERS[scorer](prediction, RECORDS[scorer])
+    assert score.correct in (0, 1)
+    assert score.formatted or score.correct == 0
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_the_gold_answer_is_right(scorer):
+    record = RECORDS[scorer]
+    assert SCORERS[scorer](record.get("answer", record.get("answer_bbox")), record) == RIGHT
+
+
+@pytest.mark.parametrize(
+    "gold", ["B", "The Origin of the Species and Other Long Titles", "12:30", "Hello there, world."]
+)
+def test_any_gold_phrase_is_right_and_formatted(gold):
+    assert SCORERS["short_answer"](gold, {"answer": gold}) == RIGHT
+
+
+def test_the_longer_the_gold_the_longer_a_formatted_answer_may_be():
+    assert SCORERS["short_answer"]("a b c d e f", {"answer": "one two three"}).formatted
+    assert not SCORERS["short_answer"]("a b c d e f g", {"answer": "one two three"}).formatted
+
+
+def test_an_iou_of_exactly_a_half_is_wrong():
+    assert SCORERS["box"]("[0, 0, 2, 1]", {"answer_bbox": "[0, 0, 2, 2]"}) == WRONG
+
+
+def test_shares_are_percent():
+    result = score_predictions("multiple_choice", ["B", "A", "Leaves"], [RECORDS["multiple_choice"]] * 3)
+    assert result["count"] == 3
+    # One division of small whole numbers.
+    assert [result["accuracy"], result["format"]] == pytest.approx([100 / 3, 200 / 3], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "predictions", "records", "message"),
+    [
+        ("bleu", ["x"], [{"answer": "x"}], "unknown scorer 'bleu'; known: multiple_choice"),
+        ("yes_no", ["yes"], [], "1 predictions for 0 records"),
+        ("yes_no", [], [], "there must be some"),
+        ("yes_no", ["yes"], [{"text": "x"}], "'yes_no', test record 0: needs a text as 'answer', got None"),
+        ("short_answer", ["3"], [{"answer": 3}], "needs a text as 'answer', got 3"),
+        ("yes_no", ["yes", "yes"], [{"answer": "no"}, {"answer": "maybe"}], "record 1: .*yes or no, got 'maybe'"),
+        ("multiple_choice", ["A"], [{"answer": "Leaves"}], "option's letter, got 'Leaves'"),
+        ("box", ["A"], [{"answer_bbox": "0.1, 0.2"}], "written as '.x1, y1, x2, y2.', got '0.1, 0.2'"),
+    ],
+)
+def test_faults_are_named(scorer, predictions, records, message):
+    with pytest.raises(ValueError, match=message):
+        score_predictions(scorer, predictions, records)
