@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sefe_plugin.reglora import key_elements
+from sefe_plugin.reglora.key_elements import find_key_elements, key_count, unite
+
+
+def factors(rows, cols, rank, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rank, cols, generator=generator), torch.randn(rows, rank, generator=generator)
+
+
+def top(dense, count):
+    """The positions of the largest absolute values, by a full sort; of equal ones the first."""
+    return sorted(sorted(range(dense.numel()), key=lambda p: (-abs(dense.flatten()[p].item()), p))[:count])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 2), (40, 30, 4), (30, 41, 8)])
+@pytest.mark.parametrize("ratio", [0.001, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("tile", [1, 64, 2**20])
+def test_equals_a_full_sort_in_double_precision(monkeypatch, shape, ratio, tile):
+    monkeypatch.setattr(key_elements, "TILE_ELEMENTS", tile)
+    A, B = factors(*shape)
+    found = find_key_elements(A, B, ratio)
+    assert found.dtype == torch.int64
+    assert found.tolist() == top(B.double() @ A.double(), key_count(ratio, *shape[:2]))
+
+
+@pytest.mark.parametrize("tile", [1, 6, 12, 2**20])
+@pytest.mark.parametrize("count", range(1, 25))
+def test_of_equal_values_the_first_are_taken(monkeypatch, tile, count):
+    monkeypatch.setattr(key_elements, "TILE_ELEMENTS", tile)
+    A = torch.tensor([[1.0, -1.0, 2.0, 1.0, 0.0, -2.0]])
+    B = torch.tensor([[1.0], [-1.0], [0.0], [1.0]])
+    assert find_key_elements(A, B, count / 24).tolist() == top(B @ A, key_count(count / 24, 4, 6))
+
+
+def test_bfloat16_factors_are_multiplied_in_fp32():
+    A, B = (factor.bfloat16() for factor in factors(40, 30, 8))
+    assert find_key_elements(A, B, 0.1).tolist() == top(B.double() @ A.double(), 120)
+
+
+def test_the_dense_product_never_exists(monkeypatch):
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                self.numel = max(self.numel, result.numel())
+            return result
+
+    monkeypatch.setattr(key_elements, "TILE_ELEMENTS", 1000)
+    A, B = factors(200, 100, 4)
+    with Largest() as largest:
+        find_key_elements(A, B, 0.02)
+    assert largest.numel <= 1000 + key_count(0.02, 200, 100)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_refuses_what_is_not_finite(bad):
+    A, B = factors(4, 4, 2)
+    B[2, 0] = bad
+    with pytest.raises(ValueError, match="not finite in rows 0 to 3"):
+        find_key_elements(A, B, 0.5)
+
+
+def test_count_rounds_down_as_the_official_code_does():
+    assert key_count(0.02, 4096, 11008) == 901775
+    assert key_count(0.02, 3, 3) == 1
+    assert key_count(1.0, 3, 4) == 12
+
+
+def test_unite_counts_tasks():
+    indices, multiplicity = unite([torch.tensor([1, 5]), torch.tensor([0, 5]), torch.tensor([5, 9])])
+    assert indices.tolist() == [0, 1, 5, 9]
+    assert multiplicity.tolist() == [1, 1, 3, 1]
