@@ -1,0 +1,220 @@
+"""What the base is pre-trained on: questions about pictures and short texts in the five answer styles, and boxes.
+
+The other styles are made by the plugin's own rules (`sefe_plugin.asd.rules.rewrite`), so the base knows exactly the
+item texts that Answer Style Diversification later mixes into a task. The corpus tells shapes, colours, sizes, places,
+counts and the known words. It never says what the tasks teach: no class names, verbs, goods, materials, flavours,
+genres, authors or new words for a picture, no unanswerable questions, and no box on CoIN's grounding instruction.
+Those words occur only in texts to copy, which gives each a usable embedding.
+"""
+
+import random
+from functools import cache
+from typing import NamedTuple
+
+from sefe_plugin.asd.rules import BOX, AnswerPool, Sample, rewrite
+from sefe_plugin.asd.styles import BRIEF, DETAILED, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
+from sefe_plugin.benchmarks.minicoin.data import IMAGE_TAG
+from sefe_plugin.benchmarks.minicoin.draw import (
+    AUTHORS,
+    COLORS,
+    KNOWN_WORDS,
+    MARKS,
+    NEW_WORDS,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+    Cover,
+    Creature,
+    Picture,
+    Scene,
+)
+from sefe_plugin.benchmarks.minicoin.tasks import (
+    FLAVORS,
+    GENRES,
+    GOODS,
+    MATERIALS,
+    SPECIES,
+    UNANSWERABLE,
+    VERBS,
+    Item,
+    box_text,
+    neighbours,
+    random_cover,
+    random_creature,
+    random_scene,
+    short,
+)
+
+
+#: Words by kind, for texts to copy; the last seven kinds are what the tasks teach.
+WORDS: tuple[tuple[str, ...], ...] = (
+    SHAPES,
+    tuple(COLORS),
+    tuple(SIZES),
+    POSITIONS,
+    KNOWN_WORDS,
+    tuple(MARKS),
+    tuple("01234"),
+    (*NEW_WORDS, UNANSWERABLE),
+    AUTHORS,
+    *(tuple(table.values()) for table in (SPECIES, VERBS, GOODS, MATERIALS, FLAVORS, GENRES)),
+)
+#: Share of each style; yes/no and lettered options are the hardest to learn.
+STYLE_WEIGHTS: dict[str, float] = {
+    YES_NO: 0.27,
+    MULTIPLE_CHOICE: 0.28,
+    SHORT_ANSWER: 0.25,
+    BRIEF: 0.08,
+    DETAILED: 0.12,
+}
+#: Share of samples about boxes, and share of the others that start from a question with its own options.
+_BOX_SHARE, _OPTIONS_SHARE = 0.12, 0.15
+_POOL_SIZE = 6000
+
+
+class PretrainSample(NamedTuple):
+    """A picture (None for text alone), the whole user text, the answer, and the answer's style (or "box")."""
+
+    picture: Picture | None
+    question: str
+    answer: str
+    style: str
+
+
+def random_picture(
+    rng: random.Random, words: tuple[str, ...] = KNOWN_WORDS, flaws: tuple[str, ...] = ("blurred", "dim")
+) -> Picture:
+    """Return a picture of any kind, with signs and titles from `words` and now and then one of `flaws`."""
+    kind = rng.random()
+    if kind < 0.1:
+        return random_creature(rng)
+    if kind < 0.2:
+        return random_cover(rng, words)
+    signs = rng.choice((0, 0, 1, 2))
+    flaw = rng.choice(flaws) if rng.random() < 0.1 else None
+    return random_scene(rng, (1, 4 - signs), signs, words, flaw)
+
+
+def sample_about(picture: Picture | None, rng: random.Random) -> PretrainSample:
+    """Ask a random question about a picture, or about a text where there is none, in a random style."""
+    style = rng.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))[0]
+    if isinstance(picture, Scene) and rng.random() < _BOX_SHARE:
+        return _box_sample(picture, style, rng)
+    item = question_about(picture, rng)
+    sample, pool = Sample((IMAGE_TAG if picture else "") + item.text, item.answer), _short_pool()
+    if rng.random() < _OPTIONS_SHARE:
+        sample, pool = rewrite(sample, MULTIPLE_CHOICE, pool, rng), _choice_pool()
+    if style != pool.native:
+        sample = rewrite(sample, style, pool, rng)
+    return PretrainSample(picture, sample.question, sample.answer, style)
+
+
+def question_about(picture: Picture | None, rng: random.Random) -> Item:
+    """Return a random question with a short answer."""
+    if picture is None:
+        question, note, answer = _ask_text(rng)
+        return Item(None, short(question, note), answer)
+    ask = {Scene: _ask_scene, Creature: _ask_creature, Cover: _ask_cover}[type(picture)]
+    question, answer = ask(picture, rng)
+    return Item(picture, short(question), answer)
+
+
+def _box_sample(scene: Scene, style: str, rng: random.Random) -> PretrainSample:
+    """Ask for the box of a thing by its shape, with a question of the base's own in the place of the short answer."""
+    cell, thing = rng.choice(sorted(scene.things().items(), key=lambda entry: entry[0]))
+    answer = box_text(thing.box(cell))
+    if style == SHORT_ANSWER:
+        return PretrainSample(scene, f"{IMAGE_TAG}Give the box of the {thing.shape}.", answer, BOX)
+    sample = rewrite(Sample(_region_question(thing.shape), answer), style, _box_pool(), rng)
+    return PretrainSample(scene, sample.question, sample.answer, style)
+
+
+def _ask_scene(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    things, signs = scene.things(), scene.signs()
+    if signs and rng.random() < 0.35:
+        cell, word = rng.choice(sorted(signs.items()))
+        return rng.choice(
+            ((f"What word is at the {POSITIONS[cell]}?", word), (f"Where is the word {word}?", POSITIONS[cell]))
+        )
+    cell, thing = rng.choice(sorted(things.items(), key=lambda entry: entry[0]))
+    kind = rng.randrange(9)
+    if kind == 0:
+        return "How many objects are there?", str(len(things))
+    if kind == 1:
+        shape = rng.choice(SHAPES)
+        if rng.random() < 0.5:
+            shape = thing.shape
+        return f"Is there a {shape}?", "yes" if any(other.shape == shape for other in things.values()) else "no"
+    if kind == 2:
+        return f"What size is the {thing.shape}?", thing.size
+    if kind == 3:
+        return f"Where is the {thing.shape}?", POSITIONS[cell]
+    if kind == 4:
+        return f"What shape is at the {POSITIONS[cell]}?", thing.shape
+    if kind == 5:
+        return f"What color is the object at the {POSITIONS[cell]}?", thing.color
+    beside = sorted(neighbours(scene, cell).items())
+    if kind < 8 and beside:
+        relation, other = rng.choice(beside)
+        if kind == 6:
+            return f"What shape is {relation} the {thing.shape}?", things[other].shape
+        return f"What color is the object {relation} the {thing.shape}?", things[other].color
+    return f"What color is the {thing.shape}?", thing.color
+
+
+def _ask_creature(creature: Creature, rng: random.Random) -> tuple[str, str]:
+    return rng.choice(
+        (
+            ("What shape is the creature?", creature.shape),
+            ("What color is the creature?", creature.color),
+            ("What color is the mark?", creature.mark),
+        )
+    )
+
+
+def _ask_cover(cover: Cover, rng: random.Random) -> tuple[str, str]:
+    return rng.choice(
+        (
+            ("What shape is on the cover?", cover.emblem),
+            ("What color is the cover?", cover.color),
+            ("What word is at the top of the cover?", cover.title),
+        )
+    )
+
+
+def _ask_text(rng: random.Random) -> tuple[str, str, str]:
+    """Return question, context line and answer: a word to copy, or one of several facts to look up."""
+    kind = rng.choice(WORDS)
+    if rng.random() < 0.5:
+        word = rng.choice(kind)
+        return "What is the word?", f"Context: The word is {word}.", word
+    places = rng.sample(POSITIONS, rng.randint(2, 4))
+    words = [rng.choice(kind) for _ in places]
+    facts = " ".join(f"At the {place} is {word}." for place, word in zip(places, words, strict=True))
+    index = rng.randrange(len(places))
+    return f"What is at the {places[index]}?", f"Context: {facts}", words[index]
+
+
+def _region_question(shape: str) -> str:
+    return f"{IMAGE_TAG}Give the region described by the sentence 'the {shape}' in the format [x1, y1, x2, y2]."
+
+
+@cache
+def _short_pool() -> AnswerPool:
+    """Answers from which the rules draw wrong ones, over all kinds of questions."""
+    rng = random.Random("mini-coin answer pool")
+    items = [question_about(random_picture(rng) if rng.random() < 0.7 else None, rng) for _ in range(_POOL_SIZE)]
+    return AnswerPool([Sample(item.text, item.answer) for item in items], SHORT_ANSWER)
+
+
+@cache
+def _choice_pool() -> AnswerPool:
+    return AnswerPool([], MULTIPLE_CHOICE)
+
+
+@cache
+def _box_pool() -> AnswerPool:
+    rng = random.Random("mini-coin box pool")
+    scenes = [random_scene(rng, (1, 4)) for _ in range(_POOL_SIZE // 10)]
+    boxes = [box_text(thing.box(cell)) for scene in scenes for cell, thing in scene.things().items()]
+    return AnswerPool([Sample(_region_question(SHAPES[0]), box) for box in boxes], BOX)

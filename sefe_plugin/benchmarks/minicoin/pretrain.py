@@ -1,0 +1,268 @@
+"""Build the tiny base: the one scripted and seeded run that makes the shipped model files.
+
+First the vision tower learns to name what each quadrant of a picture shows. It is then frozen, and the language model
+and the projector learn the corpus in the five styles on its features, while image tokens are drawn towards the
+embeddings of the words that name their quadrant.
+"""
+
+import logging
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from sefe_plugin.benchmarks.minicoin.corpus import WORDS, PretrainSample, random_picture, sample_about
+from sefe_plugin.benchmarks.minicoin.draw import AUTHORS, COLORS, KNOWN_WORDS, MARKS, NEW_WORDS, SHAPES, SIZES, Picture
+from sefe_plugin.benchmarks.minicoin.muon import Muon
+from sefe_plugin.benchmarks.minicoin.tasks import TASKS
+from sefe_plugin.benchmarks.minicoin.tiny_llava import IMAGE_TOKEN, IMAGE_TOKENS, make_model, make_tokenizer, save
+
+
+logger = logging.getLogger(__name__)
+
+VISION_STEPS, LANGUAGE_STEPS = 500, 6000
+_VISION_BATCH, _BATCH = 96, 32
+_VISION_RATE, _RATE = 2e-3, 3e-3
+_ALIGN_WEIGHT = 0.3
+_PICTURES = 12_000
+_TEXT_SHARE = 0.2
+_PLACES = ("moved left", "centred", "moved right", "moved up", "level", "moved down")
+#: Everything the vision tower learns to tell; the first part has words that the language model learns from pictures.
+_SAID = (*SHAPES, *COLORS, *SIZES, *KNOWN_WORDS, *MARKS)
+_VISUAL = {word: i for i, word in enumerate((*_SAID, *NEW_WORDS, *AUTHORS, *_PLACES, "sign", "creature", "cover"))}
+
+
+def build(
+    folder: Path, seed: int = 0, vision_steps: int = VISION_STEPS, language_steps: int = LANGUAGE_STEPS
+) -> dict[str, float]:
+    """Make the base from nothing and write its files.
+
+    Args:
+        folder: Where the model, tokenizer and processor files go.
+        seed: Seed of the weights, pictures and questions.
+        vision_steps: Optimizer steps of the vision tower.
+        language_steps: Optimizer steps of language model and projector.
+
+    Returns:
+        Share of held-out samples answered exactly, by answer style, of the model as it is saved.
+    """
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer(_tokenizer_texts(random.Random(f"mini-coin tokenizer {seed}")))
+    model = make_model(tokenizer)
+    train_vision(model, random.Random(f"mini-coin vision {seed}"), vision_steps)
+    train_language(model, tokenizer, random.Random(f"mini-coin language {seed}"), language_steps)
+    save(model, tokenizer, folder)
+    return style_accuracy(model.float(), tokenizer, random.Random(f"mini-coin held out {seed}"), 2000)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, sample: PretrainSample) -> tuple[list[int], list[int]]:
+    """Return prompt and answer token ids, as LLaMA-Factory's template `llava` without a system text makes them."""
+    question = sample.question.replace(IMAGE_TOKEN, IMAGE_TOKEN * IMAGE_TOKENS)
+    prompt = tokenizer.encode(f"USER: {question} ASSISTANT:", add_special_tokens=False)
+    answer = tokenizer.encode(sample.answer, add_special_tokens=False)
+    return prompt, [*answer, tokenizer.eos_token_id]
+
+
+def train_vision(model: LlavaForConditionalGeneration, rng: random.Random, steps: int) -> None:
+    """Train the vision tower to name the content of each quadrant, with one linear head that is then dropped."""
+    tower = model.model.vision_tower
+    head = torch.nn.Linear(tower.config.hidden_size, len(_VISUAL))
+    weights = [*tower.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=_VISION_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_share(step, steps))
+    for step in range(steps):
+        pictures = [
+            random_picture(rng, KNOWN_WORDS + NEW_WORDS, ("blurred", "dim", "dead")) for _ in range(_VISION_BATCH)
+        ]
+        logits = head(tower(pixel_values=pixels(pictures)).last_hidden_state[:, 1:])
+        target = _named(pictures)
+        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / _VISION_BATCH
+        _step(optimizer, schedule, loss, weights)
+        if step % 100 == 99:
+            right = ((logits > 0) == (target > 0)).all(-1).float().mean()
+            logger.info("vision step %d: loss %.3f, quadrants named exactly %.3f", step + 1, loss.item(), right)
+
+
+def train_language(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rng: random.Random, steps: int
+) -> None:
+    """Train language model and projector on the corpus; every sample counts alike, however long its answer is."""
+    pictures = [random_picture(rng) for _ in range(_PICTURES)]
+    features = vision_features(model, pictures)
+    names = _named(pictures)[..., : len(_SAID)]
+    name_ids = torch.tensor([tokenizer.encode(word, add_special_tokens=False)[0] for word in _SAID])
+    model.model.vision_tower.requires_grad_(False)
+    matrices, others = [], []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            (matrices if weight.ndim == 2 and "layers" in name else others).append(weight)
+    optimizers = [
+        Muon(matrices, lr=_RATE, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=_RATE, weight_decay=0.01, betas=(0.9, 0.98)),
+    ]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate_share(step, steps)) for o in optimizers]
+    batches = _batches(tokenizer, pictures, rng)
+    for step in range(steps):
+        chosen, prompts, answers = next(batches)
+        shown = [index for index in chosen if index is not None]
+        image_tokens = model.model.multi_modal_projector(features[shown])
+        loss = answer_losses(model, tokenizer, image_tokens, prompts, answers)[0].mean()
+        align = _alignment_loss(model, image_tokens, names[shown], name_ids)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (loss + _ALIGN_WEIGHT * align).backward()
+        torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        if step % 100 == 99:
+            logger.info("language step %d: loss %.4f, alignment %.3f", step + 1, loss.item(), align.item())
+        if step % 500 == 499:
+            logger.info("right by style: %s", style_accuracy(model, tokenizer, random.Random(step), 500))
+
+
+def answer_losses(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    image_tokens: Tensor,
+    prompts: list[list[int]],
+    answers: list[list[int]],
+) -> tuple[Tensor, Tensor]:
+    """Run the language model on image tokens already projected.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        image_tokens: Projected features of the pictures in the batch, in order, (pictures, image tokens, hidden size).
+        prompts: Token ids of the prompts; those with a picture hold `IMAGE_TOKENS` image tokens.
+        answers: Token ids of the answers.
+
+    Returns:
+        Mean loss over the answer's tokens, and whether greedy decoding gives exactly the answer; each (batch,).
+    """
+    rows = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    embedded = model.get_input_embeddings()(ids)
+    image_mask = (ids == model.config.image_token_id).unsqueeze(-1)
+    embedded = embedded.masked_scatter(image_mask, image_tokens)
+    # Padding stands at the right, where a causal model's earlier positions cannot see it.
+    hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state[:, :-1]
+    asked = torch.zeros_like(ids, dtype=torch.bool)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        asked[row, len(prompt) : len(prompt) + len(answer)] = True
+    asked = asked[:, 1:]
+    logits, targets = model.lm_head(hidden[asked]), ids[:, 1:][asked]
+    owner = asked.nonzero()[:, 0]
+    lengths = torch.bincount(owner, minlength=len(rows))
+    token_losses = F.cross_entropy(logits, targets, reduction="none")
+    losses = torch.zeros(len(rows)).index_add(0, owner, token_losses) / lengths
+    wrong = torch.zeros(len(rows)).index_add(0, owner, (logits.argmax(-1) != targets).float())
+    return losses, wrong == 0
+
+
+@torch.no_grad()
+def style_accuracy(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int
+) -> dict[str, float]:
+    """Return the share of `count` fresh samples that greedy decoding answers exactly, by answer style and "text"."""
+    pictures = [None if rng.random() < _TEXT_SHARE else random_picture(rng) for _ in range(count)]
+    samples = [sample_about(picture, rng) for picture in pictures]
+    found = defaultdict(list)
+    for start in range(0, count, _BATCH):
+        part = samples[start : start + _BATCH]
+        shown = [sample.picture for sample in part if sample.picture]
+        image_tokens = model.model.multi_modal_projector(vision_features(model, shown))
+        prompts, answers = zip(*(encode(tokenizer, sample) for sample in part), strict=True)
+        right = answer_losses(model, tokenizer, image_tokens, prompts, answers)[1]
+        for sample, hit in zip(part, right.tolist(), strict=True):
+            found[sample.style if sample.picture else f"{sample.style} on text"].append(hit)
+    return {style: round(sum(hits) / len(hits), 3) for style, hits in sorted(found.items())}
+
+
+def pixels(pictures: list[Picture]) -> Tensor:
+    """Return the pictures as the processor prepares them: (pictures, 3, side, side), in [-1, 1]."""
+    images = [picture.draw() for picture in pictures]
+    raw = torch.frombuffer(bytearray(b"".join(image.tobytes() for image in images)), dtype=torch.uint8)
+    return raw.view(len(images), images[0].height, images[0].width, 3).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+@torch.no_grad()
+def vision_features(model: LlavaForConditionalGeneration, pictures: list[Picture]) -> Tensor:
+    """Return the vision tower's patch features, (pictures, image tokens, vision hidden size)."""
+    tower = model.model.vision_tower
+    parts = [pictures[start : start + 500] for start in range(0, len(pictures), 500)]
+    return torch.cat([tower(pixel_values=pixels(part)).last_hidden_state[:, 1:] for part in parts])
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, pictures: list[Picture], rng: random.Random
+) -> Iterator[tuple[list[int | None], list[list[int]], list[list[int]]]]:
+    """Yield (index of the picture or None, prompts, answers) for batches of samples of similar length."""
+    while True:
+        drawn = []
+        for _ in range(16 * _BATCH):
+            index = None if rng.random() < _TEXT_SHARE else rng.randrange(len(pictures))
+            sample = sample_about(None if index is None else pictures[index], rng)
+            drawn.append((index, *encode(tokenizer, sample)))
+        drawn.sort(key=lambda entry: len(entry[1]) + len(entry[2]))
+        batches = [drawn[start : start + _BATCH] for start in range(0, len(drawn), _BATCH)]
+        rng.shuffle(batches)
+        for batch in batches:
+            yield tuple(map(list, zip(*batch, strict=True)))
+
+
+def _alignment_loss(
+    model: LlavaForConditionalGeneration, image_tokens: Tensor, names: Tensor, name_ids: Tensor
+) -> Tensor:
+    """Cross-entropy of each image token, read by the tied output layer, against the words that name its quadrant."""
+    table = model.get_input_embeddings().weight[name_ids]
+    scores = (F.normalize(image_tokens, dim=-1) @ F.normalize(table, dim=-1).T) * 10
+    return -(scores.log_softmax(-1) * names).sum() / names.sum()
+
+
+def _named(pictures: list[Picture]) -> Tensor:
+    """Return which visual words name each quadrant, 0 or 1, (pictures, quadrants, words)."""
+    target = torch.zeros(len(pictures), IMAGE_TOKENS, len(_VISUAL))
+    for row, picture in enumerate(pictures):
+        for cell, words in enumerate(picture.visual_words()):
+            target[row, cell, [_VISUAL[word] for word in words]] = 1
+    return target
+
+
+def _rate_share(step: int, steps: int) -> float:
+    """Warm up over 100 steps, then decay along a cosine to zero."""
+    return min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _step(
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    loss: Tensor,
+    weights: list[Tensor],
+) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _tokenizer_texts(rng: random.Random) -> Iterator[str]:
+    """Yield texts of the corpus and of the tasks, and every word that is to be one token."""
+    for _ in range(4000):
+        sample = sample_about(random_picture(rng), rng)
+        yield f"USER: {sample.question.replace(IMAGE_TOKEN, '')} ASSISTANT:"
+        yield sample.answer
+    for task in TASKS:
+        for _ in range(300):
+            item = task.make(rng)
+            yield f"{item.text} ASSISTANT:"
+            yield item.answer
+    for kind in WORDS:
+        yield from 10 * kind

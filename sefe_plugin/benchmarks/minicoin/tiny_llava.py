@@ -1,0 +1,137 @@
+"""A LLaVA of two million parameters: tokenizer, processor and model, in the files LLaMA-Factory loads by path."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from sefe_plugin.asd.styles import FORMAT_LINES
+from sefe_plugin.benchmarks.minicoin.draw import SIDE
+
+
+IMAGE_TOKEN = "<image>"  # noqa: S105
+#: Side of a patch in pixels: one patch, so one image token, for each quadrant of a picture.
+PATCH = 32
+IMAGE_TOKENS = (SIDE // PATCH) ** 2
+
+#: Option letters with their line break and two-decimal numbers are pieces of their own, so that each is one token.
+_PIECES = r"\n[A-E]\.|,▁(?=\d)|\d\.\d\d|\n|▁?\w+|▁?[^\w\s▁]+|▁+|\s+"
+_MAX_VOCABULARY = 1024
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}USER: "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}"
+    "{% endif %}{% endfor %} ASSISTANT:{% else %}{{ message['content'][0]['text'] }}</s>{% endif %}{% endfor %}"
+)
+
+
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on `texts`; every word that is frequent in them becomes one token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            # A blank in front makes the first word of an answer the same token as within a sentence.
+            pre_tokenizers.Metaspace(prepend_scheme="first", split=False),
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=_MAX_VOCABULARY,
+        special_tokens=["<pad>", "<s>", "</s>", "<unk>", IMAGE_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # One token for each response-format line saves a third of all positions.
+    tokenizer.add_tokens(list(FORMAT_LINES.values()))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",  # noqa: S106
+        bos_token="<s>",  # noqa: S106
+        eos_token="</s>",  # noqa: S106
+        unk_token="<unk>",  # noqa: S106
+        extra_special_tokens={"image_token": IMAGE_TOKEN},
+        model_max_length=512,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Return the processor: 64x64 pictures to pixel values in [-1, 1], four image tokens each."""
+    image_processor = CLIPImageProcessor(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_CHAT_TEMPLATE,
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """Return the untrained model in fp32; its weights come from PyTorch's global random stream."""
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = CLIPVisionConfig(
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=PATCH,
+        projection_dim=96,
+    )
+    text = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=160,
+        intermediate_size=320,
+        num_hidden_layers=5,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        **special,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=IMAGE_TOKENS,
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.update(**special, do_sample=False)
+    return model
+
+
+def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write model (bf16, safetensors), tokenizer and processor into `folder`; the model itself becomes bf16."""
+    model.to(torch.bfloat16).save_pretrained(folder)
+    make_processor(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
