@@ -1,0 +1,258 @@
+"""Whole sequences through plain `llamafactory-cli train`: two tasks of mini-CoIN, few samples."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
+
+
+CLI = Path(sysconfig.get_paths()["scripts"]) / "llamafactory-cli"
+NAMES = [task.name for task in TASKS[:2]]
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("SEFE_")} | {
+    "HF_HUB_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+def train(recipe: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [str(CLI), "train", str(recipe), *overrides]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sequence")
+    write_data(folder / "data", seed=1000, train_size=64, test_size=16)
+    keys = {
+        "model_name_or_path": str(BASE),
+        "template": "llava",
+        "default_system": "",
+        "finetuning_type": "lora",
+        "lora_rank": 4,
+        "lora_target": "all",
+        "use_reglora": True,
+        "reglora_weight": 100.0,
+        "asd_ratio": 0.2,
+        "dataset_dir": str(folder / "data"),
+        "cutoff_len": 256,
+        "preprocessing_num_workers": 1,
+        "output_dir": str(folder / "run"),
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": 7,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 2e-3,
+        "num_train_epochs": 2,
+        "disable_gradient_checkpointing": True,
+        "per_device_eval_batch_size": 16,
+        "max_new_tokens": 12,
+        "tasks": [
+            {
+                "name": task.name,
+                "dataset": f"minicoin_{task.name.lower()}_train",
+                "test_dataset": f"minicoin_{task.name.lower()}_test",
+                "scorer": task.scorer,
+            }
+            for task in TASKS[:2]
+        ],
+    }
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(keys))
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(recipe) -> tuple[Path, str]:
+    """The run folder of an undisturbed run, and what it said."""
+    result = train(recipe)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return recipe.parent / "run", result.stdout
+
+
+def read(file: Path):
+    return json.loads(file.read_text())
+
+
+def test_sequence_ends_in_matrix_and_report(finished):
+    run, said = finished
+    report = read(run / "report.json")
+    assert report["tasks"] == NAMES
+    assert report["accuracy_matrix"][0][1] is None
+    assert all(0 <= report["accuracy_matrix"][i][j] <= 100 for i, j in ((0, 0), (1, 0), (1, 1)))
+    for file in ("report.md", "matrix.png", "curves.png", "manifest.json"):
+        assert (run / file).stat().st_size > 0
+    lines = [line for line in said.splitlines() if line.startswith("[")]
+    assert [line for line in lines if line.startswith(("[1/2] ScienceQA done", "[2/2] TextVQA done"))]
+
+
+def test_every_task_leaves_its_files(finished):
+    run, _ = finished
+    for index, name in enumerate(NAMES):
+        folder = run / f"{index + 1}_{name}"
+        for file in ("adapter_model.safetensors", "key_elements.safetensors", "merged/config.json", "scores.json"):
+            assert (folder / file).is_file()
+        rows = [json.loads(line) for line in (folder / "predictions" / f"{name}.jsonl").read_text().splitlines()]
+        assert len(rows) == 16
+        assert {"prediction", "answer", "question_id"} <= set(rows[0])
+
+
+def test_asd_is_recorded_with_exact_counts(finished):
+    run, _ = finished
+    rows = [json.loads(line) for line in (run / "1_ScienceQA" / "asd.jsonl").read_text().splitlines()]
+    assert len(rows) == round(0.2 * 64)
+    data = read(run.parent / "data" / "ScienceQA" / "train.json")
+    for row in rows:
+        assert data[row["index"]]["conversations"][0]["value"] == row["question"]
+        assert data[row["index"]]["conversations"][1]["value"] == row["answer"]
+
+
+def test_penalty_starts_with_the_second_task_and_is_logged(finished):
+    run, _ = finished
+    first, second = (read(run / f"{i + 1}_{name}" / "trainer_state.json") for i, name in enumerate(NAMES))
+    assert all(entry.get("reglora_penalty", 0) == 0 for entry in first["log_history"])
+    penalties = [entry["reglora_penalty"] for entry in second["log_history"] if "loss" in entry]
+    assert penalties[0] == 0  # B = 0 at the first step
+    assert min(penalties[1:]) > 0
+
+
+def test_merged_model_is_base_plus_scaled_adapter(finished):
+    run, _ = finished
+    base, merged = load_file(BASE / "model.safetensors"), load_file(run / "1_ScienceQA" / "merged" / "model.safetensors")
+    adapter = load_file(run / "1_ScienceQA" / "adapter_model.safetensors")
+    name = next(key for key in adapter if key.endswith("lora_A.weight"))
+    weight = name.removeprefix("base_model.model.").replace("lora_A.weight", "weight")
+    (key,) = [key for key in base if key.endswith(weight.split("model.", 1)[-1].removeprefix("language_model."))]
+    delta = 2 * adapter[name.replace("lora_A", "lora_B")] @ adapter[name]  # alpha / r = 2
+    assert (merged[key].float() - base[key].float() - delta).abs().max() < 1e-5
+
+
+def test_adapters_load_in_plain_peft_without_the_plugin(finished):
+    run, _ = finished
+    code = f"""
+import sys, warnings
+sys.modules["sefe_plugin"] = None
+import torch
+from peft import PeftModel
+from transformers import LlavaForConditionalGeneration
+bases = [{str(BASE)!r}, {str(run / "1_ScienceQA" / "merged")!r}]
+adapters = [{str(run / "1_ScienceQA")!r}, {str(run / "2_TextVQA")!r}]
+for base, adapter in zip(bases, adapters):
+    model = LlavaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = PeftModel.from_pretrained(model, adapter)
+    print(type(loaded.base_model).__name__, any(p.abs().sum() > 0 for n, p in loaded.named_parameters() if "lora_B" in n))
+"""
+    environment = ENVIRONMENT | {"SEFE_PLUGIN_DISABLE": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.stdout.split() == ["LoraModel", "True"] * 2, result.stderr
+
+
+def test_two_processes_give_the_same_run(finished, recipe, tmp_path):
+    """One process with two micro-batches and two processes with one each see the same global batches."""
+    run, _ = finished
+    result = train(
+        recipe,
+        f"output_dir={tmp_path / 'run'}",
+        "gradient_accumulation_steps=1",
+        FORCE_TORCHRUN="1",
+        NPROC_PER_NODE="2",
+        OMP_NUM_THREADS="1",
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    one, two = read(run / "report.json"), read(tmp_path / "run" / "report.json")
+    for index, name in enumerate(NAMES):
+        folder = f"{index + 1}_{name}"
+        ours, theirs = (load_file(r / folder / "adapter_model.safetensors") for r in (run, tmp_path / "run"))
+        for key, value in ours.items():
+            assert (value - theirs[key]).abs().max() <= 2e-4 * value.abs().max() + 1e-6, (folder, key)
+        assert shared_key_elements(run / folder, tmp_path / "run" / folder) >= 0.999
+        # one of 16 answers may flip on a tie of two tokens
+        for j in range(index + 1):
+            assert abs(one["accuracy_matrix"][index][j] - two["accuracy_matrix"][index][j]) <= 100 / 16
+
+
+def shared_key_elements(first: Path, second: Path) -> float:
+    """Smallest share, over the matrices, of key elements that two runs have in common."""
+    from sefe_plugin.reglora.codec import decode
+    from sefe_plugin.reglora.files import read_key_elements
+
+    one, two = (read_key_elements(folder / "key_elements.safetensors") for folder in (first, second))
+    assert one.shapes == two.shapes
+    shares = []
+    for name, (rows, cols) in one.shapes.items():
+        a, b = (set(decode(elements.codes[name], rows * cols).tolist()) for elements in (one, two))
+        shares.append(len(a & b) / len(a))
+    return sum(shares) / len(shares)
+
+
+def test_killed_run_continues_and_ends_the_same(finished, recipe, tmp_path):
+    run, _ = finished
+    command = [str(CLI), "train", str(recipe), f"output_dir={tmp_path / 'run'}"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
+        second = tmp_path / "run" / "2_TextVQA"
+        deadline = time.monotonic() + 300
+        while not (second / "trainer_log.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert [task["name"] for task in read(tmp_path / "run" / "manifest.json")["complete"]] == NAMES[:1]
+    result = train(recipe, f"output_dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "Continuing after 1 of 2 tasks: ScienceQA." in result.stdout
+    assert (tmp_path / "run" / "report.json").read_bytes() == (run / "report.json").read_bytes()
+
+
+def test_changed_recipe_is_refused_with_the_difference(finished, recipe):
+    before = (finished[0] / "manifest.json").read_bytes()
+    result = train(recipe, "learning_rate=0.001")
+    assert result.returncode == 1
+    assert "-learning_rate: 0.002" in result.stderr
+    assert "+learning_rate: 0.001" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (finished[0] / "manifest.json").read_bytes() == before
+
+
+def test_faults_are_listed_fast_and_without_a_traceback(recipe, tmp_path):
+    started = time.monotonic()
+    result = train(recipe, "asd_ratio=3", "reglora_key_raito=0.1", f"output_dir={tmp_path / 'run'}")
+    assert result.returncode == 1
+    assert "`asd_ratio` must be a share in [0, 1]" in result.stderr
+    assert "Did you mean `reglora_key_ratio`?" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+    assert time.monotonic() - started < 10  # the host's own imports alone take longer
+
+
+def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(recipe, tmp_path):
+    keys = yaml.safe_load(recipe.read_text())
+    for key in ("tasks", "use_reglora", "reglora_weight", "asd_ratio"):
+        del keys[key]
+    adapters = []
+    for disable in ("0", "1"):
+        output = tmp_path / f"out{disable}"
+        file = tmp_path / "plain.yaml"
+        plain = {"stage": "sft", "do_train": True, "dataset": "minicoin_scienceqa_train", "output_dir": str(output)}
+        file.write_text(yaml.safe_dump(keys | plain))
+        result = train(file, SEFE_PLUGIN_DISABLE=disable)
+        assert result.returncode == 0, result.stderr[-3000:]
+        adapters.append((output / "adapter_model.safetensors").read_bytes())
+        config = read(output / "adapter_config.json")
+        assert config["peft_type"] == "LORA"
+    assert adapters[0] == adapters[1]
