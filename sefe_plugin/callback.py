@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.state import AcceleratorState
+from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import Optimizer
@@ -146,7 +146,7 @@ def undo_penalty_log(callback: SefeCallback) -> None:
 
 def _refuse_unsupported(args: TrainingArguments) -> None:
     """Refuse ways of training in which ``.grad`` does not hold the whole gradient of a whole parameter."""
-    kind = AcceleratorState().distributed_type
+    kind = PartialState().distributed_type
     if kind in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise ValueError(
             f"SefeCallback does not support {kind.value}: parameters or gradients are kept in parts there. Train with "

@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from .codec import decode, encode
+from .config import RegLoraConfig
 from .files import KeyElements, fingerprint, read_key_elements, write_key_elements
 from .key_elements import find_key_elements, key_count, unite
 from .penalty import MatrixPenalty, matrix_penalty
@@ -124,18 +125,13 @@ class RegLoraModel(LoraModel):
         write_key_elements(KeyElements(Path(file), ratio, shapes, codes, fingerprint(factors)))
 
     @property
-    def _adapter_name(self) -> str:
-        """The name of the one adapter."""
-        return next(iter(self.peft_config))
-
-    @property
-    def _config(self):
+    def _config(self) -> RegLoraConfig:
         """The configuration of the one adapter."""
-        return self.peft_config[self._adapter_name]
+        return self.peft_config[self.active_adapters[0]]
 
     def _factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
         """Return A and B of every adapted matrix, by its module's path in the base model."""
-        adapter = self._adapter_name
+        adapter = self.active_adapters[0]
         return {
             name: (module.lora_A[adapter].weight, module.lora_B[adapter].weight)
             for name, module in self.model.named_modules()
@@ -161,9 +157,9 @@ class RegLoraModel(LoraModel):
     def _check_new_adapter_config(self, config: LoraConfig) -> None:
         """Refuse a second adapter."""
         super()._check_new_adapter_config(config)
-        if len(self.peft_config) > 1:
+        if self._factors():
             raise ValueError(
-                f"A RegLoRA model carries one adapter; got {', '.join(self.peft_config)}. Merge the first with "
+                f"A RegLoRA model carries one adapter, and this one has '{self.active_adapters[0]}'. Merge it with "
                 "`merge_and_unload` before the next one is made."
             )
 

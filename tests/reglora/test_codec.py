@@ -14,9 +14,7 @@ def test_decode_inverts_encode(data):
     codes = encode(torch.tensor(indices), numel)
     assert codes.dtype == torch.uint8
     assert decode(codes, numel).tolist() == indices
-    assert len(codes) == len(indices) + sum(
-        (b - a - 1) // 255 for a, b in zip([-1, *indices], indices, strict=False)
-    )
+    assert len(codes) == len(indices) + sum((b - a - 1) // 255 for a, b in zip([-1, *indices], indices, strict=False))
 
 
 @given(st.binary(min_size=1, max_size=60), st.integers(1, 5000))

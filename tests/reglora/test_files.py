@@ -78,7 +78,7 @@ def test_truncation_at_any_length_is_refused(file):
     whole = file.read_bytes()
     for length in range(len(whole)):
         file.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="new/task.safetensors: damaged"):
+        with pytest.raises(ValueError, match=r"new/task\.safetensors: damaged"):
             read_key_elements(file)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: N803 - A and B are the names of the factors in the papers
 import pytest
 import torch
 

@@ -1,0 +1,105 @@
+import json
+
+import pytest
+from peft import LoraConfig, PeftConfig
+from peft.utils import PeftType
+
+from sefe_plugin.reglora import RegLoraConfig
+
+
+def test_defaults_are_the_papers():
+    config = RegLoraConfig()
+    assert (config.reg_weight, config.key_ratio, config.reduction) == (2500.0, 0.02, "official_mean")
+    assert config.peft_type == PeftType.REGLORA == "REGLORA"
+    assert PeftType("REGLORA") is PeftType.REGLORA
+    assert PeftType.REGLORA in list(PeftType)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("reg_weight", -1.0),
+        ("reg_weight", float("nan")),
+        ("reg_weight", float("inf")),
+        ("reg_weight", "2.5e3"),
+        ("reg_weight", True),
+        ("key_ratio", 0.0),
+        ("key_ratio", 1.5),
+        ("key_ratio", float("nan")),
+        ("key_ratio", None),
+        ("reduction", "mean"),
+        ("bias", "all"),
+        ("bias", "lora_only"),
+        ("use_dora", True),
+        ("use_qalora", True),
+        ("alora_invocation_tokens", [1, 2]),
+        ("target_parameters", ["experts.down_proj"]),
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "olora"),
+    ],
+)
+def test_refusals_name_the_option(option, value):
+    with pytest.raises(ValueError, match=option):
+        RegLoraConfig(task_type="CAUSAL_LM", **{option: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reg_weight": 0},
+        {"key_ratio": 1},
+        {"reduction": "per_task_sum"},
+        {"use_rslora": True},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": False},
+    ],
+)
+def test_accepted(options):
+    assert vars(RegLoraConfig(**options)).items() >= options.items()
+
+
+def test_on_disk_it_is_a_plain_lora(tmp_path):
+    ours = RegLoraConfig(
+        r=5,
+        target_modules=["q_proj"],
+        rank_pattern={"v_proj": 2},
+        reg_weight=7,
+        key_ratio=0.3,
+        reduction="per_task_sum",
+    )
+    ours.save_pretrained(str(tmp_path / "ours"))
+    LoraConfig(r=5, target_modules=["q_proj"], rank_pattern={"v_proj": 2}).save_pretrained(str(tmp_path / "plain"))
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == [
+        "adapter_config.json",
+        "reglora_config.json",
+    ]
+    written = (tmp_path / "ours" / "adapter_config.json").read_text()
+    assert written == (tmp_path / "plain" / "adapter_config.json").read_text()
+    assert type(PeftConfig.from_pretrained(str(tmp_path / "ours"))) is LoraConfig
+
+    back = RegLoraConfig.from_pretrained(str(tmp_path / "ours"))
+    assert type(back) is RegLoraConfig
+    assert vars(back) == vars(ours)
+
+
+def test_a_folder_of_a_plain_lora_is_refused(tmp_path):
+    LoraConfig().save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match=r"reglora_config.json: not found.*plain LoRA"):
+        RegLoraConfig.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"reg_weight": 1}', '{"reg_weight": 1, "key_ratio": 1, "lambda": 1}'])
+def test_a_damaged_side_file_is_refused(tmp_path, content):
+    RegLoraConfig().save_pretrained(str(tmp_path))
+    (tmp_path / "reglora_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"reglora_config.json: (not valid JSON|must hold exactly)"):
+        RegLoraConfig.from_pretrained(str(tmp_path))
+
+
+def test_values_of_the_side_file_are_checked(tmp_path):
+    RegLoraConfig().save_pretrained(str(tmp_path))
+    options = {"reg_weight": -1, "key_ratio": 0.1, "reduction": "official_mean"}
+    (tmp_path / "reglora_config.json").write_text(json.dumps(options))
+    with pytest.raises(ValueError, match="reg_weight"):
+        RegLoraConfig.from_pretrained(str(tmp_path))
