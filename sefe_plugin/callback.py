@@ -29,9 +29,9 @@ class SefeCallback(TrainerCallback):
     """Train a task with RegLoRA: penalise the key elements of earlier tasks, then find and save this task's.
 
     The gradient of lambda * R is put into ``.grad`` at the beginning of every optimizer step, where the loss's
-    gradients are added to it. The penalty so has the weight lambda, as in the paper, with every loss, label smoothing,
-    gradient accumulation and number of processes, and is clipped together with the loss's gradient. The official code
-    adds it to the loss inside the model; the two agree where that loss is a plain mean over the batch.
+    gradients are added to it. So the penalty has the weight lambda with every loss, label smoothing, gradient
+    accumulation and number of processes, and is clipped together with the loss's gradient. The official code adds it
+    to the loss inside the model, which is the same as long as gradients are not accumulated.
 
     lambda * R is logged beside the loss as ``reglora_penalty``.
 

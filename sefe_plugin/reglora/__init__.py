@@ -1,4 +1,4 @@
-"""RegLoRA (SEFE, Eq. 4-5): LoRA with a penalty on the key elements of earlier tasks, as a tuner type of PEFT.
+"""RegLoRA (SEFE, arXiv 2505.02486): LoRA with a penalty on the key elements of earlier tasks, as a tuner type of PEFT.
 
 Importing this package adds the type ``REGLORA`` to PEFT. It touches nothing that exists there: adapters of every
 other type load, train and save as before.

@@ -26,7 +26,7 @@ def row_tiles(rows: int, cols: int) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def find_key_elements(A: torch.Tensor, B: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Find the key elements of a weight change: the top M of |B A| (SEFE, definition of R_i).
+    """Find the key elements of a weight change: the top M of |B A| (SEFE, section on RegLoRA).
 
     Equal values are ranked by their position, the lowest first. The product is computed in fp32, one tile of rows at
     a time; the official code computes it whole in the dtype of the saved weights.

@@ -2,7 +2,7 @@
 """The penalty on one matrix and its gradient, formed directly from the factors A and B.
 
 With dW = B A, the key elements p of the earlier tasks and the number n_p of tasks that chose p, the penalty is
-``weight * sum_p n_p |dW_p|`` (SEFE, Eq. 5; `weight` holds lambda and the reduction). Its gradient with respect to dW
+``weight * sum_p n_p |dW_p|`` (`weight` holds lambda and the reduction). Its gradient with respect to dW
 is the sparse matrix G with ``G_p = weight * n_p * sign(dW_p)``, sign(0) = 0, and with respect to the factors
 ``B^T G`` and ``G A^T``.
 """

@@ -162,3 +162,11 @@ def test_key_elements_of_another_model_are_refused(file, shapes, key_ratio, mess
 
 def test_key_elements_of_the_same_model_fit(file):
     read_key_elements(file).check_fits(example(file).shapes, 0.1)
+
+
+def test_tensors_of_another_type_are_refused(file):
+    with safe_open(file, framework="pt") as archive:
+        metadata = archive.metadata()
+    save_file({"layers.0.q_proj": torch.ones(3, dtype=torch.bfloat16)}, file, metadata)
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        read_key_elements(file)
