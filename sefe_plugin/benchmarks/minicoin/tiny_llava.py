@@ -114,6 +114,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerat
         num_key_value_heads=5,
         max_position_embeddings=512,
         tie_word_embeddings=True,
+        initializer_range=0.08,
         **special,
     )
     config = LlavaConfig(
@@ -127,11 +128,29 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerat
     )
     model = LlavaForConditionalGeneration(config)
     model.generation_config.update(**special, do_sample=False)
+    for layer in model.model.language_model.layers:
+        _start_as_copier(layer.self_attn)
     return model
 
 
+@torch.no_grad()
+def _start_as_copier(attention: torch.nn.Module) -> None:
+    """Let equal tokens attend to each other and pass themselves on, which answers by look-up are made of.
+
+    Source: "mimetic initialization" (Trockman and Kolter, ICML 2023), there with other shares of the identity.
+    """
+    attention.k_proj.weight.copy_(attention.q_proj.weight)
+    attention.o_proj.weight.copy_(attention.v_proj.weight.T)
+
+
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write model (bf16, safetensors), tokenizer and processor into `folder`; the model itself becomes bf16."""
+    """Write model (bf16, safetensors), tokenizer and processor into `folder`; the model itself becomes bf16.
+
+    The configuration says fp32, so that whoever loads the model with its own dtype computes in fp32: bf16 is many times
+    slower on a CPU, and too coarse to merge adapters into.
+    """
     model.to(torch.bfloat16).save_pretrained(folder)
+    config_file = folder / "config.json"
+    config_file.write_text(config_file.read_text(encoding="utf-8").replace('"bfloat16"', '"float32"'), encoding="utf-8")
     make_processor(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
