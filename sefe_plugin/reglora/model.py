@@ -157,10 +157,10 @@ class RegLoraModel(LoraModel):
     def _check_new_adapter_config(self, config: LoraConfig) -> None:
         """Refuse a second adapter."""
         super()._check_new_adapter_config(config)
-        if self._factors():
+        if any(isinstance(module, LoraLayer) for module in self.model.modules()):
             raise ValueError(
-                f"A RegLoRA model carries one adapter, and this one has '{self.active_adapters[0]}'. Merge it with "
-                "`merge_and_unload` before the next one is made."
+                "A RegLoRA model carries one adapter, and this model has one. Merge it with `merge_and_unload` before "
+                "the next one is made."
             )
 
     def _create_and_replace(self, lora_config, adapter_name, target, target_name, parent, current_key, **kwargs):

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 import torch
-from peft import LoraModel, PeftModel, get_peft_model
+from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
 from safetensors import safe_open
 from torch import nn
 
@@ -225,6 +225,12 @@ def test_a_second_adapter_is_refused(tiny_reglora):
     with pytest.raises(ValueError, match="one adapter"):
         model.add_adapter("second", RegLoraConfig(target_modules=["q_proj"]))
     assert list(model.peft_config) == ["default"]
+
+
+def test_a_plain_lora_that_is_not_merged_is_refused(tiny_llama):
+    base = get_peft_model(tiny_llama(), LoraConfig(target_modules=["q_proj"])).base_model.model
+    with pytest.raises(ValueError, match="one adapter"):
+        get_peft_model(base, RegLoraConfig(target_modules=["q_proj"]), adapter_name="second")
 
 
 def test_an_adapter_of_another_name_may_follow_a_merged_one(tiny_reglora, tmp_path, key_element_files):
