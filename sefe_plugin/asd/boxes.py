@@ -61,17 +61,17 @@ def place_in_words(box: Box, extent: float) -> str:
     return f"{row} {column}".strip() or "center"
 
 
-def box_nearby(text: str, extent: float, rng: random.Random) -> str:
+def box_nearby(text: str, box: Box, extent: float, rng: random.Random) -> str:
     """Write a box of about the same size near a given one, in the given one's notation.
 
     Each side is 0.5 to 1 times as long and the centre moves by up to one side; the result stays inside the image.
 
     Args:
-        text: The box to move, as `parse_box` reads it.
+        text: The box to move, whose notation is kept.
+        box: The same as numbers, as `parse_box` reads it.
         extent: The coordinate of the image's right and lower edge.
         rng: Source of randomness.
     """
-    box = parse_box(text)
     low, high = [0.0, 0.0], [0.0, 0.0]
     for axis in (0, 1):
         side = box[axis + 2] - box[axis]
@@ -79,9 +79,10 @@ def box_nearby(text: str, extent: float, rng: random.Random) -> str:
         centre = (box[axis] + box[axis + 2]) / 2 + side * (2 * rng.random() - 1)
         low[axis] = min(max(centre - length / 2, 0.0), extent - length)
         high[axis] = low[axis] + length
+    parts = _NUMBER.split(text)
     decimals = max(len(number.partition(".")[2]) for number in _NUMBER.findall(text))
-    numbers = iter([f"{value:.{decimals}f}" for value in (*low, *high)])
-    return _NUMBER.sub(lambda _: next(numbers), text)
+    numbers = [f"{value:.{decimals}f}" for value in (*low, *high)]
+    return "".join([part for pair in zip(parts, [*numbers, ""], strict=True) for part in pair])
 
 
 def _area(box: Box) -> float:
@@ -90,3 +91,29 @@ def _area(box: Box) -> float:
 
 def _third(doubled_centre: float, extent: float) -> int:
     return min(max(int(1.5 * doubled_centre / extent), 0), 2)
+
+
+def square_to_image(box: Box, width: int, height: int) -> Box:
+    """Turn a box given in shares of the image padded to a square into shares of the image itself.
+
+    The padding lies on both sides of the shorter edge, as in LLaVA; CoIN's boxes are given so. What lies in the
+    padding is cut off.
+
+    Args:
+        box: x1, y1, x2, y2 in [0, 1], as shares of the square's side.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+
+    Returns:
+        x1, x2 as shares of the width and y1, y2 as shares of the height, in [0, 1].
+
+    Example:
+        >>> square_to_image((0.25, 0.25, 0.5, 0.75), width=200, height=100)
+        (0.25, 0.0, 0.5, 1.0)
+    """
+    side = max(width, height)
+    shares = [
+        (coordinate * side - (side - edge) / 2) / edge
+        for coordinate, edge in zip(box, (width, height, width, height), strict=True)
+    ]
+    return tuple(min(max(share, 0.0), 1.0) for share in shares)

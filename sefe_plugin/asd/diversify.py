@@ -2,13 +2,14 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from sefe_plugin.asd.items import Sample, UnsuitableSampleError, parse_item
+from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.rules import check_native, native_style, other_styles, rewrite_item
-from sefe_plugin.asd.styles import YES_NO
+from sefe_plugin.asd.styles import EXPLANATIONS, YES_NO
 
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,24 @@ class Origin:
     style: str
     question: str
     answer: str
+
+
+class Rewrite(NamedTuple):
+    """A sample chosen for another style.
+
+    Attributes:
+        index: Its place in the task, from 0.
+        style: The style that it gets.
+        truth: Whether it claims the gold answer, if it becomes a claim.
+        item: The sample taken apart.
+        sample: What the rules make of it; None in a task of explanations, which no rule can shorten.
+    """
+
+    index: int
+    style: str
+    truth: bool
+    item: Item
+    sample: Sample | None
 
 
 def diversify(
@@ -67,40 +86,76 @@ def diversify(
         >>> origins[0].index, origins[0].style, new[origins[0].index].answer in ("Yes", "No")
         (0, 'yes_no', True)
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"ratio must be a share in [0, 1], got {ratio}; write 20 percent as 0.2")
-    wanted = round(ratio * len(samples))
+    check_ratio(ratio)
     result = list(samples)
-    if wanted == 0:
+    if round(ratio * len(samples)) == 0:
         return result, []
     native = native_style(samples) if native is None else native
     check_native(native)
-    styles = other_styles(native)
-    pool = AnswerPool(samples, native)
+    origins = []
+    for made in rewrites(len(samples), samples.__getitem__, ratio, seed, AnswerPool(samples, native)):
+        old = samples[made.index]
+        result[made.index] = made.sample
+        origins.append(Origin(made.index, native, made.style, old.question, old.answer))
+    return result, sorted(origins, key=lambda origin: origin.index)
+
+
+def check_ratio(ratio: float) -> None:
+    """Refuse a share outside [0, 1].
+
+    Raises:
+        ValueError: Where the ratio is out of range or not a number.
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio must be a share in [0, 1], got {ratio}; write 20 percent as 0.2")
+
+
+def rewrites(
+    count: int, read: Callable[[int], Sample], ratio: float, seed: int, pool: AnswerPool
+) -> Iterator[Rewrite]:
+    """Choose ``round(ratio * count)`` samples as `diversify` does, and rewrite them one by one.
+
+    Args:
+        count: Size of the task, n.
+        read: Returns the sample at an index below n, or raises `UnsuitableSampleError` to have it passed over.
+        ratio: X, share of the samples to rewrite, in [0, 1].
+        seed: Seed of the choice and of the rewriting.
+        pool: The task's answers and its own style.
+
+    Yields:
+        The chosen samples in the order of choice.
+
+    Raises:
+        ValueError: At the end, where too few samples can be rewritten.
+    """
+    wanted = round(ratio * count)
+    styles, by_rule = other_styles(pool.native), pool.native not in EXPLANATIONS
     truth = random.Random(f"{seed}/truth").random() < 0.5
-    origins: list[Origin] = []
-    reasons: list[UnsuitableSampleError] = []
-    for index in _random_order(len(samples), seed):
-        style = styles[len(origins) % len(styles)]
+    rng = random.Random()
+    done, passed, first = 0, 0, None
+    for index in _random_order(count, seed) if wanted else ():
+        style = styles[done % len(styles)]
+        # Seeding anew gives each sample a stream of its own, at half the cost of a new generator.
+        rng.seed(f"{seed}/{index}")
         try:
-            item = parse_item(samples[index], native, pool.extent)
-            result[index] = rewrite_item(item, style, pool, random.Random(f"{seed}/{index}"), truth)
+            item = parse_item(read(index), pool.native, pool.extent)
+            sample = rewrite_item(item, style, pool, rng, truth) if by_rule else None
         except UnsuitableSampleError as reason:
-            reasons.append(reason)
+            passed, first = passed + 1, first or reason
             continue
+        yield Rewrite(index, style, truth, item, sample)
         if style == YES_NO and item.kind != YES_NO:
             truth = not truth
-        origins.append(Origin(index, native, style, samples[index].question, samples[index].answer))
-        if len(origins) == wanted:
+        done += 1
+        if done == wanted:
             break
-    if len(origins) < wanted:
+    if done < wanted:
         raise ValueError(
-            f"{wanted} of {len(samples)} samples of style {native!r} are to be rewritten, but rules can rewrite only "
-            f"{len(origins)}; lower the ratio or name another native style. First reason: {reasons[0]}"
+            f"{wanted} of {count} samples of style {pool.native!r} are to be rewritten, but only {done} can be; "
+            f"lower the ratio or name another native style. First reason: {first}"
         )
-    if reasons:
-        logger.warning("%d samples passed over that no rule can rewrite; the first: %s", len(reasons), reasons[0])
-    return result, sorted(origins, key=lambda origin: origin.index)
+    if passed:
+        logger.warning("%d samples passed over that cannot be rewritten; the first: %s", passed, first)
 
 
 def _random_order(count: int, seed: int) -> list[int]:

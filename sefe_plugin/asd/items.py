@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from sefe_plugin.asd.boxes import box_iou, parse_box, place_in_words
+from sefe_plugin.asd.boxes import Box, box_iou, parse_box, place_in_words
 from sefe_plugin.asd.styles import MULTIPLE_CHOICE
 from sefe_plugin.asd.texts import BOX, answer_kind, option_letter, option_lines, split_options, split_question
 
@@ -106,14 +106,18 @@ class Region(Item):
     """A grounding item: the stem is the sentence that describes the region, the gold is its box.
 
     Attributes:
+        box: The gold box as numbers.
         extent: The coordinate of the image's right and lower edge.
     """
 
+    box: Box = (0.0, 0.0, 0.0, 0.0)
     extent: float = 1.0
+
+    kind = BOX
 
     def admits(self, wrong: str) -> bool:
         """Tell whether a box is wrong: it covers the gold box by an IoU of at most 0.5."""
-        return box_iou(parse_box(wrong), self._box) <= 0.5
+        return box_iou(parse_box(wrong), self.box) <= 0.5
 
     def claim(self, value: str) -> str:
         """Ask whether a box is the region."""
@@ -129,21 +133,17 @@ class Region(Item):
 
     def brief(self) -> str:
         """Give the box and its place in words."""
-        return f"The region is {self.gold}, at the {place_in_words(self._box, self.extent)} of the image."
+        return f"The region is {self.gold}, at the {place_in_words(self.box, self.extent)} of the image."
 
     def detailed(self) -> str:
         """Restate the sentence, then give the box, its place in words and its size in percent of the image."""
-        width, height = (round(100 * (self._box[i + 2] - self._box[i]) / self.extent) for i in (0, 1))
-        place = place_in_words(self._box, self.extent)
+        width, height = (round(100 * (self.box[i + 2] - self.box[i]) / self.extent) for i in (0, 1))
+        place = place_in_words(self.box, self.extent)
         return (
             f"The sentence to find is '{self.stem}'. Looking at the image, the region that it describes is "
             f"{self.gold}. It lies at the {place} of the image and takes up about {width} percent of its width "
             f"and {height} percent of its height."
         )
-
-    @cached_property
-    def _box(self) -> tuple[float, float, float, float]:
-        return parse_box(self.gold)
 
 
 def parse_item(sample: Sample, native: str, extent: float = 1.0) -> Item:
@@ -172,13 +172,13 @@ def parse_item(sample: Sample, native: str, extent: float = 1.0) -> Item:
 
 
 def _parse_region(sample: Sample, head: str, stem: str, answer: str, extent: float) -> Region:
-    match = _SENTENCE.search(stem)
-    if match is None or parse_box(answer) is None:
+    match, box = _SENTENCE.search(stem), parse_box(answer)
+    if match is None or box is None:
         raise UnsuitableSampleError(
             "a grounding sample asks for the region described by the sentence '...' in the format [x1, y1, x2, y2] "
             f"and answers with one such box, got {sample}"
         )
-    return Region(head, match.group(1) or match.group(2), answer, extent=extent)
+    return Region(head, match.group(1) or match.group(2), answer, box=box, extent=extent)
 
 
 def _parse_choice(sample: Sample, head: str, stem: str, answer: str) -> Item:

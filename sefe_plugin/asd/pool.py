@@ -87,7 +87,7 @@ class AnswerPool:
     def _boxes(self, item: Region, rng: random.Random) -> Iterator[str]:
         nearby = rng.random() < 0.5
         for _ in range(4 * _DRAWS):
-            yield box_nearby(item.gold, item.extent, rng) if nearby else pick(self._groups[BOX,], rng)
+            yield box_nearby(item.gold, item.box, item.extent, rng) if nearby else pick(self._groups[BOX,], rng)
             nearby = not nearby
         yield from _around(self._distinct[BOX,], rng)
 

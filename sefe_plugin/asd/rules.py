@@ -7,21 +7,22 @@ items (claims with a yes or no, lettered options) is this project's; the paper d
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from sefe_plugin.asd.assembly import Texts, assemble, distractors_needed
 from sefe_plugin.asd.boxes import parse_box
 from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
-from sefe_plugin.asd.pool import AnswerPool, shuffled
+from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.styles import (
     BRIEF,
     DETAILED,
-    FORMAT_LINES,
+    EXPLANATIONS,
     MULTIPLE_CHOICE,
     SHORT_ANSWER,
     STYLES,
     YES_NO,
 )
-from sefe_plugin.asd.texts import BOX, answer_key, option_letter, option_lines, split_options, split_question
+from sefe_plugin.asd.texts import BOX, answer_key, option_letter, split_options, split_question
 
 
 __all__ = [
@@ -129,7 +130,7 @@ def check_native(native: str) -> None:
         ValueError: For the two explanation styles, and for an unknown style.
     """
     other_styles(native)
-    if native in (BRIEF, DETAILED):
+    if native in EXPLANATIONS:
         raise ValueError(
             f"answers of style {native!r} cannot be shortened by rule; let a model write the other styles ahead of "
             "time and train on the prepared file, or set the share of other styles to 0 for this task"
@@ -138,45 +139,10 @@ def check_native(native: str) -> None:
 
 def rewrite_item(item: Item, style: str, pool: AnswerPool, rng: random.Random, truth: bool) -> Sample:
     """Do the work of `rewrite` on a sample already taken apart."""
-    body, answer = _WRITERS[style](item, pool, rng, truth)
-    return Sample(f"{item.head}{body}\n{FORMAT_LINES[style]}", answer)
-
-
-def _yes_no(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
-    if item.kind == YES_NO:
-        return item.choice(), answer_key(item.gold).capitalize()
-    value = item.gold if truth else pool.distractors(item, 1, rng)[0]
-    return item.claim(value), "Yes" if truth else "No"
-
-
-def _multiple_choice(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
-    if item.kind == YES_NO:
-        gold, wrong = answer_key(item.gold).capitalize(), {"yes": ["No"], "no": ["Yes"]}[answer_key(item.gold)]
-    else:
-        gold, wrong = item.gold, pool.distractors(item, 3, rng)
-    options = shuffled([gold, *wrong], rng)
-    return "\n".join([item.choice(), *option_lines(options)]), chr(ord("A") + options.index(gold))
-
-
-def _short_answer(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
-    return item.choice(), item.gold
-
-
-def _brief(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
-    return item.open(), item.brief()
-
-
-def _detailed(item: Item, pool: AnswerPool, rng: random.Random, truth: bool) -> tuple[str, str]:
-    return item.open(), item.detailed()
-
-
-_WRITERS: dict[str, Callable[[Item, AnswerPool, random.Random, bool], tuple[str, str]]] = {
-    YES_NO: _yes_no,
-    MULTIPLE_CHOICE: _multiple_choice,
-    SHORT_ANSWER: _short_answer,
-    BRIEF: _brief,
-    DETAILED: _detailed,
-}
+    count = distractors_needed(item, style, truth)
+    distractors = tuple(pool.distractors(item, count, rng)) if count else ()
+    answer = {SHORT_ANSWER: lambda: item.gold, BRIEF: item.brief, DETAILED: item.detailed}.get(style, str)()
+    return assemble(item, style, Texts(distractors, answer), rng, truth)
 
 
 def _form(stem: str, answer: str) -> str:

@@ -21,3 +21,6 @@ FORMAT_LINES: dict[str, str] = {
 
 #: All five styles, in the paper's order.
 STYLES: tuple[str, ...] = tuple(FORMAT_LINES)
+
+#: The two styles whose answers are sentences.
+EXPLANATIONS: tuple[str, ...] = (BRIEF, DETAILED)

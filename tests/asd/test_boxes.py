@@ -52,7 +52,7 @@ def test_iou_is_symmetric_and_free_of_scale(first, second, scale):
 @given(box, st.integers(0, 1000))
 def test_a_box_nearby_keeps_notation_and_image(gold, seed):
     text = "[{:.2f},{:.2f}, {:.2f} ,{:.2f}]".format(*gold)
-    moved = box_nearby(text, 1.0, random.Random(seed))
+    moved = box_nearby(text, gold, 1.0, random.Random(seed))
     x1, y1, x2, y2 = parse_box(moved)
     assert [part.count(".") for part in moved.split(",")] == [1, 1, 1, 1]
     assert all(len(part.strip(" []").partition(".")[2]) == 2 for part in moved.split(","))
@@ -63,7 +63,7 @@ def test_a_box_nearby_keeps_notation_and_image(gold, seed):
 
 
 def test_a_box_of_whole_numbers_stays_whole():
-    assert "." not in box_nearby("[10, 20, 300, 400]", 999.0, random.Random(0))
+    assert "." not in box_nearby("[10, 20, 300, 400]", (10, 20, 300, 400), 999.0, random.Random(0))
 
 
 @pytest.mark.parametrize(

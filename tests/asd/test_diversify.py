@@ -126,7 +126,7 @@ def test_samples_without_their_parts_are_passed_over_with_a_warning(caplog):
 def test_too_few_suitable_samples_are_an_error():
     samples = choice_task(40)
     samples[::2] = [Sample(sample.question, "one") for sample in samples[::2]]
-    with pytest.raises(ValueError, match=r"24 of 40 .* only 20; lower the ratio"):
+    with pytest.raises(ValueError, match=r"24 of 40 .* only 20 can be; lower the ratio"):
         diversify(samples, 0.6, seed=0)
 
 
