@@ -70,9 +70,27 @@ def _init(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from sefe_plugin.evaluation.report import format_table, load_report
+    from sefe_plugin.evaluation.report import format_report, format_table
 
-    print(format_table({str(run): load_report(run) for run in options.runs}))
+    reports = {str(run): _read_report(run) for run in options.runs}
+    if len(reports) == 1:
+        ((run, report),) = reports.items()
+        print(format_report(report, run))
+    else:
+        print(format_table(reports))
+
+
+def _read_report(run: Path) -> dict:
+    """The report of a run, or of what is complete of it."""
+    from sefe_plugin.evaluation.report import REPORT_FILE, build_report, load_report
+    from sefe_plugin.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    manifest = folder.read_manifest()
+    if manifest is None or (run / REPORT_FILE).is_file():
+        return load_report(run)
+    tasks = [task["name"] for task in manifest["recipe"]["tasks"]]
+    return build_report(tasks, *folder.matrices(tasks))
 
 
 def _minicoin_data(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ recipe check uses the same rules before anything starts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -122,6 +123,10 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
     if arguments.get("reglora_reduction", REDUCTIONS[0]) not in REDUCTIONS:
         faults.append(f"`reglora_reduction` must be one of {REDUCTIONS}; got {arguments['reglora_reduction']!r}.")
 
+    files = arguments.get("reglora_key_elements") or []
+    for file in map(str.strip, files.split(",")) if isinstance(files, str) else files:
+        if not Path(file).is_file():
+            faults.append(f"`reglora_key_elements`: the file {file} does not exist. Train the earlier task first.")
     if arguments.get("use_reglora"):
         if arguments.get("finetuning_type", "lora") != "lora":
             faults.append(f"`use_reglora` needs `finetuning_type: lora`; got {arguments['finetuning_type']!r}.")

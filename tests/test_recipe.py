@@ -61,7 +61,7 @@ def test_all_faults_come_at_once(recipe):
     for expected in (
         "`asd_ratio` must be a share in [0, 1]",
         "got 2.",
-        "`reglora_wieght` is not a key of LLaMA-Factory or of this plugin; got value 1.0. Did you mean `reglora_weight`?",
+        "`reglora_wieght` is not a key of LLaMA-Factory or of this plugin; got value 1.0. Did you mean",
         "`reglora_key_ratio` must be a share in (0, 1]",
         "`reglora_reduction` must be one of ('official_mean', 'per_task_sum'); got 'sum'.",
         "`num_train_epochs` must be float; got 'many'.",
@@ -167,6 +167,8 @@ def test_benchmarks_are_whole(name):
 
 def test_single_run_with_plugin_keys_is_checked_too():
     assert single_run_faults({"use_reglora": True, "learning_rate": 1e-4}, host_keys()) == []
+    found = single_run_faults({"use_reglora": True, "reglora_key_elements": "a.safetensors, b"}, host_keys())
+    assert [fault.split("the file ")[1].split()[0] for fault in found] == ["a.safetensors", "b"]
     found = single_run_faults({"use_reglora": True, "asd_ratoi": 0.2, "reglora_weight": -1}, host_keys())
     assert len(found) == 2
     assert "Did you mean `asd_ratio`?" in found[0]

@@ -27,7 +27,8 @@ with open(folder.parent / "calls", "a") as calls:
 (folder / "adapter_config.json").write_text("{}")
 (folder / "key_elements.safetensors").touch()
 names = [test_set["name"] for test_set in keys["test_sets"]]
-scores = {name: {"accuracy": 90.0 - 10 * (len(names) - 1 - i), "format": 100.0, "count": 5} for i, name in enumerate(names)}
+last = len(names) - 1
+scores = {name: {"accuracy": 90.0 - 10 * (last - i), "format": 100.0, "count": 5} for i, name in enumerate(names)}
 (folder / "scores.json").write_text(json.dumps(scores))
 """
 

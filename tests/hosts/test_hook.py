@@ -25,7 +25,11 @@ def python(code: str, **environment: str) -> str:
 
 
 def test_hook_imports_nothing_but_itself():
-    code = "import os; before = set(sys.modules)\nimport sefe_plugin.hosts.hook as h; h.install()\nprint(*sorted(set(sys.modules) - before))"
+    code = (
+        "import os; before = set(sys.modules)\n"
+        "import sefe_plugin.hosts.hook as h; h.install()\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
     assert set(python(code).split()) == {"sefe_plugin", "sefe_plugin.hosts", "sefe_plugin.hosts.hook"}
 
 

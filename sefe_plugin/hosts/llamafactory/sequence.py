@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sefe_plugin.evaluation.report import format_report
 from sefe_plugin.files import write_text
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.watch import announce_runner
@@ -54,10 +55,14 @@ def intercept(arguments: list[str]) -> bool:
         announce_runner()
         # waiting threads that sleep instead of spin: several times faster wherever cores are shared
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        run_sequence(recipe, write_task_recipe, _command, lambda line: print(line, flush=True))
+        report = run_sequence(recipe, write_task_recipe, _command, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print("Stopped. The same command continues after the last complete task.", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
     except (RecipeError, RunFolderError, TaskFailedError) as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+    print(format_report(report, f"{source}: report in {recipe.output_dir}"), flush=True)
     return True
 
 
