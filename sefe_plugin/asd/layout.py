@@ -1,0 +1,191 @@
+"""Where a record keeps question, answer and images: LLaMA-Factory's dataset entries, in ShareGPT and Alpaca form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sefe_plugin.asd.items import Sample, UnsuitableSampleError
+from sefe_plugin.files import read_json
+
+
+Record = dict[str, Any]
+
+_SUFFIXES = (".json", ".jsonl")
+_ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
+_MESSAGES_COLUMNS = {"messages": "conversations"}
+_TAGS = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "system_tag": "system",
+}
+
+
+@dataclass(frozen=True)
+class AlpacaLayout:
+    """One column for each part of the turn.
+
+    Attributes:
+        columns: Name of the column of `prompt` and `response`, and possibly of `query`, `history` and `images`.
+    """
+
+    columns: Mapping[str, str]
+
+    def read(self, record: Record) -> Sample:
+        """Take question and answer out of a record.
+
+        Raises:
+            UnsuitableSampleError: Where the record is not one turn of one question and one answer.
+        """
+        prompt, response = record.get(self.columns["prompt"]), record.get(self.columns["response"])
+        if self._part(record, "history") or not isinstance(prompt, str) or not isinstance(response, str):
+            raise UnsuitableSampleError(f"the sample is not one question with one answer: {_excerpt(record)}")
+        query = self._part(record, "query")
+        return Sample(f"{prompt}\n{query}" if query else prompt, response)
+
+    def write(self, record: Record, sample: Sample) -> Record:
+        """Return the record with another question and answer; every other column stays as it is."""
+        emptied = {self.columns["query"]: ""} if self._part(record, "query") else {}
+        turn = {self.columns["prompt"]: sample.question, self.columns["response"]: sample.answer}
+        return {**record, **emptied, **turn}
+
+    def images(self, record: Record) -> tuple[str, ...]:
+        """List a record's images as they stand there: paths, possibly none."""
+        return _listed(self._part(record, "images"))
+
+    def _part(self, record: Record, name: str) -> Any:
+        return record.get(self.columns[name]) if name in self.columns else None
+
+
+@dataclass(frozen=True)
+class MessagesLayout:
+    """A list of messages, each with a role and a text (ShareGPT, OpenAI).
+
+    Attributes:
+        messages: Name of the column with the messages.
+        image_column: Name of the column with the images, None without one.
+        tags: Keys of a message (`role_tag`, `content_tag`) and names of the roles (`user_tag`, `assistant_tag`,
+            `system_tag`).
+    """
+
+    messages: str
+    image_column: str | None
+    tags: Mapping[str, str]
+
+    def read(self, record: Record) -> Sample:
+        """Take question and answer out of a record.
+
+        Raises:
+            UnsuitableSampleError: Where the record is not one turn of one question and one answer.
+        """
+        first = self._first_turn(record)
+        user, assistant = record[self.messages][first:]
+        return Sample(user[self.tags["content_tag"]], assistant[self.tags["content_tag"]])
+
+    def write(self, record: Record, sample: Sample) -> Record:
+        """Return the record with another question and answer; everything else stays as it is."""
+        first, content = self._first_turn(record), self.tags["content_tag"]
+        kept, (user, assistant) = record[self.messages][:first], record[self.messages][first:]
+        turn = [{**user, content: sample.question}, {**assistant, content: sample.answer}]
+        return {**record, self.messages: [*kept, *turn]}
+
+    def images(self, record: Record) -> tuple[str, ...]:
+        """List a record's images as they stand there: paths, possibly none."""
+        return _listed(record.get(self.image_column))
+
+    def _first_turn(self, record: Record) -> int:
+        roles = [message.get(self.tags["role_tag"]) for message in record.get(self.messages) or ()]
+        first = 1 if roles[:1] == [self.tags["system_tag"]] else 0
+        if roles[first:] != [self.tags["user_tag"], self.tags["assistant_tag"]]:
+            raise UnsuitableSampleError(f"the sample is not one question with one answer: {_excerpt(record)}")
+        return first
+
+
+Layout = AlpacaLayout | MessagesLayout
+
+
+def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
+    """Read the layout from an entry of LLaMA-Factory's `dataset_info.json`.
+
+    Args:
+        name: Name of the dataset, for messages.
+        entry: The entry. As in LLaMA-Factory, where it has `columns` those it does not name do not exist; tags that
+            it does not name are ShareGPT's.
+
+    Raises:
+        ValueError: For preference data and unknown formattings, and where a needed column is not named.
+    """
+    formatting = entry.get("formatting", "alpaca")
+    if formatting not in ("alpaca", "sharegpt", "openai") or entry.get("ranking"):
+        raise ValueError(
+            f"dataset {name}: ASD rewrites supervised samples, `formatting` alpaca, sharegpt or openai without "
+            f"`ranking`; got {formatting!r} and ranking {entry.get('ranking', False)}"
+        )
+    default = _ALPACA_COLUMNS if formatting == "alpaca" else _MESSAGES_COLUMNS
+    columns = entry.get("columns", default)
+    if missing := [part for part in default if part not in columns and part != "query"]:
+        raise ValueError(f"dataset {name}: `columns` must name {' and '.join(missing)}, got {dict(columns)}")
+    if formatting == "alpaca":
+        return AlpacaLayout(columns)
+    return MessagesLayout(columns["messages"], columns.get("images"), {**_TAGS, **entry.get("tags", {})})
+
+
+def layout_like(record: Record) -> Layout:
+    """Recognise the layout of a file without an entry by one of its records; images lie in `images` or `image`.
+
+    Raises:
+        ValueError: Where the record has none of the usual columns.
+    """
+    images = next(({"images": column} for column in ("images", "image") if column in record), {})
+    for column in ("conversations", "messages"):
+        if column in record:
+            openai = any("role" in message for message in record[column])
+            tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+            entry = {"columns": {"messages": column, **images}, "tags": tags if openai else {}}
+            return layout_of("", {"formatting": "sharegpt", **entry})
+    if {"instruction", "output"} <= record.keys():
+        return AlpacaLayout({**_ALPACA_COLUMNS, **images})
+    raise ValueError(
+        "the file's records have neither `conversations` or `messages` nor `instruction` and `output`, but "
+        f"{sorted(record)}; describe the columns in dataset_info.json and name the dataset instead of the file"
+    )
+
+
+def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
+    """Find a dataset's file and layout.
+
+    Args:
+        name: A dataset of `dataset_info.json`, or the path of a file.
+        folder: Folder of `dataset_info.json`, LLaMA-Factory's `dataset_dir`.
+
+    Returns:
+        The file, and the layout; None where the records have to show it.
+
+    Raises:
+        ValueError: Where there is no such dataset, or it is not one local JSON or JSON lines file.
+    """
+    if Path(name).suffix in _SUFFIXES:
+        return Path(name), None
+    info = folder / "dataset_info.json"
+    if not info.is_file():
+        raise ValueError(f"{info} does not exist; name its folder with --dataset_dir, or a .json or .jsonl file")
+    entries = read_json(info)
+    if name not in entries:
+        raise ValueError(f"{info} has no dataset {name!r}; it has {', '.join(entries) or 'none'}")
+    file = folder / entries[name].get("file_name", "")
+    if file.suffix not in _SUFFIXES or not file.is_file():
+        raise ValueError(
+            f"dataset {name}: `file_name` in {info} must be one .json or .jsonl file that exists, got {str(file)!r}"
+        )
+    return file, layout_of(name, entries[name])
+
+
+def _listed(images: Any) -> tuple[str, ...]:
+    return (images,) if isinstance(images, str) else tuple(images or ())
+
+
+def _excerpt(record: Record) -> str:
+    text = str(record)
+    return text if len(text) <= 200 else text[:200] + "..."
