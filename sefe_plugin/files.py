@@ -35,5 +35,9 @@ def read_json(file: Path) -> Any:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Writes a JSON file, indented."""
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Writes a JSON file, indented.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

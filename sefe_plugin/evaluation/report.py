@@ -1,7 +1,5 @@
 """The report of a run: its matrices and metrics as data, as text and as pictures; and runs side by side."""
 
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from sefe_plugin.evaluation.metrics import (
     num_scored_tasks,
     split_forgetting,
 )
+from sefe_plugin.files import read_json, replacing, write_json, write_text
 
 
 REPORT_FILE = "report.json"
@@ -77,18 +76,16 @@ def write_report(folder: Path, report: dict, title: str) -> None:
     """
     from sefe_plugin.evaluation.figures import draw_curves, draw_matrices
 
-    folder.mkdir(parents=True, exist_ok=True)
     accuracy = report["accuracy_matrix"]
     figures = {
         "matrix.png": draw_matrices(report["tasks"], accuracy, report["format_matrix"], title),
         "curves.png": draw_curves(report["tasks"], accuracy, title),
     }
-    _write(folder / "report.md", format_report(report, title).encode())
+    write_text(folder / "report.md", format_report(report, title))
     for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        _write(folder / name, buffer.getvalue())
-    _write(folder / REPORT_FILE, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+        with replacing(folder / name) as temporary:
+            figure.savefig(temporary, format="png")
+    write_json(folder / REPORT_FILE, report)
 
 
 def load_report(folder: Path) -> dict:
@@ -104,7 +101,7 @@ def load_report(folder: Path) -> dict:
             f"no {REPORT_FILE} in {folder}: name the folder of a run whose report has been written"
         )
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         computed = build_report(stored["tasks"], stored["accuracy_matrix"], stored["format_matrix"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a report or is damaged ({error!r}); write the report again") from error
@@ -211,9 +208,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_number(cell: str) -> bool:
     return cell.lstrip("-").replace(".", "", 1).isdigit() or cell == "-"
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
