@@ -1,41 +1,20 @@
 """CoIN, the eight-task benchmark of SEFE, in the order and layout of the official repositories.
 
-Expected below `dataset_dir` (default `data/coin`): `annotations/<Task>/train.json` and `annotations/<Task>/test.json`,
-and the images where the annotations' relative paths lead, as in `playground/data/CoIN` of the SEFE repository.
+`dataset_dir` (default `data/coin`) is what `sefe coin prepare` wrote, or the official layout itself:
+`annotations/<Task>/train.json` and `annotations/<Task>/test.json`, and the images where the annotations' relative
+paths lead, as in `playground/data/CoIN` of the SEFE repository.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sefe_plugin.benchmarks import BenchmarkTask
-from sefe_plugin.files import write_json
+from sefe_plugin.benchmarks.coin.sources import IMAGES, ORIGINS
+from sefe_plugin.benchmarks.coin.tasks import MANIFEST_FILE, MANIFEST_VERSION, TASKS, dataset_entries
+from sefe_plugin.files import read_json, write_json
 
 
-TASKS = (
-    BenchmarkTask("ScienceQA", "multiple_choice"),
-    BenchmarkTask("TextVQA", "short_answer"),
-    BenchmarkTask("ImageNet", "class_name"),
-    BenchmarkTask("GQA", "short_answer"),
-    BenchmarkTask("VizWiz", "short_answer"),
-    BenchmarkTask("Grounding", "box"),
-    BenchmarkTask("VQAv2", "short_answer"),
-    BenchmarkTask("OCRVQA", "short_answer"),
-)
-
-_ANNOTATIONS = "Hugging Face datasets Zacks-Chen/CoIN (original) or jinpeng0528/CoIN-ASD (rewritten, MIT licence)"
-
-#: Task -> where its images come from.
-_IMAGES = {
-    "ScienceQA": "ScienceQA (images of the train, val and test splits, scienceqa.github.io)",
-    "TextVQA": "TextVQA v0.5.1 train_images (textvqa.org)",
-    "ImageNet": "ImageNet ILSVRC2012, 101 synsets (image-net.org, registration needed)",
-    "GQA": "GQA images (cs.stanford.edu/people/dorarad/gqa)",
-    "VizWiz": "VizWiz-VQA train and val images (vizwiz.org)",
-    "Grounding": "COCO train2014 (cocodataset.org)",
-    "VQAv2": "COCO train2014 and val2014 (cocodataset.org)",
-    "OCRVQA": "OCR-VQA images (ocr-vqa.github.io)",
-}
+__all__ = ["TASKS", "defaults", "faults", "prepare"]
 
 
 def defaults() -> dict[str, Any]:
@@ -44,22 +23,25 @@ def defaults() -> dict[str, Any]:
 
 
 def faults(arguments: Mapping[str, Any]) -> list[str]:
-    """Lists which annotation files are missing, what they are and where they come from."""
+    """Lists which files are missing, what they are, where they come from and what to do."""
     root = Path(arguments["dataset_dir"])
+    if (root / MANIFEST_FILE).is_file():
+        return _prepared_faults(root, arguments)
     missing = []
     for task in TASKS:
-        files = [root / "annotations" / task.name / f"{split}.json" for split in ("train", "test")]
-        absent = [str(file) for file in files if not file.is_file()]
+        absent = [
+            str(file) for split in ("train", "test") if not (file := _annotations(root, task.name, split)).is_file()
+        ]
         if absent:
             missing.append(
-                f"data of {task.name} is missing: {' and '.join(absent)}. Annotations: {_ANNOTATIONS}; "
-                f"images: {_IMAGES[task.name]}, below {root} where the annotations' paths lead."
+                f"data of {task.name} is missing: {' and '.join(absent)}. Get the annotations ({ORIGINS}) and the "
+                f"images ({IMAGES[task.name]}), then: sefe coin prepare SOURCE --images IMAGES --out {root}"
             )
     return missing
 
 
 def prepare(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the `dataset_info.json` of a run, which points to the annotation files where they lie.
+    """Writes the `dataset_info.json` of a run, which points to the datasets where they lie.
 
     Args:
         folder: dataset folder of the run.
@@ -69,20 +51,29 @@ def prepare(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
         The keys `dataset_dir` and `media_dir` for the run.
     """
     root = Path(arguments["dataset_dir"]).absolute()
-    info = {}
-    for task in TASKS:
-        stem = f"coin_{task.name.lower()}"
-        annotations = root / "annotations" / task.name
-        answer = "answer_bbox" if task.scorer == "box" else "answer"
-        info[f"{stem}_train"] = {
-            "file_name": str(annotations / "train.json"),
-            "formatting": "sharegpt",
-            "columns": {"messages": "conversations", "images": "image"},
-        }
-        info[f"{stem}_test"] = {
-            "file_name": str(annotations / "test.json"),
-            "columns": {"prompt": "text", "response": answer, "images": "image"},
-        }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "dataset_info.json", info)
-    return {"dataset_dir": str(folder), "media_dir": arguments.get("media_dir") or str(root)}
+    if (root / MANIFEST_FILE).is_file():
+        images, file_name = read_json(root / MANIFEST_FILE)["images"], _prepared
+    else:
+        images, file_name = str(root), _annotations
+    write_json(folder / "dataset_info.json", dataset_entries(lambda task, split: str(file_name(root, task, split))))
+    return {"dataset_dir": str(folder), "media_dir": arguments.get("media_dir") or images}
+
+
+def _annotations(root: Path, task: str, split: str) -> Path:
+    return root / "annotations" / task / f"{split}.json"
+
+
+def _prepared(root: Path, task: str, split: str) -> Path:
+    return root / task / f"{split}.jsonl"
+
+
+def _prepared_faults(root: Path, arguments: Mapping[str, Any]) -> list[str]:
+    manifest = read_json(root / MANIFEST_FILE)
+    if manifest.get("version") != MANIFEST_VERSION or "images" not in manifest:
+        return [f"{root / MANIFEST_FILE} was not written by this version of `sefe coin prepare`. Run it again."]
+    files = [_prepared(root, task.name, split) for task in TASKS for split in ("train", "test")]
+    found = [f"{file} is missing. Run `sefe coin prepare` again." for file in files if not file.is_file()]
+    images = Path(arguments.get("media_dir") or manifest["images"])
+    if not images.is_dir():
+        found.append(f"the folder of CoIN's images, {images}, does not exist. Set `media_dir` to where it is now.")
+    return found

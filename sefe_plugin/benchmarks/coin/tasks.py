@@ -1,0 +1,43 @@
+"""CoIN's tasks, and the datasets that stand for them."""
+
+from collections.abc import Callable
+
+from sefe_plugin.benchmarks import BenchmarkTask
+
+
+TASKS = (
+    BenchmarkTask("ScienceQA", "multiple_choice"),
+    BenchmarkTask("TextVQA", "short_answer"),
+    BenchmarkTask("ImageNet", "class_name"),
+    BenchmarkTask("GQA", "short_answer"),
+    BenchmarkTask("VizWiz", "short_answer"),
+    BenchmarkTask("Grounding", "box"),
+    BenchmarkTask("VQAv2", "short_answer"),
+    BenchmarkTask("OCRVQA", "short_answer"),
+)
+
+#: Written last by `sefe coin prepare`: a folder without it is not complete.
+MANIFEST_FILE = "manifest.json"
+MANIFEST_VERSION = 1
+
+
+def dataset_entries(file_name: Callable[[str, str], str]) -> dict[str, dict]:
+    """Returns LLaMA-Factory's description of the sixteen datasets.
+
+    Args:
+        file_name: gives the file of a task and a split ("train" or "test").
+    """
+    entries = {}
+    for task in TASKS:
+        stem = f"coin_{task.name.lower()}"
+        answer = "answer_bbox" if task.scorer == "box" else "answer"
+        entries[f"{stem}_train"] = {
+            "file_name": file_name(task.name, "train"),
+            "formatting": "sharegpt",
+            "columns": {"messages": "conversations", "images": "image"},
+        }
+        entries[f"{stem}_test"] = {
+            "file_name": file_name(task.name, "test"),
+            "columns": {"prompt": "text", "response": answer, "images": "image"},
+        }
+    return entries

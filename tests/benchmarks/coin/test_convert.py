@@ -1,0 +1,288 @@
+"""`sefe coin prepare` on small files in the published layouts."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from sefe_plugin.benchmarks import coin
+from sefe_plugin.benchmarks.coin.cli import add_commands
+from sefe_plugin.benchmarks.coin.convert import FAULTS_FILE, prepare_coin
+from sefe_plugin.benchmarks.coin.sources import VARIANTS, find_annotations
+from sefe_plugin.benchmarks.coin.tasks import TASKS
+from sefe_plugin.evaluation.score_file import score_file
+
+
+NAMES = [task.name for task in TASKS]
+TRAIN, TEST = 20, 12
+
+
+def write(file, content):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def published_training(task, size=TRAIN):
+    records = []
+    for i in range(size):
+        talk = [{"from": "human", "value": f"Question {i} of {task}?"}, {"from": "gpt", "value": f"Ä{i}"}]
+        # ScienceQA begins with questions without an image
+        image = {} if task == "ScienceQA" and i < 5 else {"image": f"./{task}/images/{i % 4}.jpg"}
+        records.append({"id": i if task == "GQA" else f"{task}-{i}", **image, "conversations": talk})
+    return records
+
+
+def published_tests(task, size=TEST):
+    answer = {"answer_bbox": "[0.10, 0.20, 0.30, 0.40]", "size": [40, 30]} if task == "Grounding" else {"answer": "A"}
+    text = "Which?\nA. this\nB. that\nAnswer with the option's letter from the given choices directly."
+    return [{"question_id": i, "image": f"./{task}/images/{i % 4}.jpg", "text": text, **answer} for i in range(size)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """CoIN as the official SEFE repository lays it out, every image a JPEG of 40 x 30."""
+    folder = tmp_path / "CoIN"
+    for task in NAMES:
+        write(folder / "annotations" / task / "train.json", published_training(task))
+        write(folder / "annotations" / task / "test.json", published_tests(task))
+        (folder / task / "images").mkdir(parents=True)
+        for i in range(4):
+            Image.effect_noise((40, 30), 80).convert("RGB").save(folder / task / "images" / f"{i}.jpg")
+    answers = [{"question_id": i, "answers": ["yes"] * 10} for i in range(TEST)]
+    write(folder / "TextVQA" / "TextVQA_0.5.1_val.json", {"data": answers})
+    return folder
+
+
+def read_rows(file):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_all_records_become_rows(source, tmp_path):
+    out = tmp_path / "out"
+    lines = []
+    manifest = prepare_coin(source, out, say=lines.append)
+    assert lines[:2] == [f"ScienceQA train: {TRAIN} records", f"ScienceQA test: {TEST} records"]
+    assert json.loads((out / "manifest.json").read_text()) == manifest
+    for task in NAMES:
+        rows = read_rows(out / task / "train.jsonl")
+        assert sorted(row["id"] for row in rows) == sorted(str(record["id"]) for record in published_training(task))
+        assert all(set(row) == {"id", "image", "conversations"} for row in rows)
+        assert all((row["image"] is None) != ("<image>" in row["conversations"][0]["value"]) for row in rows)
+        assert [row["question_id"] for row in read_rows(out / task / "test.jsonl")] == list(range(TEST))
+        assert manifest["tasks"][task]["train"]["written"] == TRAIN
+    info = json.loads((out / "dataset_info.json").read_text())
+    assert [(out / entry["file_name"]).is_file() for entry in info.values()] == [True] * 16
+
+
+def test_the_first_row_tells_datasets_the_type_of_the_image(source, tmp_path):
+    prepare_coin(source, tmp_path / "out")
+    file = tmp_path / "out" / "ScienceQA" / "train.jsonl"
+    rows = read_rows(file)
+    assert [row["image"] is None for row in rows[:7]] == [False] + [True] * 5 + [False]
+    # in chunks of a row or two, as long files are read
+    loaded = load_dataset(
+        "json", data_files=str(file), split="train", chunksize=200, cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded["image"] == [row["image"] for row in rows]
+    assert [row["id"] for row in rows[:3]] == ["ScienceQA-5", "ScienceQA-0", "ScienceQA-1"]
+
+
+def test_rows_hold_what_every_score_needs(source, tmp_path):
+    prepare_coin(source, tmp_path / "out")
+    for task in NAMES:
+        file = tmp_path / f"{task}.jsonl"
+        rows = read_rows(tmp_path / "out" / task / "test.jsonl")
+        file.write_text("\n".join(json.dumps({**row, "prediction": "A"}) for row in rows))
+        for mode in ("official", "clean"):
+            assert score_file(task, file, mode).count == TEST
+
+
+def test_the_benchmark_reads_what_was_prepared(source, tmp_path):
+    out = tmp_path / "out"
+    arguments = {"dataset_dir": str(out)}
+    (fault,) = [fault for fault in coin.faults(arguments) if "GQA" in fault]
+    assert f"sefe coin prepare SOURCE --images IMAGES --out {out}" in fault
+    prepare_coin(source, out)
+    assert coin.faults(arguments) == []
+    keys = coin.prepare(tmp_path / "run", arguments)
+    assert keys == {"dataset_dir": str(tmp_path / "run"), "media_dir": str(source)}
+    info = json.loads((tmp_path / "run" / "dataset_info.json").read_text())
+    assert info["coin_ocrvqa_train"]["file_name"] == str(out / "OCRVQA" / "train.jsonl")
+    assert coin.prepare(tmp_path / "run", {**arguments, "media_dir": "/elsewhere"})["media_dir"] == "/elsewhere"
+
+
+def test_the_benchmark_names_what_has_gone_since(source, tmp_path):
+    out = tmp_path / "out"
+    prepare_coin(source, out)
+    source.rename(tmp_path / "moved")
+    (out / "GQA" / "train.jsonl").unlink()
+    gone, moved = coin.faults({"dataset_dir": str(out)})
+    assert gone.startswith(f"{out / 'GQA' / 'train.jsonl'} is missing")
+    assert "Set `media_dir` to where it is now" in moved
+    assert coin.faults({"dataset_dir": str(out), "media_dir": str(tmp_path / "moved")}) == [gone]
+    write(out / "manifest.json", {"version": 0})
+    assert "Run it again" in coin.faults({"dataset_dir": str(out)})[0]
+
+
+@pytest.mark.parametrize("skip_broken", [False, True])
+def test_images_at_fault_are_named_or_left_out(source, tmp_path, skip_broken):
+    out = tmp_path / "out"
+    (source / "GQA" / "images" / "0.jpg").unlink()
+    cut = source / "VizWiz" / "images" / "1.jpg"
+    # the header is whole, so the file opens, but half of the picture is not there
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    (source / "VQAv2" / "images" / "2.jpg").write_text("<html>not found</html>")
+    if skip_broken:
+        manifest = prepare_coin(source, out, skip_broken=True)
+        assert manifest["tasks"]["GQA"]["train"] | {"source": "", "sha256": ""} == {
+            "source": "",
+            "sha256": "",
+            "chosen": TRAIN,
+            "written": TRAIN - 5,
+        }
+        assert not any(row["image"].endswith("1.jpg") for row in read_rows(out / "VizWiz" / "test.jsonl"))
+        assert len(read_rows(out / "VQAv2" / "test.jsonl")) == TEST - 3
+    else:
+        with pytest.raises(ValueError, match="are missing or broken") as error:
+            prepare_coin(source, out)
+        for words in (
+            "GQA: 1 missing, 0 broken, such as ./GQA/images/0.jpg (missing)",
+            "VizWiz: 0 missing, 1 broken",
+            "VQAv2: 0 missing, 1 broken",
+            "cocodataset.org",
+            "--skip-broken",
+        ):
+            assert words in str(error.value)
+        assert "TextVQA" not in str(error.value)
+        assert not (out / "manifest.json").exists()
+    faults = [line.split("\t")[:2] for line in (out / FAULTS_FILE).read_text().splitlines()]
+    assert faults == [
+        ["GQA", "./GQA/images/0.jpg"],
+        ["VizWiz", "./VizWiz/images/1.jpg"],
+        ["VQAv2", "./VQAv2/images/2.jpg"],
+    ]
+
+
+def test_a_mended_source_leaves_no_old_faults(source, tmp_path):
+    out = tmp_path / "out"
+    image = source / "GQA" / "images" / "0.jpg"
+    content = image.read_bytes()
+    image.unlink()
+    with pytest.raises(ValueError, match="missing or broken"):
+        prepare_coin(source, out)
+    image.write_bytes(content)
+    prepare_coin(source, out)
+    assert not (out / FAULTS_FILE).exists()
+
+
+def test_subsets_are_drawn_once_for_a_seed(source, tmp_path):
+    def draw(seed, **options):
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        manifest = prepare_coin(source, out, seed=seed, **options)
+        assert manifest["seed"] == seed
+        ids = [row["id"] for row in read_rows(out / "VQAv2" / "train.jsonl")]
+        return ids, [row["question_id"] for row in read_rows(out / "VQAv2" / "test.jsonl")]
+
+    train, test = draw(1, train_share=0.3, max_test=5)
+    assert (len(set(train)), len(set(test))) == (6, 5)
+    assert test == sorted(test)
+    assert draw(1, train_share=0.3, max_test=5) == (train, test)
+    assert draw(1, max_test=5)[1] == test
+    other = draw(2, train_share=0.3, max_test=5)
+    # equal only with a chance of 1 in C(20, 6) C(12, 5)
+    assert other != (train, test)
+    assert draw(1, train_share=0.001, max_test=99)[1] == list(range(TEST))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_test": 0}, "at least 1; got 0"),
+        ({"train_share": 0.0}, r"in \(0, 1\]; got 0.0"),
+        ({"train_share": 1.5}, r"in \(0, 1\]; got 1.5"),
+        ({"variant": "slim"}, "must be one of original, diverse, 10type, asd10, .*; got 'slim'"),
+    ],
+)
+def test_bad_options_are_named(source, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        prepare_coin(source, tmp_path / "out", **options)
+
+
+def test_the_source_is_never_written_to(source):
+    with pytest.raises(ValueError, match="write to another folder"):
+        prepare_coin(source, source)
+
+
+def test_a_bad_record_is_named(source, tmp_path):
+    records = published_tests("GQA")
+    del records[3]["answer"]
+    write(source / "annotations" / "GQA" / "test.json", records)
+    with pytest.raises(ValueError, match=r"GQA/test\.json: record 4 needs a text as 'answer', got None"):
+        prepare_coin(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+LAYOUTS = [
+    *[(name, folder, file) for name, v in VARIANTS.items() for folder in v.folders for file in v.train_files],
+]
+
+
+@pytest.mark.parametrize(("variant", "folder", "train"), LAYOUTS)
+def test_every_published_layout_is_found(tmp_path, variant, folder, train):
+    for task in NAMES:
+        test = {"TextVQA": "val.json", "VizWiz": "val.json", "VQAv2": "val.json", "OCRVQA": "test_1.json"}
+        for name in (train, test.get(task, "test.json")):
+            write(tmp_path / folder / task / name, [])
+        if task in ("TextVQA", "VizWiz", "VQAv2"):
+            # without answers: not what the official scripts use
+            write(tmp_path / folder / task / "test.json", [])
+    found = find_annotations(tmp_path, variant)
+    assert list(found) == NAMES
+    assert {files.train.name for files in found.values()} == {train}
+    assert [files.test.name for files in found.values()] == [test.get(task, "test.json") for task in NAMES]
+
+
+def test_missing_files_are_all_named_with_their_origin(tmp_path):
+    write(tmp_path / "GQA" / "train.json", [])
+    with pytest.raises(ValueError, match="files of CoIN") as error:
+        find_annotations(tmp_path, "original")
+    assert str(error.value).count("\n  - ") == 15
+    assert "  - GQA: test.json or test_1.json" in str(error.value)
+    assert "Zacks-Chen/CoIN, CC BY 4.0" in str(error.value)
+    with pytest.raises(ValueError, match="CoIN-ASD, MIT"):
+        find_annotations(tmp_path / "none", "asd20")
+
+
+def test_the_command_prepares(source, tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    out = tmp_path / "out"
+    options = parser.parse_args(["coin", "prepare", str(source), "--out", str(out), "--max-test", "3", "--seed", "7"])
+    options.run(options)
+    assert f"CoIN is ready in {out}" in capsys.readouterr().out
+    assert json.loads((out / "manifest.json").read_text())["max_test"] == 3
+
+
+def test_memory_does_not_grow_with_the_number_of_records(tmp_path):
+    code = """
+import json, resource, sys
+from pathlib import Path
+from sefe_plugin.benchmarks.coin.records import read_array, to_train_row
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+count = sum(len(to_train_row("GQA", record)["conversations"]) for record in read_array(Path(sys.argv[1])))
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    file = tmp_path / "train.json"
+    record = json.dumps(published_training("GQA", 1)[0] | {"padding": "x" * 1000})
+    with file.open("w") as stream:
+        stream.write("[" + record + f",\n{record}" * 29_999 + "]")
+    assert file.stat().st_size > 30e6
+    result = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    count, grown = map(int, result.stdout.split())
+    assert count == 60_000
+    # KiB; a few buffers of 1 MiB of text, and no file of 30 MB
+    assert grown < 15_000
