@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.rules import check_native, native_style, other_styles, rewrite_item
-from sefe_plugin.asd.styles import EXPLANATIONS, YES_NO
+from sefe_plugin.asd.styles import EXPLANATIONS, MULTIPLE_CHOICE, YES_NO
 
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Rewrite(NamedTuple):
         style: The style that it gets.
         truth: Whether it claims the gold answer, if it becomes a claim.
         item: The sample taken apart.
-        sample: What the rules make of it; None in a task of explanations, which no rule can shorten.
+        sample: What the rules make of it; None where an explanation is to be made shorter or longer.
     """
 
     index: int
@@ -129,7 +129,7 @@ def rewrites(
         ValueError: At the end, where too few samples can be rewritten.
     """
     wanted = round(ratio * count)
-    styles, by_rule = other_styles(pool.native), pool.native not in EXPLANATIONS
+    styles = other_styles(pool.native)
     truth = random.Random(f"{seed}/truth").random() < 0.5
     rng = random.Random()
     done, passed, first = 0, 0, None
@@ -139,6 +139,7 @@ def rewrites(
         rng.seed(f"{seed}/{index}")
         try:
             item = parse_item(read(index), pool.native, pool.extent)
+            by_rule = pool.native not in EXPLANATIONS or style in (YES_NO, MULTIPLE_CHOICE)
             sample = rewrite_item(item, style, pool, rng, truth) if by_rule else None
         except UnsuitableSampleError as reason:
             passed, first = passed + 1, first or reason

@@ -59,9 +59,12 @@ class Item:
     @property
     def question(self) -> str:
         """The question alone, on one line: the lines before the first hint, or the last line after one."""
-        lines = self.stem.split("\n")
-        hint = next((i for i, line in enumerate(lines) if line.startswith(_HINTS)), len(lines))
-        return " ".join(lines[:hint] or lines[-1:])
+        return " ".join(self._question_and_rest[0])
+
+    @property
+    def context(self) -> str:
+        """The lines that are neither the question nor OCR tokens, possibly none."""
+        return "\n".join(line for line in self._question_and_rest[1] if not line.startswith(_TOKENS))
 
     @property
     def tokens(self) -> list[str]:
@@ -71,6 +74,12 @@ class Item:
             return []
         line = self.stem[start + len(_TOKENS) :].split("\n", 1)[0]
         return [token for token in map(str.strip, line.split(", ")) if token]
+
+    @property
+    def _question_and_rest(self) -> tuple[list[str], list[str]]:
+        lines = self.stem.split("\n")
+        hint = next((i for i, line in enumerate(lines) if line.startswith(_HINTS)), len(lines))
+        return (lines[:hint], lines[hint:]) if hint else (lines[-1:], lines[:-1])
 
     def admits(self, wrong: str) -> bool:
         """Tell whether a text other than the gold may stand as a wrong answer."""

@@ -77,6 +77,12 @@ class Replacements:
         self._spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._starts, self._sizes = array("q", bytes(8 * count)), array("q", bytes(8 * count))
 
+    def __enter__(self) -> "Replacements":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._spool.close()
+
     def __setitem__(self, index: int, record: dict[str, Any]) -> None:
         content = json.dumps(record, ensure_ascii=False).encode()
         self._starts[index] = self._spool.seek(0, 2)
@@ -88,10 +94,6 @@ class Replacements:
             if size:
                 self._spool.seek(self._starts[index])
                 yield index, self._spool.read(size)
-
-    def close(self) -> None:
-        """Drop the temporary file."""
-        self._spool.close()
 
 
 def write_replaced(source: RecordFile, replaced: Replacements, target: Path) -> None:

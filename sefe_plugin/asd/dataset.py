@@ -1,0 +1,82 @@
+"""A dataset file as samples: records, where they keep their parts, and their images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sefe_plugin.asd.items import Sample, UnsuitableSampleError
+from sefe_plugin.asd.layout import Layout, Record, find_dataset, layout_like
+from sefe_plugin.asd.records import RecordFile
+
+
+#: Name of the field of a rewritten record that says what the sample was.
+ORIGIN = "asd"
+
+
+class Dataset:
+    """The samples of a file.
+
+    Args:
+        records: The file's records.
+        layout: Where they keep question, answer and images.
+        media_dir: Folder that the images' paths start from.
+    """
+
+    def __init__(self, records: RecordFile, layout: Layout, media_dir: Path):
+        self.records, self.layout, self.media_dir = records, layout, media_dir
+        self._latest: tuple[int, Record] = (-1, {})
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the samples of one turn, which alone can be rewritten."""
+        for index in range(len(self)):
+            try:
+                sample = self.read(index)
+            except UnsuitableSampleError:
+                continue
+            yield sample
+
+    def record(self, index: int) -> Record:
+        """Return a record; the latest one is kept at hand."""
+        if self._latest[0] != index:
+            self._latest = index, self.records[index]
+        return self._latest[1]
+
+    def read(self, index: int) -> Sample:
+        """Return a sample.
+
+        Raises:
+            UnsuitableSampleError: Where it is not of one turn.
+            ValueError: Where it was rewritten before.
+        """
+        record = self.record(index)
+        if ORIGIN in record:
+            raise ValueError(f"{self.records.path}: sample {index} is rewritten already; start from the original file")
+        return self.layout.read(record)
+
+    def images(self, index: int) -> tuple[str, ...]:
+        """List the images of a sample as the record names them."""
+        return self.layout.images(self.record(index))
+
+
+def open_dataset(name: str, folder: Path, media_dir: Path | None = None) -> Dataset:
+    """Open a dataset by its name in `dataset_info.json`, or a file by its path.
+
+    Args:
+        name: A name, or the path of a .json or .jsonl file.
+        folder: LLaMA-Factory's `dataset_dir`.
+        media_dir: Folder that the images' paths start from; None takes `folder`, or the named file's own.
+
+    Raises:
+        ValueError: Where it does not exist or has no samples of a known layout.
+        OSError: Where the file cannot be read.
+    """
+    file, layout = find_dataset(name, folder)
+    records = RecordFile(file)
+    if layout is None:
+        folder = file.parent
+        if not len(records):
+            raise ValueError(f"{file} has no records")
+        layout = layout_like(records[0])
+    return Dataset(records, layout, media_dir or folder)
