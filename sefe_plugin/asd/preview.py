@@ -1,0 +1,104 @@
+"""An HTML page that shows rewritten samples before and after, with their images."""
+
+import base64
+import io
+import logging
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from sefe_plugin.asd.dataset import ORIGIN, Dataset
+from sefe_plugin.asd.layout import Record
+from sefe_plugin.asd.styles import STYLES
+from sefe_plugin.files import write_text
+
+
+logger = logging.getLogger(__name__)
+
+#: Longest side of an image on the page, in pixels.
+_SIDE = 320
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }}
+h2 {{ margin: 2em 0 0.5em; border-bottom: 2px solid #ddd; }}
+article {{ display: grid; grid-template-columns: 340px 1fr 1fr; gap: 1em; padding: 1em 0; }}
+article + article {{ border-top: 1px solid #eee; }}
+img {{ max-width: 100%; }}
+pre {{ font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 0.6em; }}
+h3 {{ font-size: 0.85em; color: #666; margin: 0 0 0.4em; }}
+.answer {{ background: #eef6ee; padding: 0.4em 0.6em; border-left: 3px solid #7a7; }}
+.before .answer {{ background: #f4f4f4; border-color: #aaa; }}
+</style>
+<h1>{title}</h1>
+<p>{summary}</p>
+{sections}
+</html>
+"""
+
+
+def write_preview(dataset: Dataset, target: Path, samples: int) -> None:
+    """Write one page with the first rewritten samples of each style.
+
+    The page stands alone: images are made small and lie in it, texts are shown as they are and never as HTML, and it
+    loads and runs nothing.
+
+    Args:
+        dataset: A dataset that `sefe asd build` wrote.
+        target: The HTML file.
+        samples: How many samples of each style.
+
+    Raises:
+        ValueError: Where the dataset has no rewritten samples.
+    """
+    shown: dict[str, list[tuple[int, Record]]] = {style: [] for style in STYLES}
+    for index in range(len(dataset)):
+        origin = dataset.record(index).get(ORIGIN)
+        if origin and len(shown[origin["style"]]) < samples:
+            shown[origin["style"]].append((index, dataset.record(index)))
+    if not any(shown.values()):
+        raise ValueError(f"{dataset.records.path} has no rewritten samples; write one with `sefe asd build` first")
+    sections = [
+        f"<section><h2>{escape(style.replace('_', ' '))}</h2>{''.join(_article(dataset, *pair) for pair in pairs)}"
+        "</section>"
+        for style, pairs in shown.items()
+        if pairs
+    ]
+    title = escape(dataset.records.path.name)
+    summary = f"{len(dataset)} samples; the first {samples} of each style, before and after."
+    write_text(target, _PAGE.format(title=title, summary=summary, sections="\n".join(sections)))
+
+
+def _article(dataset: Dataset, index: int, record: Record) -> str:
+    origin, now = record[ORIGIN], dataset.layout.read(record)
+    pictures = "".join(_picture(dataset.media_dir / image) for image in dataset.layout.images(record))
+    before = _turn(f"before: {origin['native_style']}", origin["question"], origin["answer"])
+    after = _turn(f"after, by {origin['generator']}", now.question, now.answer)
+    return (
+        f'<article id="sample-{index}"><div><h3>sample {index}</h3>{pictures}</div>'
+        f'<div class="before">{before}</div><div>{after}</div></article>'
+    )
+
+
+def _turn(head: str, question: str, answer: str) -> str:
+    return f'<h3>{escape(head)}</h3><pre>{escape(question)}</pre><pre class="answer">{escape(answer)}</pre>'
+
+
+def _picture(file: Path) -> str:
+    try:
+        with Image.open(file) as image:
+            small = image.convert("RGB")
+    except OSError:
+        logger.warning("Image %s cannot be shown.", file)
+        return f"<p>{escape(file.name)} cannot be read</p>"
+    small.thumbnail((_SIDE, _SIDE))
+    content = io.BytesIO()
+    small.save(content, "PNG")
+    return (
+        f'<img alt="{escape(file.name)}" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    )
