@@ -1,0 +1,62 @@
+"""The page "Reproducing the paper": its commands exist, and its numbers agree with each other."""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sefe_plugin.benchmarks.coin import cli as coin_cli
+from sefe_plugin.benchmarks.coin.sources import VARIANTS
+from sefe_plugin.benchmarks.coin.tasks import TASKS
+from sefe_plugin.evaluation import cli as evaluation_cli
+from sefe_plugin.evaluation.score_file import MODES
+from sefe_plugin.options import PLUGIN_KEYS
+
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+TABLE = [line for line in PAGE.splitlines() if re.match(r"\|.*\| -\d+\.\d\d \|$", line)]
+ROWS = [re.split(r"\s*\|\s*", line.strip("| ")) for line in TABLE]
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if re.search(r"\bsefe (coin|score|judge)\b", line)])
+def test_commands_are_understood(line):
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    coin_cli.add_commands(commands)
+    evaluation_cli.add_commands(commands)
+    words = shlex.split(line)
+    options = parser.parse_args(words[words.index("sefe") + 1 :])
+    if "task" in options:
+        assert options.task in [task.name for task in TASKS]
+        assert options.file.stem == options.task
+    if "mode" in options:
+        assert options.mode in MODES
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("llamafactory-cli")])
+def test_recipes_and_their_overrides_exist(line):
+    recipe, *overrides = shlex.split(line)[2:]
+    assert (ROOT / recipe).is_file()
+    assert all(override.split("=")[0] in (*PLUGIN_KEYS, "output_dir") for override in overrides)
+
+
+def test_every_variant_is_named():
+    for variant in VARIANTS:
+        assert variant.removeprefix("asd") in PAGE
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_the_papers_metrics_follow_from_its_accuracies(row):
+    *accuracies, mft, mfn, _, bwt = map(float, row[1:])
+    assert len(accuracies) == len(TASKS)
+    # All are rounded to two decimals.
+    assert sum(accuracies) / 8 == pytest.approx(mfn, abs=0.0101)
+    assert mfn - mft == pytest.approx(bwt, abs=0.0101)
+
+
+def test_the_table_is_whole():
+    assert [row[0] for row in ROWS] == ["full fine-tuning", "LoRA", "LoRA + ASD", "SEFE"]
