@@ -5,6 +5,11 @@ import shutil
 import sys
 from pathlib import Path
 
+import sefe_plugin.asd.cli as asd_cli
+import sefe_plugin.benchmarks.coin.cli as coin_cli
+import sefe_plugin.evaluation.cli as evaluation_cli
+from sefe_plugin.files import shipped_folder
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand.
@@ -29,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: the `output_dir` of a sequence")
     report.set_defaults(run=_report)
 
+    evaluation_cli.add_commands(commands)
+    asd_cli.add_commands(commands)
+    coin_cli.add_commands(commands)
+
     minicoin = commands.add_parser("minicoin", help="the embedded benchmark")
     minicoin_commands = minicoin.add_subparsers(required=True, metavar="COMMAND")
     data = minicoin_commands.add_parser("data", help="write the benchmark's images and datasets")
@@ -51,11 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _init(options: argparse.Namespace) -> None:
     """Copies the shipped folders; refuses to overwrite a file that differs, before anything is written."""
-    package = Path(__file__).parent
     copies, differing = [], []
     for name in ("recipes", "data_templates"):
-        # in an installed package the folders lie inside it, in a source tree beside it
-        source = package / name if (package / name).is_dir() else package.parent / name
+        source = shipped_folder(name)
         for file in sorted(file for file in source.rglob("*") if file.is_file()):
             target = options.folder / name / file.relative_to(source)
             copies.append((file, target))

@@ -41,3 +41,9 @@ def write_json(file: Path, content: Any) -> None:
         ValueError: if a number is not finite.
     """
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder "recipes" or "data_templates": inside an installed package, beside it in a source tree."""
+    package = Path(__file__).parent
+    return package / name if (package / name).is_dir() else package.parent / name

@@ -71,6 +71,19 @@ class MethodArguments:
 
 
 @dataclass
+class ImageArguments:
+    """Keys of the model's view of images."""
+
+    pad_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Pad images to a square where the model's processor would crop their centre, as LLaVA and CoIN's "
+            "boxes have it. Nothing changes for processors that see the whole image."
+        },
+    )
+
+
+@dataclass
 class DatasetArguments:
     """Keys of the data."""
 
@@ -89,8 +102,12 @@ SEQUENCE_KEYS = ("tasks", "benchmark")
 #: Keys that the sequence itself fills in for each task.
 FILLED_IN_KEYS = ("reglora_key_elements", "test_sets", "merge_adapter")
 
-#: Every key of the plugin.
-PLUGIN_KEYS = tuple(f.name for cls in (MethodArguments, DatasetArguments) for f in fields(cls))
+#: Every key of the plugin -> the section of a recipe that it belongs to.
+PLUGIN_KEYS = {
+    f.name: section
+    for cls, section in ((ImageArguments, "model"), (MethodArguments, "method"), (DatasetArguments, "dataset"))
+    for f in fields(cls)
+}
 
 
 def _is_number(value: Any) -> bool:
@@ -117,7 +134,7 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
     number("reglora_key_ratio", "a share in (0, 1] (SEFE: 0.02)", lambda v: 0 < v <= 1)
     number("asd_ratio", "a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)", lambda v: 0 <= v <= 1)
 
-    for key in ("use_reglora", "merge_adapter"):
+    for key in ("use_reglora", "merge_adapter", "pad_images"):
         if not isinstance(arguments.get(key, False), bool):
             faults.append(f"`{key}` must be true or false; got {arguments[key]!r}.")
     if arguments.get("reglora_reduction", REDUCTIONS[0]) not in REDUCTIONS:

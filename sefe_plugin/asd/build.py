@@ -17,8 +17,8 @@ from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.questions import Chosen, Entry, Request, group, needs_model, write_request
 from sefe_plugin.asd.records import Replacements, write_replaced
 from sefe_plugin.asd.rules import check_native, native_style
-from sefe_plugin.asd.templates import Prompts, Task, shipped_folder
-from sefe_plugin.files import write_json
+from sefe_plugin.asd.templates import Prompts, Task
+from sefe_plugin.files import shipped_folder, write_json
 
 
 #: Who wrote a sample's texts, where that is no model.

@@ -55,7 +55,8 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
 def _build(options: argparse.Namespace) -> None:
     from sefe_plugin.asd.build import build
     from sefe_plugin.asd.dataset import open_dataset
-    from sefe_plugin.asd.templates import load_task, shipped_folder
+    from sefe_plugin.asd.templates import load_task
+    from sefe_plugin.files import shipped_folder
 
     templates = options.templates or shipped_folder("data_templates") / "asd"
     task = load_task(options.task, templates)

@@ -25,13 +25,6 @@ _KINDS = {
 _CHOICES = {"boxes": ("image", "square", "pixels"), "replies": ("json", "plain")}
 
 
-def shipped_folder(name: str) -> Path:
-    """Return a folder that ships with the package, such as "data_templates"."""
-    package = Path(__file__).parents[1]
-    # In an installed package the folders lie inside it, in a source tree beside it.
-    return package / name if (package / name).is_dir() else package.parent / name
-
-
 @dataclass(frozen=True)
 class Task:
     """What the prompts have to know of a task.

@@ -12,8 +12,10 @@ import sys
 #: LLaMA-Factory module -> function of `sefe_plugin.hosts.llamafactory.patches` that is given the module once it ran.
 ANCHORS = {
     "llamafactory.cli": "patch_cli",
+    "llamafactory.hparams.model_args": "patch_model_args",
     "llamafactory.hparams.finetuning_args": "patch_finetuning_args",
     "llamafactory.hparams.data_args": "patch_data_args",
+    "llamafactory.model.loader": "patch_model_loader",
     "llamafactory.model.adapter": "patch_adapter",
     "llamafactory.data.loader": "patch_loader",
     "llamafactory.train.tuner": "patch_tuner",

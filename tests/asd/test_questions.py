@@ -11,7 +11,8 @@ from sefe_plugin.asd.items import Sample, parse_item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.questions import Chosen, group, needs_model, write_request
 from sefe_plugin.asd.styles import BRIEF, DETAILED, EXPLANATIONS, MULTIPLE_CHOICE, SHORT_ANSWER, STYLES, YES_NO
-from sefe_plugin.asd.templates import Prompts, Task, load_task, shipped_folder
+from sefe_plugin.asd.templates import Prompts, Task, load_task
+from sefe_plugin.files import shipped_folder
 
 
 SHIPPED = shipped_folder("data_templates") / "asd"
@@ -96,7 +97,7 @@ def test_further_columns_reach_the_prompt_as_data():
     record = {"title": 'a "b"\n$answer', "other": "x"}
     prompt = write_request([Chosen(0, BRIEF, True)], [item], [record], (), task, Prompts(SHIPPED, task)).prompt
     assert '"axis": "a \\"b\\"\\n$answer"}]' in prompt
-    assert "gone" not in prompt and "other" not in prompt
+    assert '"gone"' not in prompt and '"other"' not in prompt
 
 
 def test_tasks_of_explanations_leave_three_styles_to_the_model():

@@ -8,7 +8,8 @@ import yaml
 
 from sefe_plugin.asd.rules import other_styles
 from sefe_plugin.asd.styles import EXPLANATIONS, MULTIPLE_CHOICE, SHORT_ANSWER, STYLES, YES_NO
-from sefe_plugin.asd.templates import Prompts, Task, load_task, shipped_folder
+from sefe_plugin.asd.templates import Prompts, Task, load_task
+from sefe_plugin.files import shipped_folder
 
 
 SHIPPED = shipped_folder("data_templates") / "asd"

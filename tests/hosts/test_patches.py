@@ -7,12 +7,13 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from sefe_plugin.hosts.hook import ANCHORS, AnchorFinder
 from sefe_plugin.hosts.llamafactory import patches
-from sefe_plugin.options import PLUGIN_KEYS, DatasetArguments, MethodArguments
+from sefe_plugin.options import PLUGIN_KEYS, DatasetArguments, ImageArguments, MethodArguments
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,6 +24,7 @@ def hook_is_active():
 #: Anchored host functions and the parameters that the patches rely on.
 SIGNATURES = {
     ("llamafactory.cli", "main"): [],
+    ("llamafactory.model.loader", "load_tokenizer"): ["model_args"],
     ("llamafactory.model.adapter", "_setup_lora_tuning"): [
         "config",
         "model",
@@ -63,6 +65,7 @@ def test_function_is_wrapped_and_the_host_keeps_its_signature(module, name):
     [
         ("llamafactory.hparams.finetuning_args", "FinetuningArguments", MethodArguments),
         ("llamafactory.hparams.data_args", "DataArguments", DatasetArguments),
+        ("llamafactory.hparams.model_args", "ModelArguments", ImageArguments),
     ],
 )
 def test_arguments_are_the_hosts_with_our_keys(module, name, ours):
@@ -71,7 +74,8 @@ def test_arguments_are_the_hosts_with_our_keys(module, name, ours):
     assert host.__module__ == cls.__module__ == module
     names = {field.name for field in dataclasses.fields(cls)}
     assert names == {f.name for f in dataclasses.fields(host)} | {f.name for f in dataclasses.fields(ours)}
-    assert pickle.loads(pickle.dumps(cls())) == cls()  # Ray sends arguments to its workers
+    arguments = cls(model_name_or_path="x") if name == "ModelArguments" else cls()
+    assert pickle.loads(pickle.dumps(arguments)) == arguments  # Ray sends arguments to its workers
 
 
 def test_every_importer_gets_the_same_arguments():
@@ -91,6 +95,19 @@ def test_patch_raises_when_its_anchor_is_gone(anchor):
         getattr(patches, ANCHORS[anchor])(module)
 
 
+def test_pad_images_reaches_every_importer(tmp_path):
+    from llamafactory.hparams.model_args import ModelArguments
+    from llamafactory.model import load_tokenizer
+    from llamafactory.train.sft import workflow
+
+    from sefe_plugin.benchmarks.minicoin import BASE
+
+    assert workflow.load_tokenizer is load_tokenizer
+    for pad, expected in ((False, "CLIPImageProcessor"), (True, "LlavaImageProcessor")):
+        processor = load_tokenizer(ModelArguments(model_name_or_path=str(BASE), pad_images=pad))["processor"]
+        assert type(processor.image_processor).__name__.startswith(expected)
+
+
 def test_adapter_module_uses_the_names_that_are_exchanged():
     import llamafactory.model.adapter as adapter
 
@@ -99,14 +116,17 @@ def test_adapter_module_uses_the_names_that_are_exchanged():
     assert "PeftModel.from_pretrained(model, adapter_to_resume, is_trainable=is_trainable" in source
 
 
-def test_sequence_keys_are_refused_where_one_task_is_trained():
+def test_sequence_keys_are_refused_where_one_task_is_trained(tmp_path):
     from llamafactory.hparams.finetuning_args import FinetuningArguments
 
     with pytest.raises(ValueError, match="start it with `llamafactory-cli train"):
         FinetuningArguments(benchmark="minicoin")
     with pytest.raises(ValueError, match=r"`reglora_key_ratio` must be a share in \(0, 1\]"):
         FinetuningArguments(use_reglora=True, reglora_key_ratio=2.0)
-    assert FinetuningArguments(reglora_key_elements="a, b").reglora_key_elements == ["a", "b"]
+    files = [str(tmp_path / name) for name in "ab"]
+    for file in files:
+        Path(file).touch()
+    assert FinetuningArguments(reglora_key_elements=", ".join(files)).reglora_key_elements == files
 
 
 def test_tokenized_data_is_refused_with_asd():

@@ -18,8 +18,8 @@ __all__ = ["TASKS", "defaults", "faults", "prepare"]
 
 
 def defaults() -> dict[str, Any]:
-    """The keys CoIN brings: its dataset folder."""
-    return {"dataset_dir": "data/coin"}
+    """The keys CoIN brings: its dataset folder, and images padded to the square that its boxes refer to."""
+    return {"dataset_dir": "data/coin", "pad_images": True}
 
 
 def faults(arguments: Mapping[str, Any]) -> list[str]:

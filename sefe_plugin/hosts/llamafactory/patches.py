@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import wraps
 from types import ModuleType
 
-from sefe_plugin.options import SEQUENCE_KEYS, DatasetArguments, MethodArguments, option_faults
+from sefe_plugin.options import SEQUENCE_KEYS, DatasetArguments, ImageArguments, MethodArguments, option_faults
 
 
 class HostChangedError(RuntimeError):
@@ -40,6 +40,17 @@ def patch_cli(module: ModuleType) -> None:
         host_main()
 
     module.main = main
+
+
+def patch_model_args(module: ModuleType) -> None:
+    """Adds the keys of the model's view of images to the host's arguments and to `--help`."""
+    host_class = _anchor(module, "ModelArguments")
+
+    @dataclass
+    class ModelArguments(host_class, ImageArguments):
+        __doc__ = host_class.__doc__
+
+    module.ModelArguments = _in_place_of(host_class, ModelArguments)
 
 
 def patch_finetuning_args(module: ModuleType) -> None:
@@ -88,6 +99,22 @@ def _in_place_of(host_class: type, ours: type) -> type:
 def _refuse(faults: list[str]) -> None:
     if faults:
         raise ValueError(" ".join(faults))
+
+
+def patch_model_loader(module: ModuleType) -> None:
+    """Pads images to a square with `pad_images`, for training, scoring and the saved processor alike."""
+    host_function = _anchor(module, "load_tokenizer")
+
+    @wraps(host_function)
+    def load_tokenizer(model_args):
+        loaded = host_function(model_args)
+        if model_args.pad_images and loaded["processor"] is not None:
+            from sefe_plugin.hosts.llamafactory.images import pad_images
+
+            pad_images(loaded["processor"])
+        return loaded
+
+    module.load_tokenizer = load_tokenizer
 
 
 def patch_adapter(module: ModuleType) -> None:

@@ -95,8 +95,7 @@ def write_task_recipe(file: Path, keys: Mapping[str, Any]) -> None:
     known = host_keys()
     sections: dict[str, dict] = {section: {} for section in _SECTIONS}
     for key, value in keys.items():
-        section = known[key].section if key in known else ("dataset" if key == "asd_ratio" else "method")
-        sections[section][key] = value
+        sections[known[key].section if key in known else PLUGIN_KEYS[key]][key] = value
     lines = [f"# One task of a sequence; to run it alone: llamafactory-cli train {file}"]
     for section, entries in sections.items():
         if entries:
