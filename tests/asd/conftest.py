@@ -34,7 +34,7 @@ class Stub:
         self.latency = 0.0
         self.bodies, self.headers, self.answered = [], [], []
         self.most_at_once = self._at_once = 0
-        self.respond = lambda body: (200, {}, answer_entries(body["messages"][0]["content"]))
+        self.respond = lambda body: (200, {}, answer_entries(body["messages"][0]["content"][-1]["text"]))
 
     async def handle(self, request):
         body = await request.json()
