@@ -14,12 +14,13 @@ logger = logging.getLogger(__name__)
 
 
 def diversify_dataset(dataset, name: str, ratio: float, training_args):
-    """Rewrites the share `ratio` of a dataset's samples into other answer styles, in place.
+    """Rewrites the share `ratio` of a dataset's questions into other answer styles, in place.
 
-    What every rewritten sample was is recorded in `asd.jsonl` in the run's output folder.
+    A conversation of several turns counts as that many questions, each with its answer. What every rewritten question
+    was is recorded in `asd.jsonl` in the run's output folder, its index counted over all turns of the dataset.
 
     Args:
-        dataset: `datasets.Dataset` with the host's columns `_prompt` and `_response`, one turn each.
+        dataset: `datasets.Dataset` with the host's columns `_prompt` and `_response`.
         name: the dataset's name, for messages and the record.
         ratio: share X in [0, 1].
         training_args: the host's training arguments; `seed` draws the samples, `output_dir` takes the record.
@@ -28,16 +29,20 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
         The dataset of the same size and order, images untouched.
 
     Raises:
-        ValueError: if a sample has more than one turn, or the dataset's own answer style cannot be told or rewritten.
+        ValueError: if a sample is no series of questions and answers, or the dataset's own answer style cannot be
+            told or rewritten.
     """
-    samples = []
+    samples, first_turns = [], []
     for index, (prompt, response) in enumerate(zip(dataset["_prompt"], dataset["_response"], strict=True)):
-        if len(prompt) != 1 or len(response) != 1:
+        messages = [*prompt, *response]
+        if not response or [message["role"] for message in messages] != ["user", "assistant"] * (len(messages) // 2):
             raise ValueError(
-                f"`asd_ratio` rewrites samples of one turn; sample {index} of dataset {name} has "
-                f"{len(prompt) + len(response)} messages. Leave `asd_ratio` out for this dataset."
+                f"`asd_ratio` rewrites questions and their answers; sample {index} of dataset {name} has the roles "
+                f"{[message['role'] for message in messages]}. Leave `asd_ratio` out for this dataset."
             )
-        samples.append(Sample(prompt[0]["content"], response[0]["content"]))
+        first_turns.append(len(samples))
+        texts = [message["content"] for message in messages]
+        samples += [Sample(question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True)]
     try:
         rewritten, origins = diversify(samples, ratio, training_args.seed)
     except ValueError as error:
@@ -45,15 +50,13 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
     if training_args.should_save:
         _record(Path(training_args.output_dir) / "asd.jsonl", name, origins)
     counts = Counter(origin.style for origin in origins)
-    logger.info("ASD rewrote %d of %d samples of %s: %s", len(origins), len(samples), name, dict(counts))
-    changed = {origin.index: rewritten[origin.index] for origin in origins}
+    logger.info("ASD rewrote %d of %d questions of %s: %s", len(origins), len(samples), name, dict(counts))
 
     def replace(row: dict, index: int) -> dict:
-        if index in changed:
-            row["_prompt"][0]["content"], row["_response"][0]["content"] = (
-                changed[index].question,
-                changed[index].answer,
-            )
+        messages = [*row["_prompt"], *row["_response"]]
+        for turn in range(len(messages) // 2):
+            sample = rewritten[first_turns[index] + turn]
+            messages[2 * turn]["content"], messages[2 * turn + 1]["content"] = sample.question, sample.answer
         return row
 
     return dataset.map(replace, with_indices=True, desc="Diversifying answer styles")

@@ -1,0 +1,111 @@
+"""ASD on datasets as the host aligns them: ShareGPT and Alpaca, one turn and several."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from datasets import Dataset
+
+from sefe_plugin.asd.styles import FORMAT_LINES, SHORT_ANSWER
+from sefe_plugin.hosts.llamafactory.dataset import diversify_dataset
+
+
+LINE = FORMAT_LINES[SHORT_ANSWER]
+
+
+def aligned(conversations, images=None) -> Dataset:
+    """A dataset in the host's columns from lists of (question, answer) turns."""
+    rows = []
+    for index, turns in enumerate(conversations):
+        roles = ("user", "assistant") * len(turns)
+        texts = [text for turn in turns for text in turn]
+        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        row = {"_prompt": messages[:-1], "_response": messages[-1:], "_system": "", "_tools": ""}
+        rows.append(row | {"_images": [images[index]] if images else None})
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    return SimpleNamespace(seed=3, should_save=True, output_dir=str(tmp_path))
+
+
+def turn(index: int) -> tuple[str, str]:
+    return f"What is at place {index}?\n{LINE}", ("cat", "dog", "hen", "cow", "pig")[index % 5]
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_exact_share_of_questions_in_place(arguments, tmp_path, turns):
+    conversations = [[turn(turns * i + t) for t in range(turns)] for i in range(40)]
+    before = aligned(conversations, images=[f"{i}.png" for i in range(40)])
+    after = diversify_dataset(before, "mine", 0.2, arguments)
+    assert len(after) == len(before)
+    assert after["_images"] == before["_images"]
+    assert after.features == before.features
+    flat = [
+        [(m[i]["content"], m[i + 1]["content"]) for row in d for m in [[*row["_prompt"], *row["_response"]]]
+         for i in range(0, 2 * turns, 2)]
+        for d in (before, after)
+    ]  # fmt: skip
+    changed = [index for index, (old, new) in enumerate(zip(*flat, strict=True)) if old != new]
+    records = [json.loads(line) for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
+    assert len(changed) == round(0.2 * 40 * turns)
+    assert [record["index"] for record in records] == changed
+    for record in records:
+        assert (record["question"], record["answer"]) == flat[0][record["index"]]
+        assert flat[1][record["index"]][0].endswith(FORMAT_LINES[record["style"]])
+
+
+def test_records_of_several_datasets_stand_side_by_side(arguments, tmp_path):
+    data = aligned([[turn(i)] for i in range(20)])
+    for name in ("one", "two", "one"):  # a dataset that is loaded again replaces its own record
+        diversify_dataset(data, name, 0.5, arguments)
+    names = [json.loads(line)["dataset"] for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
+    assert sorted(names) == ["one"] * 10 + ["two"] * 10
+
+
+def test_other_processes_write_no_record(arguments, tmp_path):
+    arguments.should_save = False
+    diversify_dataset(aligned([[turn(i)] for i in range(20)]), "mine", 0.5, arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_question_and_answer_is_refused(arguments):
+    data = aligned([[turn(0)]] * 4)
+    data = data.map(lambda row: row | {"_response": row["_response"] * 2})
+    with pytest.raises(ValueError, match=r"sample 0 of dataset pairs has the roles .*Leave `asd_ratio` out"):
+        diversify_dataset(data, "pairs", 0.5, arguments)
+
+
+@pytest.mark.parametrize("formatting", ["sharegpt", "alpaca"])
+def test_loads_through_the_host(formatting, arguments, tmp_path):
+    """From files on disk through LLaMA-Factory's own loader; evaluation data stays as it is."""
+    from llamafactory.data.loader import _get_merged_dataset
+    from llamafactory.hparams.data_args import DataArguments
+    from llamafactory.hparams.model_args import ModelArguments
+
+    if formatting == "sharegpt":
+        rows = [
+            {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+            for q, a in map(turn, range(30))
+        ]
+        entry = {"formatting": "sharegpt"}
+    else:
+        rows = [{"instruction": q, "input": "", "output": a} for q, a in map(turn, range(30))]
+        entry = {}
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    info = {name: {"file_name": "rows.json", **entry} for name in ("train", "held_out")}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    data_args = DataArguments(
+        dataset="train", eval_dataset="held_out", dataset_dir=str(tmp_path), asd_ratio=0.4, overwrite_cache=True
+    )
+    model_args = ModelArguments(model_name_or_path="none", cache_dir=str(tmp_path / "cache"))
+    arguments.do_train, arguments.local_process_index = True, 0
+    loaded = {
+        names[0]: _get_merged_dataset(names, model_args, data_args, arguments, stage="sft")
+        for names in (data_args.dataset, data_args.eval_dataset)
+    }
+    originals = [turn(i) for i in range(30)]
+    for name, expected in (("train", 12), ("held_out", 0)):
+        now = [(row["_prompt"][0]["content"], row["_response"][0]["content"]) for row in loaded[name]]
+        assert sum(a != b for a, b in zip(now, originals, strict=True)) == expected
