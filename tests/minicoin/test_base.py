@@ -1,18 +1,17 @@
 """The tiny base: files, tokenizer, corpus, and that it answers in the styles it was taught."""
 
-import json
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
 from sefe_plugin.asd.rules import BOX
 from sefe_plugin.asd.styles import FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER, STYLES, YES_NO
 from sefe_plugin.benchmarks import minicoin
 from sefe_plugin.benchmarks.minicoin import corpus, pretrain, tasks, tiny_llava
-from sefe_plugin.benchmarks.minicoin.muon import Muon, orthogonalise
 
 
 BASE = Path(minicoin.__file__).parent / "base"
@@ -36,8 +35,8 @@ def samples():
 
 def test_base_is_small_and_stored_in_bf16():
     assert sum(file.stat().st_size for file in BASE.iterdir()) < 10e6
-    assert json.loads((BASE / "config.json").read_text())["dtype"] == "bfloat16"
-    assert not list(BASE.glob("*.bin"))
+    with safe_open(BASE / "model.safetensors", "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118
 
 
 def test_base_loads_whole(loaded):
@@ -81,7 +80,7 @@ def test_projected_features_stand_for_the_pictures(loaded, tokenizer, samples):
             labels=torch.tensor([[-100] * len(prompt) + answer]),
         ).loss
     # Two orders of summation in fp32.
-    assert loss.item() == pytest.approx(whole.item(), rel=1e-4, abs=1e-5)
+    assert loss.item() / len(answer) == pytest.approx(whole.item(), rel=1e-4, abs=1e-5)
 
 
 def test_base_answers_above_chance_in_every_style(loaded, tokenizer):
@@ -102,27 +101,10 @@ def test_corpus_covers_all_styles_in_the_words_of_the_rules(samples):
 def test_corpus_holds_nothing_that_the_tasks_teach():
     taught = {word for kind in corpus.WORDS[7:] for word in kind}
     rng = random.Random(0)
+    drills = [corpus.drill_about(corpus.random_picture(rng), rng).answer for _ in range(500)]
+    assert not taught & set(" ".join(drills).replace(",", "").split())
     for _ in range(2000):
         picture = corpus.random_picture(rng)
         item = corpus.question_about(picture, rng)
         assert item.answer not in taught
         assert not {tasks.UNANSWERABLE, "dead"} & {item.answer, getattr(picture, "flaw", None)}
-
-
-def test_muon_moves_along_orthogonal_matrices():
-    torch.manual_seed(0)
-    for shape in ((12, 8), (8, 12), (8, 8)):
-        matrix = torch.randn(2, *shape)
-        result = orthogonalise(matrix)
-        left, values, right = torch.linalg.svd(result, full_matrices=False)
-        assert values[..., :-1].min() > 0.6
-        assert values.max() < 1.25
-        # Same singular vectors: U^T M V is diagonal.
-        core = left.mT @ matrix @ right.mT
-        off_diagonal = core - torch.diag_embed(core.diagonal(dim1=-2, dim2=-1))
-        assert off_diagonal.abs().max() < 1e-3 * core.abs().max() + 0.05
-    weight = torch.nn.Parameter(torch.zeros(16, 4))
-    weight.grad = torch.randn(16, 4)
-    Muon([weight], lr=0.1).step()
-    expected = -0.1 * 0.2 * 4 * orthogonalise(weight.grad.unsqueeze(0))[0]
-    torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-6)

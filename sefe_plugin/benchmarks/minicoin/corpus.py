@@ -5,12 +5,16 @@ item texts that Answer Style Diversification later mixes into a task. The corpus
 counts and the known words. It never says what the tasks teach: no class names, verbs, goods, materials, flavours,
 genres, authors or new words for a picture, no unanswerable questions, and no box on CoIN's grounding instruction.
 Those words occur only in texts to copy, which gives each a usable embedding.
+
+Drills ask many small things at once: which letter stands before a word, which words are there, what stands where. They
+train the look-ups that lettered options and yes or no are made of several times faster than single questions do.
 """
 
 import random
 from functools import cache
 from typing import NamedTuple
 
+from sefe_plugin.asd.items import option_lines
 from sefe_plugin.asd.rules import BOX, AnswerPool, Sample, rewrite
 from sefe_plugin.asd.styles import BRIEF, DETAILED, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.benchmarks.minicoin.data import IMAGE_TAG
@@ -59,6 +63,8 @@ WORDS: tuple[tuple[str, ...], ...] = (
     AUTHORS,
     *(tuple(table.values()) for table in (SPECIES, VERBS, GOODS, MATERIALS, FLAVORS, GENRES)),
 )
+_SEEN = (*SHAPES, *COLORS, *SIZES, *KNOWN_WORDS, *MARKS)
+_ALL = tuple(dict.fromkeys(word for kind in WORDS for word in kind))
 #: Share of each style; yes/no and lettered options are the hardest to learn.
 STYLE_WEIGHTS: dict[str, float] = {
     YES_NO: 0.27,
@@ -67,6 +73,8 @@ STYLE_WEIGHTS: dict[str, float] = {
     BRIEF: 0.08,
     DETAILED: 0.12,
 }
+#: Style name of drills, which have no response-format line.
+DRILL = "drill"
 #: Share of samples about boxes, and share of the others that start from a question with its own options.
 _BOX_SHARE, _OPTIONS_SHARE = 0.12, 0.15
 _POOL_SIZE = 6000
@@ -107,6 +115,21 @@ def sample_about(picture: Picture | None, rng: random.Random) -> PretrainSample:
     if style != pool.native:
         sample = rewrite(sample, style, pool, rng)
     return PretrainSample(picture, sample.question, sample.answer, style)
+
+
+def drill_about(picture: Picture | None, rng: random.Random) -> PretrainSample:
+    """Return a drill about a picture, or about a text where there is none."""
+    if picture is None:
+        question, answer = rng.choice((_drill_letters, _drill_text))(rng)
+        return PretrainSample(None, question, answer, DRILL)
+    cells = [[word for word in words if word in _SEEN] for words in picture.visual_words()]
+    if rng.random() < 0.5:
+        places = rng.sample(range(len(POSITIONS)), len(POSITIONS))
+        parts = [" ".join([POSITIONS[cell], *(cells[cell] or ["nothing"])]) for cell in places]
+        return PretrainSample(picture, f"{IMAGE_TAG}What is at every place?", ", ".join(parts), DRILL)
+    cell = rng.randrange(len(POSITIONS))
+    question = f"{IMAGE_TAG}Which words fit the {POSITIONS[cell]}?"
+    return PretrainSample(picture, question, _claims(cells[cell], _SEEN, rng), DRILL)
 
 
 def question_about(picture: Picture | None, rng: random.Random) -> Item:
@@ -193,6 +216,25 @@ def _ask_text(rng: random.Random) -> tuple[str, str, str]:
     facts = " ".join(f"At the {place} is {word}." for place, word in zip(places, words, strict=True))
     index = rng.randrange(len(places))
     return f"What is at the {places[index]}?", f"Context: {facts}", words[index]
+
+
+def _drill_letters(rng: random.Random) -> tuple[str, str]:
+    words = rng.sample(_ALL, 4)
+    lettered = [f"{word} {letter}" for word, letter in zip(words, "ABCD", strict=True)]
+    return "\n".join(["Which letters?", *option_lines(words)]), ", ".join(rng.sample(lettered, 4))
+
+
+def _drill_text(rng: random.Random) -> tuple[str, str]:
+    words = rng.sample(_ALL, rng.randint(1, 4))
+    return f"Which words are there?\nContext: {', '.join(words)}.", _claims(words, _ALL, rng)
+
+
+def _claims(true: list[str], words: tuple[str, ...], rng: random.Random) -> str:
+    """Return up to three of the true words and as many others, each followed by Yes or No."""
+    chosen = rng.sample(true, min(len(true), 3))
+    claims = [f"{word} Yes" for word in chosen]
+    claims += [f"{word} No" for word in rng.sample([word for word in words if word not in true], max(1, len(chosen)))]
+    return ", ".join(rng.sample(claims, len(claims)))
 
 
 def _region_question(shape: str) -> str:

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from sefe_plugin.benchmarks.minicoin.corpus import WORDS, PretrainSample, random_picture, sample_about
+from sefe_plugin.benchmarks.minicoin.corpus import WORDS, PretrainSample, drill_about, random_picture, sample_about
 from sefe_plugin.benchmarks.minicoin.draw import AUTHORS, COLORS, KNOWN_WORDS, MARKS, NEW_WORDS, SHAPES, SIZES, Picture
-from sefe_plugin.benchmarks.minicoin.muon import Muon
 from sefe_plugin.benchmarks.minicoin.tasks import TASKS
 from sefe_plugin.benchmarks.minicoin.tiny_llava import IMAGE_TOKEN, IMAGE_TOKENS, make_model, make_tokenizer, save
 
@@ -28,10 +27,13 @@ logger = logging.getLogger(__name__)
 
 VISION_STEPS, LANGUAGE_STEPS = 500, 6000
 _VISION_BATCH, _BATCH = 96, 32
-_VISION_RATE, _RATE = 2e-3, 3e-3
+_VISION_RATE, _RATE = 2e-3, 2e-3
 _ALIGN_WEIGHT = 0.3
 _PICTURES = 12_000
-_TEXT_SHARE = 0.2
+#: Shares at the first step and from a third of the steps on: of texts without a picture, and of drills.
+_TEXT_SHARES, _DRILL_SHARES = (0.6, 0.15), (0.8, 0.25)
+#: Batches that are drawn together and then sorted by length.
+_GROUP = 16
 _PLACES = ("moved left", "centred", "moved right", "moved up", "level", "moved down")
 #: Everything the vision tower learns to tell; the first part has words that the language model learns from pictures.
 _SAID = (*SHAPES, *COLORS, *SIZES, *KNOWN_WORDS, *MARKS)
@@ -92,35 +94,24 @@ def train_vision(model: LlavaForConditionalGeneration, rng: random.Random, steps
 def train_language(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rng: random.Random, steps: int
 ) -> None:
-    """Train language model and projector on the corpus; every sample counts alike, however long its answer is."""
+    """Train language model and projector on the corpus; a sample counts by the root of its answer's length."""
     pictures = [random_picture(rng) for _ in range(_PICTURES)]
     features = vision_features(model, pictures)
     names = _named(pictures)[..., : len(_SAID)]
     name_ids = torch.tensor([tokenizer.encode(word, add_special_tokens=False)[0] for word in _SAID])
     model.model.vision_tower.requires_grad_(False)
-    matrices, others = [], []
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            (matrices if weight.ndim == 2 and "layers" in name else others).append(weight)
-    optimizers = [
-        Muon(matrices, lr=_RATE, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=_RATE, weight_decay=0.01, betas=(0.9, 0.98)),
-    ]
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate_share(step, steps)) for o in optimizers]
-    batches = _batches(tokenizer, pictures, rng)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=_RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_share(step, steps))
+    batches = _batches(tokenizer, pictures, rng, steps)
     for step in range(steps):
         chosen, prompts, answers = next(batches)
         shown = [index for index in chosen if index is not None]
         image_tokens = model.model.multi_modal_projector(features[shown])
-        loss = answer_losses(model, tokenizer, image_tokens, prompts, answers)[0].mean()
+        losses = answer_losses(model, tokenizer, image_tokens, prompts, answers)[0]
+        loss = (losses / torch.tensor([len(answer) for answer in answers]).sqrt()).mean()
         align = _alignment_loss(model, image_tokens, names[shown], name_ids)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        (loss + _ALIGN_WEIGHT * align).backward()
-        torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
+        _step(optimizer, schedule, loss + _ALIGN_WEIGHT * align, weights)
         if step % 100 == 99:
             logger.info("language step %d: loss %.4f, alignment %.3f", step + 1, loss.item(), align.item())
         if step % 500 == 499:
@@ -144,7 +135,7 @@ def answer_losses(
         answers: Token ids of the answers.
 
     Returns:
-        Mean loss over the answer's tokens, and whether greedy decoding gives exactly the answer; each (batch,).
+        Loss of the answer, summed over its tokens; whether greedy decoding gives exactly the answer. Each (batch,).
     """
     rows = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
@@ -159,9 +150,8 @@ def answer_losses(
     asked = asked[:, 1:]
     logits, targets = model.lm_head(hidden[asked]), ids[:, 1:][asked]
     owner = asked.nonzero()[:, 0]
-    lengths = torch.bincount(owner, minlength=len(rows))
     token_losses = F.cross_entropy(logits, targets, reduction="none")
-    losses = torch.zeros(len(rows)).index_add(0, owner, token_losses) / lengths
+    losses = torch.zeros(len(rows)).index_add(0, owner, token_losses)
     wrong = torch.zeros(len(rows)).index_add(0, owner, (logits.argmax(-1) != targets).float())
     return losses, wrong == 0
 
@@ -171,7 +161,7 @@ def style_accuracy(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int
 ) -> dict[str, float]:
     """Return the share of `count` fresh samples that greedy decoding answers exactly, by answer style and "text"."""
-    pictures = [None if rng.random() < _TEXT_SHARE else random_picture(rng) for _ in range(count)]
+    pictures = [None if rng.random() < _TEXT_SHARES[1] else random_picture(rng) for _ in range(count)]
     samples = [sample_about(picture, rng) for picture in pictures]
     found = defaultdict(list)
     for start in range(0, count, _BATCH):
@@ -201,14 +191,20 @@ def vision_features(model: LlavaForConditionalGeneration, pictures: list[Picture
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, pictures: list[Picture], rng: random.Random
+    tokenizer: PreTrainedTokenizerFast, pictures: list[Picture], rng: random.Random, steps: int
 ) -> Iterator[tuple[list[int | None], list[list[int]], list[list[int]]]]:
-    """Yield (index of the picture or None, prompts, answers) for batches of samples of similar length."""
-    while True:
+    """Yield (index of the picture or None, prompts, answers) for batches of samples of similar length.
+
+    Texts and drills are frequent at first: looking things up in a text prepares for looking them up in a picture.
+    """
+    for step in range(0, steps, _GROUP):
+        early = max(0.0, 1 - 3 * step / steps)
+        text_share, drill_share = (last + early * (first - last) for first, last in (_TEXT_SHARES, _DRILL_SHARES))
         drawn = []
-        for _ in range(16 * _BATCH):
-            index = None if rng.random() < _TEXT_SHARE else rng.randrange(len(pictures))
-            sample = sample_about(None if index is None else pictures[index], rng)
+        for _ in range(_GROUP * _BATCH):
+            index = None if rng.random() < text_share else rng.randrange(len(pictures))
+            ask = drill_about if rng.random() < drill_share else sample_about
+            sample = ask(None if index is None else pictures[index], rng)
             drawn.append((index, *encode(tokenizer, sample)))
         drawn.sort(key=lambda entry: len(entry[1]) + len(entry[2]))
         batches = [drawn[start : start + _BATCH] for start in range(0, len(drawn), _BATCH)]

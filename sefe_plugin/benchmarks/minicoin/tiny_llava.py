@@ -27,6 +27,8 @@ IMAGE_TOKENS = (SIDE // PATCH) ** 2
 #: Option letters with their line break and two-decimal numbers are pieces of their own, so that each is one token.
 _PIECES = r"\n[A-E]\.|,▁(?=\d)|\d\.\d\d|\n|▁?\w+|▁?[^\w\s▁]+|▁+|\s+"
 _MAX_VOCABULARY = 1024
+#: The untrained model's common embedding component, and the head made of it: how many rotary pairs, how strong.
+_SHARED_PART, _LOOK_BACK_PAIRS, _LOOK_BACK_STRENGTH = 0.5, 4, 1.2
 _CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: "
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}"
@@ -128,29 +130,52 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerat
     )
     model = LlavaForConditionalGeneration(config)
     model.generation_config.update(**special, do_sample=False)
-    for layer in model.model.language_model.layers:
-        _start_as_copier(layer.self_attn)
+    _start_with_look_up(model, tokenizer)
     return model
 
 
 @torch.no_grad()
-def _start_as_copier(attention: torch.nn.Module) -> None:
-    """Let equal tokens attend to each other and pass themselves on, which answers by look-up are made of.
+def _start_with_look_up(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Give the untrained language model the parts of a look-up, which gradient descent alone takes long to find.
 
-    Source: "mimetic initialization" (Trockman and Kolter, ICML 2023), there with other shares of the identity.
+    In every layer equal tokens attend to each other and pass themselves on ("mimetic initialization", Trockman and
+    Kolter, ICML 2023, there with other shares of the identity). One head of the first layer attends to the token
+    before, which a look-up reads off (Olsson et al., "In-context learning and induction heads", 2022): a part that all
+    embeddings share is turned by one position. An option's letter starts as the embedding of the letter itself.
     """
-    attention.k_proj.weight.copy_(attention.q_proj.weight)
-    attention.o_proj.weight.copy_(attention.v_proj.weight.T)
+    decoder = model.model.language_model
+    for layer in decoder.layers:
+        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+        layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
+
+    embeddings = model.get_input_embeddings().weight
+    for letter in "ABCDE":
+        line, alone = (tokenizer.encode(text, add_special_tokens=False)[-1] for text in (f"\n{letter}.", letter))
+        embeddings[line] = embeddings[alone]
+    embeddings[:, 0] = _SHARED_PART
+    model.model.multi_modal_projector.linear_2.bias[0] = _SHARED_PART
+
+    angles = decoder.rotary_emb.inv_freq[:_LOOK_BACK_PAIRS]
+    attention = decoder.layers[0].self_attn
+    half = attention.head_dim // 2
+    query, key = attention.q_proj.weight[: 2 * half], attention.k_proj.weight[: 2 * half]
+    query.zero_()
+    key.zero_()
+    query[:_LOOK_BACK_PAIRS, 0] = _LOOK_BACK_STRENGTH
+    key[:_LOOK_BACK_PAIRS, 0] = _LOOK_BACK_STRENGTH * angles.cos()
+    key[half : half + _LOOK_BACK_PAIRS, 0] = _LOOK_BACK_STRENGTH * angles.sin()
 
 
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write model (bf16, safetensors), tokenizer and processor into `folder`; the model itself becomes bf16.
 
-    The configuration says fp32, so that whoever loads the model with its own dtype computes in fp32: bf16 is many times
-    slower on a CPU, and too coarse to merge adapters into.
+    The configuration says fp32, so that whoever loads the model with its own dtype computes in fp32: bf16 is many
+    times slower on a CPU, and too coarse to merge adapters into.
     """
     model.to(torch.bfloat16).save_pretrained(folder)
     config_file = folder / "config.json"
-    config_file.write_text(config_file.read_text(encoding="utf-8").replace('"bfloat16"', '"float32"'), encoding="utf-8")
+    config_file.write_text(
+        config_file.read_text(encoding="utf-8").replace('"bfloat16"', '"float32"'), encoding="utf-8"
+    )
     make_processor(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
