@@ -80,7 +80,7 @@ class SefeCallback(TrainerCallback):
         """Put the gradient of the penalty where the gradients of the loss will be added."""
         scaler = optimizer.scaler if isinstance(optimizer, AcceleratedOptimizer) else None
         scale = 1.0 if scaler is None else scaler.get_scale()
-        self._penalties.append(self._reglora.accumulate_penalty_gradients(scale))
+        self._penalties.append(self._reglora.accumulate_penalty_gradients(scale).item())
         self._step_begun = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:

@@ -1,13 +1,17 @@
-"""Sorted positions as one byte per step: about 1.01 bytes per key element at M = 2 %, instead of 8 or 16.
+"""Sorted positions as about one byte each at M = 2 %, instead of the 16 bytes of a row and a column.
 
-The bytes are read from position -1 on. A byte b < 255 skips b positions and marks the next one; 255 skips 255
-positions and marks nothing. Every set of positions has exactly one such code, whose last byte is below 255.
+The bytes are read from position -1 on. A byte b < 248 skips b positions and marks the next one; a byte 248 + j skips
+248 * 2^j positions and marks nothing. Every set of positions has exactly one such code in which the bytes that skip
+before a mark fall, save that the largest may repeat; its last byte marks.
+
+A skip of every length takes few bytes, so the code stays short where the positions crowd in some rows and columns.
 """
 
 import torch
 
 
-_SKIP = 255
+_SKIP = 248
+_LARGEST = 255
 
 
 def encode(indices: torch.Tensor, numel: int) -> torch.Tensor:
@@ -18,23 +22,29 @@ def encode(indices: torch.Tensor, numel: int) -> torch.Tensor:
         numel: Number of elements of the flattened matrix.
 
     Returns:
-        uint8, 1-D, on the device of `indices`.
+        uint8, 1-D, on the device of `indices`; at most ``k + numel / 248`` bytes.
 
     Raises:
         ValueError: If `indices` is not as described.
 
     Example:
-        >>> encode(torch.tensor([0, 3, 300]), numel=512)
-        tensor([  0,   2, 255,  41], dtype=torch.uint8)
+        >>> encode(torch.tensor([0, 3, 300, 1100]), numel=2000)
+        tensor([  0,   2, 248,  48, 249, 248,  55], dtype=torch.uint8)
     """
     if indices.dtype != torch.int64 or indices.ndim != 1 or not len(indices):
         raise ValueError(f"positions must be int64, 1-D, not empty; got {indices.dtype}, {tuple(indices.shape)}")
     gaps = torch.diff(indices, prepend=indices.new_full((1,), -1)) - 1
     if gaps.min() < 0 or indices[-1] >= numel:
         raise ValueError(f"positions must be strictly increasing in [0, {numel}); got {indices}")
-    ends = torch.cumsum(gaps // _SKIP + 1, 0)
-    codes = torch.full((int(ends[-1]),), _SKIP, dtype=torch.uint8, device=indices.device)
-    codes[ends - 1] = (gaps % _SKIP).to(torch.uint8)
+    skips = gaps // _SKIP
+    halves = [(skips >> j) & 1 for j in range(_LARGEST - _SKIP)]
+    ends = torch.cumsum(1 + sum(halves) + (skips >> len(halves)), 0)
+    codes = torch.full((int(ends[-1]),), _LARGEST, dtype=torch.uint8, device=indices.device)
+    at = ends - 1
+    codes[at] = (gaps % _SKIP).to(torch.uint8)
+    for j, present in enumerate(halves):
+        at = at - present
+        codes[at[present.bool()]] = _SKIP + j
     return codes
 
 
@@ -52,15 +62,43 @@ def decode(codes: torch.Tensor, numel: int) -> torch.Tensor:
         ValueError: If `codes` is not the code of positions below `numel`.
 
     Example:
-        >>> decode(torch.tensor([0, 2, 255, 41], dtype=torch.uint8), numel=512)
-        tensor([  0,   3, 300])
+        >>> decode(torch.tensor([0, 2, 248, 48, 249, 248, 55], dtype=torch.uint8), numel=2000)
+        tensor([   0,    3,  300, 1100])
     """
     if codes.dtype != torch.uint8 or codes.ndim != 1 or not len(codes):
         raise ValueError(f"codes must be uint8, 1-D, not empty; got {codes.dtype}, {tuple(codes.shape)}")
-    marks = codes != _SKIP
-    indices = torch.cumsum(codes.short() + marks, 0, dtype=torch.int64)[marks] - 1
+    marks = codes < _SKIP
     if not marks[-1]:
         raise ValueError("codes end in a skip that leads to no position")
+    if (~marks[:-1] & (codes[:-1] < _LARGEST) & (codes[1:] >= codes[:-1])).any():
+        raise ValueError("codes skip in steps that do not fall")
+    indices = torch.cumsum(_steps(codes, marks), 0, dtype=torch.int64)[marks] - 1
     if indices[-1] >= numel:
         raise ValueError(f"codes lead to position {int(indices[-1])} of a matrix of {numel} elements")
     return indices
+
+
+def walk(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Follow a code byte by byte.
+
+    Nothing is dropped, so on a GPU nothing waits for the number of positions.
+
+    Args:
+        codes: What `encode` made for a matrix of less than 2^31 elements.
+
+    Returns:
+        The strictly increasing positions to which the bytes lead, int32, and which of them are marked, bool; both of
+        the shape of `codes`.
+
+    Example:
+        >>> walk(torch.tensor([0, 2, 248, 48], dtype=torch.uint8))
+        (tensor([  0,   3, 251, 300], dtype=torch.int32), tensor([ True,  True, False,  True]))
+    """
+    marks = codes < _SKIP
+    return torch.cumsum(_steps(codes, marks), 0, dtype=torch.int32) - 1, marks
+
+
+def _steps(codes: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
+    """Return by how many positions every byte moves on, int16."""
+    codes = codes.short()
+    return torch.where(marks, codes + 1, _SKIP << (codes - _SKIP).clamp_(min=0))

@@ -9,6 +9,8 @@ from typing import Any
 from peft import LoraConfig
 from peft.utils import PeftType
 
+from ..files import write_json
+
 
 #: Written beside PEFT's ``adapter_config.json``.
 OPTIONS_FILE = "reglora_config.json"
@@ -98,10 +100,7 @@ class RegLoraConfig(LoraConfig):
         """
         plain = LoraConfig(**{f.name: vars(self)[f.name] for f in fields(LoraConfig)})
         plain.save_pretrained(save_directory, **kwargs)
-        file = Path(save_directory, OPTIONS_FILE)
-        draft = file.with_name(f"{file.name}.tmp")
-        draft.write_text(json.dumps({name: vars(self)[name] for name in _OPTIONS}, indent=2), encoding="utf-8")
-        draft.replace(file)
+        write_json(Path(save_directory, OPTIONS_FILE), {name: vars(self)[name] for name in _OPTIONS})
 
     @classmethod
     def from_json_file(cls, path_json_file: str, **kwargs) -> dict[str, Any]:

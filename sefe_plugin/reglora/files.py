@@ -10,12 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..files import replacing
 from .codec import decode
 from .key_elements import key_count
 
 
 FORMAT = "sefe_plugin.key_elements"
-VERSION = "1"
+VERSION = "2"
 _FIELDS = {"format", "version", "key_ratio", "shapes", "count", "adapter_sha256", "content_sha256"}
 
 
@@ -75,10 +76,8 @@ def write_key_elements(elements: KeyElements) -> None:
         "adapter_sha256": elements.adapter_sha256,
     }
     metadata["content_sha256"] = _digest(metadata, codes)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.tmp")
-    save_file(codes, draft, metadata)
-    draft.replace(file)
+    with replacing(file) as draft:
+        save_file(codes, draft, metadata)
 
 
 def read_key_elements(file: str | Path) -> KeyElements:
@@ -126,14 +125,14 @@ def read_key_elements(file: str | Path) -> KeyElements:
     return elements
 
 
-def fingerprint(factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> str:
-    """Return the SHA-256 of an adapter: its names and its factors A and B, in their dtype."""
-    digest = hashlib.sha256()
-    for name in sorted(factors):
-        for tensor in factors[name]:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def add_to_fingerprint(digest: "hashlib._Hash", name: str, *factors: torch.Tensor) -> None:
+    """Add the name and the factors A and B of a matrix, in their dtype, to the SHA-256 of an adapter.
+
+    Matrices are added in the order of their names.
+    """
+    for factor in factors:
+        digest.update(f"{name} {factor.dtype} {tuple(factor.shape)}\n".encode())
+        digest.update(factor.detach().cpu().contiguous().view(torch.uint8).numpy())
 
 
 def _digest(metadata: Mapping[str, str], codes: Mapping[str, torch.Tensor]) -> str:

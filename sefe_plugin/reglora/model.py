@@ -1,24 +1,31 @@
 """`RegLoraModel`: LoRA's model of PEFT that knows the key elements of earlier tasks and the penalty on them."""
 
+import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from .codec import decode, encode
+from .codec import encode
 from .config import RegLoraConfig
-from .files import KeyElements, fingerprint, read_key_elements, write_key_elements
-from .key_elements import find_key_elements, key_count, unite
+from .engines import add_to_grad, gathered
+from .files import KeyElements, add_to_fingerprint, read_key_elements, write_key_elements
+from .key_elements import find_key_elements, key_count
 from .penalty import MatrixPenalty, matrix_penalty
+from .union import KeyUnion
 
 
 logger = logging.getLogger(__name__)
 
-_MAX_TASKS = 255  # the multiplicity of a key element is kept in one byte
+_MAX_TASKS = 255  # the number of tasks that chose a key element is decoded into one byte
+
+#: Where the key elements of earlier tasks stay during training: on the device of their matrix, or in host memory.
+OFFLOADS = ("none", "cpu")
 
 
 class RegLoraModel(LoraModel):
@@ -32,21 +39,25 @@ class RegLoraModel(LoraModel):
     def __init__(self, model: nn.Module, config: LoraConfig, adapter_name: str, **kwargs):
         super().__init__(model, config, adapter_name, **kwargs)
         self._num_earlier_tasks = 0
-        self._key_elements: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._key_elements: dict[str, KeyUnion] = {}
 
-    def load_key_elements(self, files: Sequence[str | Path]) -> None:
+    def load_key_elements(self, files: Sequence[str | Path], offload: str = "none") -> None:
         """Load the key elements of the earlier tasks, in place of those loaded before.
 
-        Their union stays in memory, about two bytes per element, on the device of its matrix.
+        About one byte per element and task stays in memory.
 
         Args:
             files: One file per earlier task, the oldest first; none means that there is no earlier task.
+            offload: Where they stay: ``none``, on the device of their matrix; ``cpu``, in host memory, from where
+                those of one matrix at a time are brought to its device.
 
         Raises:
             FileNotFoundError: If a file is absent.
-            ValueError: If a file is damaged, belongs to another model or another M, or is given twice, or if there
-                are more than 255.
+            ValueError: If `offload` is another word, if a file is damaged, belongs to another model or another M, or
+                is given twice, or if there are more than 255.
         """
+        if offload not in OFFLOADS:
+            raise ValueError(f"`offload` must be one of {', '.join(OFFLOADS)}; got {offload!r}")
         if len(files) > _MAX_TASKS:
             raise ValueError(f"at most {_MAX_TASKS} files of key elements can be loaded; got {len(files)}")
         shapes = self._shapes()
@@ -62,97 +73,116 @@ class RegLoraModel(LoraModel):
         self._num_earlier_tasks = len(tasks)
         self._key_elements = {}
         for name, (A, _) in self._factors().items() if tasks else ():
-            numel = shapes[name][0] * shapes[name][1]
-            indices, multiplicity = unite([decode(task.codes[name].to(A.device), numel) for task in tasks.values()])
-            self._key_elements[name] = encode(indices, numel), multiplicity
+            union = KeyUnion.of_tasks([task.codes[name] for task in tasks.values()], shapes[name], A.device)
+            self._key_elements[name] = union.in_host_memory() if offload == "cpu" else union
 
     def penalty(self) -> torch.Tensor:
         """Compute lambda * R, to be added to a loss.
 
         Returns:
             fp32, shape (), differentiable once with respect to every A and B; 0 if there is no earlier task.
+
+        Raises:
+            RuntimeError: Under DeepSpeed ZeRO-3, where no matrix is whole outside its module's forward pass.
         """
-        terms = [MatrixPenalty.apply(*term) for term in self._terms()]
+        if is_deepspeed_zero3_enabled():
+            raise RuntimeError("`penalty` needs whole matrices, which ZeRO-3 partitions. Train with SefeCallback.")
+        terms = [MatrixPenalty.apply(A, B, union, weight) for A, B, union, weight in self._terms()]
         return torch.stack([term.to(terms[0].device) for term in terms]).sum() if terms else torch.zeros(())
 
     @torch.no_grad()
-    def accumulate_penalty_gradients(self, scale: float = 1.0) -> float:
-        """Add the gradient of scale * lambda * R to ``.grad`` of every trainable A and B.
+    def accumulate_penalty_gradients(
+        self,
+        scale: float = 1.0,
+        share: tuple[int, int] = (0, 1),
+        deliver: Callable[[nn.Parameter, torch.Tensor], None] = add_to_grad,
+    ) -> torch.Tensor:
+        """Add the gradient of scale * lambda * R to that of every trainable A and B.
 
         Called once per optimizer step, before the first backward pass, it gives the penalty the weight lambda
-        whatever the loss, the accumulation and the number of processes: nothing that scales the loss reaches it, and
-        processes average equal contributions.
+        whatever the loss, the accumulation and the number of processes: nothing that scales the loss reaches it.
 
         Args:
             scale: The loss scale in effect, where the gradients will be unscaled (fp16).
+            share: (process, number of processes), where processes average their gradients: each evaluates every so
+                manieth matrix, so many times as large. Under ZeRO-3 all of them must call this together.
+            deliver: How a gradient reaches a parameter, from `engines`.
 
         Returns:
-            lambda * R, not scaled.
+            This process's share of lambda * R, not scaled; fp32, shape (). The shares add up to lambda * R.
         """
-        values = []
-        for A, B, *key_elements, weight in self._terms():
-            value, *grads = matrix_penalty(A, B, *key_elements, weight)
-            values.append(value)
-            for factor, grad in zip((A, B), grads, strict=True):
-                if not factor.requires_grad:
+        process, processes = share
+        value = torch.zeros(())
+        for number, (A, B, union, weight) in enumerate(self._terms()):
+            with gathered(A, B):
+                if number % processes != process:
                     continue
-                grad = (scale * grad).to(factor.dtype)
-                if factor.grad is None:
-                    factor.grad = grad.contiguous()
-                else:
-                    factor.grad += grad
-        return torch.stack([value.to(values[0].device) for value in values]).sum().item() if values else 0.0
+                term, *grads = matrix_penalty(A, B, union, weight)
+            value = value.to(term.device) + term
+            for factor, grad in zip((A, B), grads, strict=True):
+                if factor.requires_grad:
+                    deliver(factor, grad.mul_(scale * processes))
+        return value
 
-    def save_key_elements(self, file: str | Path) -> None:
+    def save_key_elements(self, file: str | Path, write: bool = True) -> None:
         """Find the key elements of the adapter as it is now, and write them to a file.
 
         Args:
             file: Where to; its folder is made if absent.
+            write: False in all processes but one of those that train together. Under ZeRO-3 all must call this.
 
         Raises:
             ValueError: If the weight change of a matrix is not finite.
         """
         shapes, codes, ratio = self._shapes(), {}, self._config.key_ratio
-        factors = self._factors()
-        for name, (A, B) in factors.items():
-            try:
-                indices = find_key_elements(A, B, ratio)
-            except ValueError as error:
-                raise ValueError(f"matrix '{name}': {error}. Lower the learning rate and train again.") from error
+        adapter, trained = hashlib.sha256(), False
+        for name, (A, B) in sorted(self._factors().items()):
+            with gathered(A, B):
+                if not write:
+                    continue
+                add_to_fingerprint(adapter, name, A, B)
+                trained = trained or bool(B.any())
+                try:
+                    indices = find_key_elements(A, B, ratio)
+                except ValueError as error:
+                    raise ValueError(f"matrix '{name}': {error}. Lower the learning rate and train again.") from error
             codes[name] = encode(indices, shapes[name][0] * shapes[name][1])
-        if not any(B.any() for _, B in factors.values()):
+        if not write:
+            return
+        if not trained:
             logger.warning("The adapter is untrained (every B is 0): the key elements in %s say nothing.", file)
-        write_key_elements(KeyElements(Path(file), ratio, shapes, codes, fingerprint(factors)))
+        write_key_elements(KeyElements(Path(file), ratio, shapes, codes, adapter.hexdigest()))
 
     @property
     def _config(self) -> RegLoraConfig:
         """The configuration of the one adapter."""
         return self.peft_config[self.active_adapters[0]]
 
+    def _layers(self) -> dict[str, LoraLayer]:
+        """Return every adapted module, by its path in the base model."""
+        return {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
+
     def _factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
-        """Return A and B of every adapted matrix, by its module's path in the base model."""
+        """Return A and B of every adapted matrix."""
         adapter = self.active_adapters[0]
         return {
-            name: (module.lora_A[adapter].weight, module.lora_B[adapter].weight)
-            for name, module in self.model.named_modules()
-            if isinstance(module, LoraLayer)
+            name: (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)
+            for name, layer in self._layers().items()
         }
 
     def _shapes(self) -> dict[str, tuple[int, int]]:
-        """Return (out_features, in_features) of every adapted matrix."""
-        return {name: (len(B), A.shape[1]) for name, (A, B) in self._factors().items()}
+        """Return (out_features, in_features) of every adapted matrix, which its factors do not tell under ZeRO-3."""
+        return {name: (layer.out_features, layer.in_features) for name, layer in self._layers().items()}
 
-    def _terms(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, torch.Tensor, torch.Tensor, float]]:
+    def _terms(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, KeyUnion, float]]:
         """Yield per matrix the arguments of `matrix_penalty`."""
-        config, factors = self._config, self._factors()
+        config, factors, shapes = self._config, self._factors(), self._shapes()
         if not config.reg_weight:
             return
         tasks_in_mean = self._num_earlier_tasks if config.reduction == "official_mean" else 1
-        for name, (codes, multiplicity) in self._key_elements.items():
-            A, B = factors[name]
-            count = key_count(config.key_ratio, len(B), A.shape[1])
-            weight = config.reg_weight / (len(factors) * count * tasks_in_mean)
-            yield A, B, codes.to(A.device), multiplicity.to(A.device), weight
+        for name, union in self._key_elements.items():
+            count = key_count(config.key_ratio, *shapes[name])
+            yield *factors[name], union, config.reg_weight / (len(factors) * count * tasks_in_mean)
 
     def _check_new_adapter_config(self, config: LoraConfig) -> None:
         """Refuse a second adapter."""

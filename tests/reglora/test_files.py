@@ -51,7 +51,7 @@ def test_the_format_on_disk(file):
     with safe_open(file, framework="pt") as archive:
         metadata = archive.metadata()
     assert metadata["format"] == "sefe_plugin.key_elements"
-    assert metadata["version"] == "1"
+    assert metadata["version"] == "2"
     assert float(metadata["key_ratio"]) == 0.1
     assert json.loads(metadata["shapes"]) == {"layers.0.q_proj": [8, 10], "layers.0.v_proj": [4, 10]}
     assert metadata["count"] == "12"
@@ -115,7 +115,8 @@ def test_any_other_bytes_are_refused(tmp_path, raw):
     [
         ({"format": "other"}, "not a file of key elements"),
         ({"format": None}, "not a file of key elements"),
-        ({"version": "2"}, "this release reads version '1'"),
+        ({"version": "1"}, "version '1' of the format; this release reads version '2'"),
+        ({"version": "3"}, "version '3' of the format; this release reads version '2'"),
         ({"key_ratio": "0.2"}, "does not match its checksum"),
         ({"shapes": "{}"}, "does not match its checksum"),
         ({"count": None}, "does not match its checksum"),

@@ -3,7 +3,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sefe_plugin.reglora import key_elements
-from sefe_plugin.reglora.key_elements import find_key_elements, key_count, unite
+from sefe_plugin.reglora.key_elements import find_key_elements, key_count
 
 
 def factors(rows, cols, rank, seed=0):
@@ -51,11 +51,45 @@ def test_the_dense_product_never_exists(monkeypatch):
                 self.numel = max(self.numel, result.numel())
             return result
 
-    monkeypatch.setattr(key_elements, "TILE_ELEMENTS", 1000)
-    A, B = factors(200, 100, 4)
+    monkeypatch.setattr(key_elements, "TILE_ELEMENTS", 4000)
+    monkeypatch.setattr(key_elements, "_SAMPLE", 1000)
+    A, B = factors(400, 200, 4)
     with Largest() as largest:
         find_key_elements(A, B, 0.02)
-    assert largest.numel <= 1000 + key_count(0.02, 200, 100)
+    assert largest.numel <= 4000 + 2 * key_count(0.02, 400, 200)
+
+
+@pytest.mark.parametrize("shape", [(300, 200, 3), (200, 300, 8)])
+@pytest.mark.parametrize("ratio", [0.0005, 0.02, 0.3, 0.9999])
+def test_a_foreseen_bar_changes_nothing(monkeypatch, shape, ratio):
+    monkeypatch.setattr(key_elements, "TILE_ELEMENTS", 7000)
+    A, B = factors(*shape)
+    count = key_count(ratio, *shape[:2])
+    expected = (B @ A).abs().flatten().topk(count).indices.sort().values  # no two values are equal here
+    assert torch.equal(find_key_elements(A, B, ratio), expected)
+    monkeypatch.setattr(key_elements, "_SAMPLE", 2**30)  # so large that nothing is drawn
+    assert torch.equal(find_key_elements(A, B, ratio), expected)
+
+
+def test_a_bar_foreseen_too_high_is_given_up(monkeypatch):
+    A, B = factors(60, 50, 3)
+    expected = find_key_elements(A, B, 0.02)
+    monkeypatch.setattr(key_elements, "_foreseen_bar", lambda *_: (B @ A).abs().max().item())
+    assert torch.equal(find_key_elements(A, B, 0.02), expected)
+
+
+def test_the_drawn_elements_foresee_a_bar_a_little_below_the_last_key_element():
+    A, B = factors(800, 900, 8)
+    change, count = (B @ A).abs(), key_count(0.02, 800, 900)
+    above = (change > key_elements._foreseen_bar(A, B, count)).sum()
+    assert count < above < 2 * count
+
+
+@pytest.mark.parametrize("count", [1, 100, 59_999, 60_000])
+def test_equal_values_everywhere_need_no_more_memory(monkeypatch, count):
+    monkeypatch.setattr(key_elements, "TILE_ELEMENTS", 7000)
+    A, B = torch.ones(1, 300), torch.ones(200, 1)
+    assert torch.equal(find_key_elements(A, B, count / 60_000), torch.arange(count))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -70,9 +104,3 @@ def test_count_rounds_down_as_the_official_code_does():
     assert key_count(0.02, 4096, 11008) == 901775
     assert key_count(0.02, 3, 3) == 1
     assert key_count(1.0, 3, 4) == 12
-
-
-def test_unite_counts_tasks():
-    indices, multiplicity = unite([torch.tensor([1, 5]), torch.tensor([0, 5]), torch.tensor([5, 9])])
-    assert indices.tolist() == [0, 1, 5, 9]
-    assert multiplicity.tolist() == [1, 1, 3, 1]

@@ -1,10 +1,12 @@
 # ruff: noqa: N803 - A and B are the names of the factors in the papers
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sefe_plugin.reglora import key_elements, penalty
+from sefe_plugin.reglora import penalty, union
 from sefe_plugin.reglora.codec import encode
 from sefe_plugin.reglora.penalty import MatrixPenalty, matrix_penalty
+from sefe_plugin.reglora.union import KeyUnion
 
 
 def problem(rows, cols, rank, count, seed=0):
@@ -15,6 +17,12 @@ def problem(rows, cols, rank, count, seed=0):
     indices = torch.randperm(rows * cols, generator=generator)[:count].sort().values
     multiplicity = torch.randint(1, 8, (count,), generator=generator, dtype=torch.uint8)
     return A, B, indices, multiplicity
+
+
+def united(indices, multiplicity, rows, cols):
+    """The union of tasks by which position p is chosen multiplicity[p] times."""
+    tasks = [encode(indices[multiplicity >= times], rows * cols) for times in range(1, int(multiplicity.max()) + 1)]
+    return KeyUnion.of_tasks(tasks, (rows, cols), torch.device("cpu"))
 
 
 def by_hand(A, B, indices, multiplicity, weight):
@@ -39,11 +47,23 @@ def gradient_by_hand(A, B, indices, multiplicity, weight):
     return grad_A, grad_B
 
 
-@pytest.fixture(params=["tiles", "one_tile", "positions"])
+#: Per way to evaluate the penalty: elements of a panel, rows and share of key elements from which products are dense.
+WAYS = {
+    "dense": (2**20, 2**60, 0.0),
+    "dense_panels": (16, 2**60, 0.0),
+    "positions": (2**20, 0, 1.0),
+    "positions_panels": (16, 0, 1.0),
+    "mixed": (2**20, 0, 0.0),
+    "mixed_panels": (16, 0, 0.0),
+}
+
+
+@pytest.fixture(params=WAYS)
 def evaluator(request, monkeypatch):
-    """Each way to evaluate the penalty: dense by several tiles, by one, and at the positions alone."""
-    monkeypatch.setattr(penalty, "_LARGE", 0 if request.param == "positions" else 2**60)
-    monkeypatch.setattr(key_elements, "TILE_ELEMENTS", 50 if request.param == "tiles" else 2**20)
+    elements, large, sparse = WAYS[request.param]
+    monkeypatch.setattr(union, "PANEL_ELEMENTS", elements)
+    monkeypatch.setattr(penalty, "_LARGE", large)
+    monkeypatch.setattr(penalty, "_SPARSE", sparse)
 
 
 # fp32 sums of at most some hundred terms; the reference is in double precision.
@@ -53,7 +73,7 @@ TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (6, 5, 2, 9), (13, 7, 3, 91), (9, 40, 1, 30)])
 def test_value_and_gradient_equal_a_double_loop(evaluator, shape):
     A, B, indices, multiplicity = problem(*shape)
-    value, grad_A, grad_B = matrix_penalty(A, B, encode(indices, A.shape[1] * len(B)), multiplicity, 0.3)
+    value, grad_A, grad_B = matrix_penalty(A, B, united(indices, multiplicity, len(B), A.shape[1]), 0.3)
     expected_A, expected_B = gradient_by_hand(A, B, indices, multiplicity, 0.3)
     torch.testing.assert_close(value.item(), by_hand(A, B, indices, multiplicity, 0.3), **TOLERANCE)
     torch.testing.assert_close(grad_A.double(), expected_A, **TOLERANCE)
@@ -62,7 +82,7 @@ def test_value_and_gradient_equal_a_double_loop(evaluator, shape):
 
 def test_gradient_equals_finite_differences(evaluator):
     A, B, indices, multiplicity = problem(5, 4, 2, 8)
-    _, grad_A, grad_B = matrix_penalty(A, B, encode(indices, 20), multiplicity, 1.7)
+    _, grad_A, grad_B = matrix_penalty(A, B, united(indices, multiplicity, 5, 4), 1.7)
     # The penalty is linear in one entry as long as no sign changes, so a central difference is exact up to rounding.
     step = 1e-6
     for factor, grad in ((A, grad_A), (B, grad_B)):
@@ -78,7 +98,7 @@ def test_gradient_equals_finite_differences(evaluator):
 
 def test_gradient_is_zero_off_the_key_elements(evaluator):
     _, change, indices, multiplicity = problem(6, 5, 5, 9)
-    _, _, grad = matrix_penalty(torch.eye(5), change, encode(indices, 30), multiplicity, 2.0)
+    _, _, grad = matrix_penalty(torch.eye(5), change, united(indices, multiplicity, 6, 5), 2.0)
     expected = torch.zeros(30)
     expected[indices] = 2.0 * multiplicity * change.flatten()[indices].sign()
     assert torch.equal(grad, expected.view(6, 5))  # A is the identity, so the gradient by B is that by B A, exactly
@@ -86,7 +106,7 @@ def test_gradient_is_zero_off_the_key_elements(evaluator):
 
 def test_no_change_has_no_gradient(evaluator):
     A, B, indices, multiplicity = problem(6, 5, 2, 30)
-    value, grad_A, grad_B = matrix_penalty(A, 0 * B, encode(indices, 30), multiplicity, 1.0)
+    value, grad_A, grad_B = matrix_penalty(A, 0 * B, united(indices, multiplicity, 6, 5), 1.0)
     assert value == 0
     assert not grad_A.any()
     assert not grad_B.any()
@@ -96,7 +116,7 @@ def test_bfloat16_factors_are_evaluated_in_fp32(evaluator):
     A, B, indices, multiplicity = problem(13, 7, 3, 40)
     A, B = A.bfloat16(), B.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        value, grad_A, grad_B = matrix_penalty(A, B, encode(indices, 91), multiplicity, 0.3)
+        value, grad_A, grad_B = matrix_penalty(A, B, united(indices, multiplicity, 13, 7), 0.3)
     assert value.dtype == grad_A.dtype == grad_B.dtype == torch.float32
     expected_A, expected_B = gradient_by_hand(A, B, indices, multiplicity, 0.3)
     torch.testing.assert_close(value.item(), by_hand(A, B, indices, multiplicity, 0.3), **TOLERANCE)
@@ -107,16 +127,46 @@ def test_bfloat16_factors_are_evaluated_in_fp32(evaluator):
 def test_autograd_function_scales_the_gradient(evaluator):
     A, B, indices, multiplicity = problem(6, 5, 2, 9)
     A.requires_grad_(), B.requires_grad_()
-    (3 * MatrixPenalty.apply(A, B, encode(indices, 30), multiplicity, 0.5) ** 2).backward()
+    (3 * MatrixPenalty.apply(A, B, united(indices, multiplicity, 6, 5), 0.5) ** 2).backward()
     value = by_hand(A, B, indices, multiplicity, 0.5)
     expected_A, expected_B = gradient_by_hand(A.detach(), B.detach(), indices, multiplicity, 0.5)
     torch.testing.assert_close(A.grad.double(), 6 * value * expected_A, **TOLERANCE)
     torch.testing.assert_close(B.grad.double(), 6 * value * expected_B, **TOLERANCE)
 
 
-def test_both_ways_agree_at_a_size_where_either_may_be_taken():
-    A, B, indices, multiplicity = problem(700, 800, 4, 11200)
-    dense = penalty._in_tiles(A, B, indices, multiplicity)
-    sparse = penalty._at_positions(A, B, indices, multiplicity)
-    for one, other in zip(dense, sparse, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-3)
+@pytest.mark.parametrize(("rows", "cols", "count"), [(700, 800, 11200), (256, 300, 70000), (1000, 10, 500)])
+def test_all_ways_agree_at_sizes_where_each_may_be_taken(monkeypatch, rows, cols, count):
+    A, B, indices, multiplicity = problem(rows, cols, 4, count)
+    results = []
+    for elements, large, sparse in WAYS.values():
+        monkeypatch.setattr(union, "PANEL_ELEMENTS", 1000 * elements)
+        monkeypatch.setattr(penalty, "_LARGE", large)
+        monkeypatch.setattr(penalty, "_SPARSE", sparse)
+        results.append(matrix_penalty(A, B, united(indices, multiplicity, rows, cols), 1.0))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-5, atol=1e-3)  # fp32 sums of up to 70,000 terms
+
+
+class Largest(TorchDispatchMode):
+    """Note the number of elements of the largest tensor made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.layout == torch.strided:
+            self.numel = max(self.numel, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_dense_product_never_exists(monkeypatch, way):
+    A, B, indices, multiplicity = problem(300, 400, 2, 2400)
+    _, large, sparse = WAYS[way]
+    monkeypatch.setattr(union, "PANEL_ELEMENTS", 6000)
+    monkeypatch.setattr(penalty, "_LARGE", large)
+    monkeypatch.setattr(penalty, "_SPARSE", sparse)
+    keys = united(indices, multiplicity, 300, 400)
+    with Largest() as largest:
+        matrix_penalty(A, B, keys, 1.0)
+    assert largest.numel <= 6000
