@@ -5,15 +5,17 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, reduce
 from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
 from .reglora import RegLoraModel, find_reglora_model
+from .reglora.engines import AddInBackward, add_to_grad
 
 
 logger = logging.getLogger(__name__)
@@ -28,10 +30,12 @@ PENALTY_LOG = "reglora_penalty"
 class SefeCallback(TrainerCallback):
     """Train a task with RegLoRA: penalise the key elements of earlier tasks, then find and save this task's.
 
-    The gradient of lambda * R is put into ``.grad`` at the beginning of every optimizer step, where the loss's
-    gradients are added to it. So the penalty has the weight lambda with every loss, label smoothing, gradient
-    accumulation and number of processes, and is clipped together with the loss's gradient. The official code adds it
-    to the loss inside the model, which is the same as long as gradients are not accumulated.
+    At the beginning of every optimizer step the gradient of lambda * R is put into ``.grad``, where the loss's
+    gradients are added to it; with DeepSpeed (ZeRO-1, 2 and 3) it is added to what the first backward pass of the
+    step forms. So the penalty has the weight lambda with every loss, label smoothing, gradient accumulation and
+    number of processes, and is clipped together with the loss's gradient. The official code adds it to the loss
+    inside the model, which is the same as long as gradients are not accumulated. Processes that average their
+    gradients share the work: each evaluates some of the matrices.
 
     lambda * R is logged beside the loss as ``reglora_penalty``.
 
@@ -40,6 +44,8 @@ class SefeCallback(TrainerCallback):
             into the model stay.
         save_to: Where to save the key elements of this task; ``key_elements.safetensors`` in the output folder if
             None. The weights are those at the end of training, before any merge.
+        offload: Where the key elements of earlier tasks stay: ``none``, on the device of their matrix; ``cpu``, in
+            host memory, from where those of one matrix at a time are brought to its device.
 
     Example::
 
@@ -48,13 +54,17 @@ class SefeCallback(TrainerCallback):
         Trainer(model, args, train_dataset=task2, callbacks=[callback]).train()
     """
 
-    def __init__(self, key_elements: Sequence[str | Path] = (), save_to: str | Path | None = None):
+    def __init__(
+        self, key_elements: Sequence[str | Path] = (), save_to: str | Path | None = None, offload: str = "none"
+    ):
         if isinstance(key_elements, str | Path):
             raise ValueError(f"`key_elements` must be a list of files, one per earlier task; got {key_elements!r}")
         self.key_elements = [Path(file) for file in key_elements]
         self.save_to = None if save_to is None else Path(save_to)
+        self.offload = offload
         self._reglora: RegLoraModel | None = None
-        self._penalties: list[float] = []
+        self._in_backward: AddInBackward | None = None
+        self._penalties: list[torch.Tensor] = []
         self._step_begun = False
 
     def on_train_begin(
@@ -70,17 +80,22 @@ class SefeCallback(TrainerCallback):
         _refuse_unsupported(args)
         self._reglora = find_reglora_model(model)
         if self.key_elements:
-            self._reglora.load_key_elements(self.key_elements)
+            self._reglora.load_key_elements(self.key_elements, self.offload)
+        self._in_backward = AddInBackward() if _is_deepspeed() else None
         self._penalties, self._step_begun = [], False
         apply_penalty_log(self)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Optimizer, **kwargs
     ) -> None:
-        """Put the gradient of the penalty where the gradients of the loss will be added."""
-        scaler = optimizer.scaler if isinstance(optimizer, AcceleratedOptimizer) else None
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        self._penalties.append(self._reglora.accumulate_penalty_gradients(scale).item())
+        """Let the gradient of the penalty join those of the loss."""
+        processes = PartialState()
+        penalty = self._reglora.accumulate_penalty_gradients(
+            scale=_loss_scale(args, optimizer),
+            share=(processes.process_index, processes.num_processes),
+            deliver=self._in_backward or add_to_grad,
+        )
+        self._penalties.append(penalty)
         self._step_begun = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
@@ -95,19 +110,26 @@ class SefeCallback(TrainerCallback):
                 "`RegLoraModel.penalty()` to its loss instead."
             )
         self._step_begun = False
+        if self._in_backward and (left := self._in_backward.drop()):
+            logger.warning(
+                "%d factors of adapted matrices took no part in step %d: their gradient lacks the penalty's.",
+                left,
+                state.global_step,
+            )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        """Find and save the key elements of this task, in the main process."""
+        """Find the key elements of this task, and save them in the main process."""
         undo_penalty_log(self)
+        file = self.save_to or Path(args.output_dir, KEY_ELEMENTS_FILE)
+        self._reglora.save_key_elements(file, write=state.is_world_process_zero)
         if state.is_world_process_zero:
-            file = self.save_to or Path(args.output_dir, KEY_ELEMENTS_FILE)
-            self._reglora.save_key_elements(file)
             logger.info("Key elements of this task: %s", file)
 
     def add_penalty(self, logs: dict[str, float], state: TrainerState) -> None:
         """Add the mean penalty since the last log to a training log and to its copy in the history."""
         if "loss" in logs and self._penalties:
-            logs[PENALTY_LOG] = sum(self._penalties) / len(self._penalties)
+            share = torch.stack([penalty.to(PartialState().device) for penalty in self._penalties]).mean()
+            logs[PENALTY_LOG] = reduce(share, "sum").item()
             state.log_history[-1][PENALTY_LOG] = logs[PENALTY_LOG]
             self._penalties = []
 
@@ -144,13 +166,26 @@ def undo_penalty_log(callback: SefeCallback) -> None:
         CallbackHandler.on_log = _original_on_log
 
 
+def _is_deepspeed() -> bool:
+    """Tell whether DeepSpeed trains."""
+    return PartialState().distributed_type == DistributedType.DEEPSPEED
+
+
+def _loss_scale(args: TrainingArguments, optimizer: Optimizer) -> float:
+    """Return the factor by which gradients are too large until the optimizer unscales them (fp16)."""
+    if _is_deepspeed():
+        return optimizer.optimizer.loss_scale if args.fp16 else 1.0
+    scaler = optimizer.scaler if isinstance(optimizer, AcceleratedOptimizer) else None
+    return 1.0 if scaler is None else scaler.get_scale()
+
+
 def _refuse_unsupported(args: TrainingArguments) -> None:
-    """Refuse ways of training in which ``.grad`` does not hold the whole gradient of a whole parameter."""
+    """Refuse ways of training in which the gradient of the penalty cannot join those of the loss."""
     kind = PartialState().distributed_type
-    if kind in (DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM):
+    if kind in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise ValueError(
-            f"SefeCallback does not support {kind.value}: parameters or gradients are kept in parts there. Train with "
-            "DDP (torchrun without a DeepSpeed or FSDP configuration)."
+            f"SefeCallback does not support {kind.value}: parameters and gradients are kept in parts there. Train "
+            "with DDP (torchrun without an FSDP configuration) or with DeepSpeed."
         )
     if "lomo" in args.optim or "layerwise" in args.optim:
         raise ValueError(

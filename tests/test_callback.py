@@ -309,7 +309,7 @@ def test_a_single_path_is_refused():
         SefeCallback("task1.safetensors")
 
 
-@pytest.mark.parametrize("kind", [DistributedType.DEEPSPEED, DistributedType.FSDP, DistributedType.MEGATRON_LM])
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.MEGATRON_LM])
 def test_sharded_training_is_refused(train, kind, monkeypatch):
     class Shard(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):

@@ -12,9 +12,9 @@ def gathered(*parameters: nn.Parameter) -> AbstractContextManager:
     """Return a context in which the parameters are whole, also under ZeRO-3; all processes must enter it together."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters(list(parameters))
+    return deepspeed.zero.GatheredParameters(list(parameters))
 
 
 def add_to_grad(parameter: nn.Parameter, grad: torch.Tensor) -> None:
