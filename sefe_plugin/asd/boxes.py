@@ -6,7 +6,7 @@ import re
 
 Box = tuple[float, float, float, float]
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?|-?\.\d+")
+_NUMBER = re.compile(r"-?\d*\.?\d+")
 _BOX = re.compile(r"\[\s*(N)\s*,\s*(N)\s*,\s*(N)\s*,\s*(N)\s*\]".replace("N", _NUMBER.pattern))
 
 
@@ -40,7 +40,9 @@ def box_iou(first: Box, second: Box) -> float:
     """
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
-    shared = max(width, 0.0) * max(height, 0.0)
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
     union = _area(first) + _area(second) - shared
     return shared / union if union > 0 else 0.0
 
@@ -61,14 +63,24 @@ def place_in_words(box: Box, extent: float) -> str:
     return f"{row} {column}".strip() or "center"
 
 
-def box_nearby(text: str, box: Box, extent: float, rng: random.Random) -> str:
-    """Write a box of about the same size near a given one, in the given one's notation.
+def box_notation(text: str) -> str:
+    """Return the way a box is written as a format for four numbers; all get as many decimals as the finest has.
+
+    Example:
+        >>> box_notation("[0.5,0.25, 1, 1]")
+        '[%.2f,%.2f, %.2f, %.2f]'
+    """
+    decimals = max(len(number.partition(".")[2]) for number in _NUMBER.findall(text))
+    return _NUMBER.sub(f"%.{decimals}f", text)
+
+
+def box_nearby(box: Box, extent: float, rng: random.Random) -> Box:
+    """Draw a box of about the same size near a given one.
 
     Each side is 0.5 to 1 times as long and the centre moves by up to one side; the result stays inside the image.
 
     Args:
-        text: The box to move, whose notation is kept.
-        box: The same as numbers, as `parse_box` reads it.
+        box: The box to move.
         extent: The coordinate of the image's right and lower edge.
         rng: Source of randomness.
     """
@@ -79,18 +91,7 @@ def box_nearby(text: str, box: Box, extent: float, rng: random.Random) -> str:
         centre = (box[axis] + box[axis + 2]) / 2 + side * (2 * rng.random() - 1)
         low[axis] = min(max(centre - length / 2, 0.0), extent - length)
         high[axis] = low[axis] + length
-    parts = _NUMBER.split(text)
-    decimals = max(len(number.partition(".")[2]) for number in _NUMBER.findall(text))
-    numbers = [f"{value:.{decimals}f}" for value in (*low, *high)]
-    return "".join([part for pair in zip(parts, [*numbers, ""], strict=True) for part in pair])
-
-
-def _area(box: Box) -> float:
-    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
-
-
-def _third(doubled_centre: float, extent: float) -> int:
-    return min(max(int(1.5 * doubled_centre / extent), 0), 2)
+    return (*low, *high)
 
 
 def square_to_image(box: Box, width: int, height: int) -> Box:
@@ -117,3 +118,11 @@ def square_to_image(box: Box, width: int, height: int) -> Box:
         for coordinate, edge in zip(box, (width, height, width, height), strict=True)
     ]
     return tuple(min(max(share, 0.0), 1.0) for share in shares)
+
+
+def _area(box: Box) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def _third(doubled_centre: float, extent: float) -> int:
+    return min(max(int(1.5 * doubled_centre / extent), 0), 2)

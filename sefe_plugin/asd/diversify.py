@@ -135,8 +135,9 @@ def rewrites(
     done, passed, first = 0, 0, None
     for index in _random_order(count, seed) if wanted else ():
         style = styles[done % len(styles)]
-        # Seeding anew gives each sample a stream of its own, at half the cost of a new generator.
-        rng.seed(f"{seed}/{index}")
+        if style in (YES_NO, MULTIPLE_CHOICE):
+            # Each sample has a stream of its own; seeding takes longer than writing the styles that draw nothing.
+            rng.seed(f"{seed}/{index}")
         try:
             item = parse_item(read(index), pool.native, pool.extent)
             by_rule = pool.native not in EXPLANATIONS or style in (YES_NO, MULTIPLE_CHOICE)

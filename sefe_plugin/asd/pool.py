@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from sefe_plugin.asd.boxes import box_nearby, parse_box
+from sefe_plugin.asd.boxes import box_nearby, box_notation, parse_box
 from sefe_plugin.asd.items import Item, Region, Sample, UnsuitableSampleError
 from sefe_plugin.asd.styles import MULTIPLE_CHOICE
 from sefe_plugin.asd.texts import BOX, answer_key, answer_kind, split_question
@@ -85,9 +85,9 @@ class AnswerPool:
             yield from self._answers(item, rng)
 
     def _boxes(self, item: Region, rng: random.Random) -> Iterator[str]:
-        nearby = rng.random() < 0.5
+        nearby, notation = rng.random() < 0.5, box_notation(item.gold)
         for _ in range(4 * _DRAWS):
-            yield box_nearby(item.gold, item.box, item.extent, rng) if nearby else pick(self._groups[BOX,], rng)
+            yield notation % box_nearby(item.box, item.extent, rng) if nearby else pick(self._groups[BOX,], rng)
             nearby = not nearby
         yield from _around(self._distinct[BOX,], rng)
 

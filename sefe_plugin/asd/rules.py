@@ -108,6 +108,7 @@ def rewrite(
         UnsuitableSampleError: Where the sample lacks the parts that a rule needs.
 
     Example:
+        >>> from sefe_plugin.asd.styles import FORMAT_LINES
         >>> samples = [Sample(f"What is it?\n{FORMAT_LINES[SHORT_ANSWER]}", a) for a in ("cat", "dog")]
         >>> pool = AnswerPool(samples, SHORT_ANSWER)
         >>> rewrite(samples[0], YES_NO, pool, random.Random(0), truth=False)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sefe_plugin.asd.boxes import box_iou, box_nearby, parse_box, place_in_words
+from sefe_plugin.asd.boxes import box_iou, box_nearby, box_notation, parse_box, place_in_words, square_to_image
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_iou_is_symmetric_and_free_of_scale(first, second, scale):
 @given(box, st.integers(0, 1000))
 def test_a_box_nearby_keeps_notation_and_image(gold, seed):
     text = "[{:.2f},{:.2f}, {:.2f} ,{:.2f}]".format(*gold)
-    moved = box_nearby(text, gold, 1.0, random.Random(seed))
+    moved = box_notation(text) % box_nearby(gold, 1.0, random.Random(seed))
     x1, y1, x2, y2 = parse_box(moved)
     assert [part.count(".") for part in moved.split(",")] == [1, 1, 1, 1]
     assert all(len(part.strip(" []").partition(".")[2]) == 2 for part in moved.split(","))
@@ -63,7 +63,7 @@ def test_a_box_nearby_keeps_notation_and_image(gold, seed):
 
 
 def test_a_box_of_whole_numbers_stays_whole():
-    assert "." not in box_nearby("[10, 20, 300, 400]", (10, 20, 300, 400), 999.0, random.Random(0))
+    assert "." not in box_notation("[10, 20, 300, 400]") % box_nearby((10, 20, 300, 400), 999.0, random.Random(0))
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,18 @@ def test_a_box_of_whole_numbers_stays_whole():
 def test_the_nine_places(centre, words, extent):
     x, y = (extent * c for c in centre)
     assert place_in_words((x, y, x, y), extent) == words
+
+
+@given(box, st.integers(1, 2000), st.integers(1, 2000))
+def test_a_box_of_the_padded_square_is_that_of_the_image(shares, width, height):
+    """Padding the image as LLaVA does and dividing by the side leads back."""
+    side = max(width, height)
+    edges, pads = (width, height, width, height), ((side - width) / 2, (side - height) / 2) * 2
+    padded = tuple((share * edge + pad) / side for share, edge, pad in zip(shares, edges, pads, strict=True))
+    # Division by an edge 2000 times shorter than the side magnifies rounding of 1e-16 to 2e-13.
+    assert square_to_image(padded, width, height) == pytest.approx(shares, abs=1e-12)
+
+
+def test_what_lies_in_the_padding_is_cut_off():
+    assert square_to_image((0, 0, 1, 1), 400, 100) == (0, 0, 1, 1)
+    assert square_to_image((0.1, 0.0, 0.2, 0.3), 400, 100) == (0.1, 0.0, 0.2, 0.0)

@@ -29,7 +29,7 @@ WRITERS = [array, lambda content: array(content, 2), lines, lambda content: line
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 @given(content=contents)
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_records_are_what_json_reads_at_any_chunk_size(tmp_path, monkeypatch, writer, chunk, content):
     monkeypatch.setattr(records, "_CHUNK", chunk)
     file = tmp_path / "data.json"
