@@ -60,17 +60,37 @@ PATHS = {
     "no_loss_kwargs": {},
     "label_smoothing": {"label_smoothing_factor": 0.1},
     "loss_function": {},
-    "gradient_checkpointing": {"gradient_checkpointing": True},
+    "checkpointing": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "reentrant": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    "bf16": {"bf16": True},
+    "4bit": {},
+    "8bit": {},
 }
 
 
-def measure(path, accumulation, folder, build_reglora, measure_penalty_weight, files):
+def quantized(model, bits, folder):
+    """A model with its linear layers quantised by bitsandbytes."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    model.save_pretrained(folder)
+    if bits == "4bit":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        )
+    else:
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=quantization, dtype=torch.float32)
+    assert model.model.layers[1].self_attn.q_proj.weight.dtype in (torch.uint8, torch.int8)
+    return model
+
+
+def measure(path, accumulation, folder, build_reglora, measure_penalty_weight, files, build_base=lambda: None):
     """Measure the penalty's weight on one path of the Trainer."""
 
     def make_trainer(callbacks):
-        model = build_reglora(key_ratio=0.1, reg_weight=50.0)
+        model = build_reglora(base=build_base(), key_ratio=0.1, reg_weight=50.0)
         find_reglora_model(model).load_key_elements(files)
-        if path == "gradient_checkpointing":
+        if path in ("checkpointing", "reentrant"):
             model.enable_input_require_grads()
         trainer = Trainer(
             model,
@@ -94,9 +114,12 @@ ROUNDING = 1e-5
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("path", PATHS)
 def test_the_penalty_has_the_weight_lambda(
-    path, accumulation, tmp_path, tiny_reglora, penalty_weight, key_element_files
+    path, accumulation, tmp_path, tiny_llama, tiny_reglora, penalty_weight, key_element_files
 ):
-    steps, error = measure(path, accumulation, tmp_path, tiny_reglora, penalty_weight, key_element_files)
+    def build_base():
+        return quantized(tiny_llama(), path, tmp_path / "base") if path in ("4bit", "8bit") else tiny_llama()
+
+    steps, error = measure(path, accumulation, tmp_path, tiny_reglora, penalty_weight, key_element_files, build_base)
     assert steps == -(-7 // accumulation)
     assert error < ROUNDING
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import VOCABULARY, build_reglora
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -28,15 +27,14 @@ SAMPLES_PER_STEP = 4
 def samples():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(3, 12, (8,), generator=generator).tolist()
-    rows = [torch.randint(4, len(VOCABULARY), (length,), generator=generator) for length in lengths]
+    rows = [torch.randint(4, 64, (length,), generator=generator) for length in lengths]
     return [{"input_ids": row, "labels": row} for row in rows]
 
 
-def train(engine, folder, files, **options):
+def train(engine, folder, files, build_reglora):
     """Train a tiny RegLoRA three epochs on `engine`; write losses, penalties, weights and key elements."""
     folder = Path(folder, engine)
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    options = {"learning_rate": 0.3, "max_grad_norm": 1.0, "lr_scheduler_type": "constant", "optim": "sgd", **options}
     args = TrainingArguments(
         str(folder),
         num_train_epochs=3,
@@ -49,7 +47,10 @@ def train(engine, folder, files, **options):
         use_cpu=True,
         seed=0,
         deepspeed=str(ZERO[engine]) if engine in ZERO else None,
-        **options,
+        optim="sgd",
+        learning_rate=0.3,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
     )
     model = build_reglora(key_ratio=0.1, reg_weight=20.0)
     trainer = Trainer(model, args, train_dataset=samples(), callbacks=[SefeCallback(files)])
@@ -67,11 +68,55 @@ def train(engine, folder, files, **options):
 
 def main(folder, *engines):
     """Train on every engine, in one group of processes; started by `torchrun`."""
+    from conftest import build_reglora
+
     files = sorted(Path(folder).glob("task*.safetensors"))
     for engine in engines:
-        train(engine, folder, files)
+        train(engine, folder, files, build_reglora)
         AcceleratorState._reset_state(reset_partial_state=True)
         unset_hf_deepspeed_config()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_reglora):
+    """The folder in which the same training has run in one process and on every engine with two."""
+    folder = tmp_path_factory.mktemp("engines")
+    files = [folder / f"task{i}.safetensors" for i in range(2)]
+    for i, file in enumerate(files):
+        find_reglora_model(tiny_reglora(seed=100 + i, key_ratio=0.1)).save_key_elements(file)
+    train("one", folder, files, tiny_reglora)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+    result = subprocess.run(
+        [*command, str(folder), "ddp", *ZERO],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["ddp", *ZERO])
+def test_every_engine_gives_the_trajectory_of_one_process(runs, engine):
+    """With SGD a wrong weight of the penalty, of 1 % of it, would show at 1e-3 in the weights."""
+    if engine in ZERO:
+        pytest.importorskip("deepspeed")
+    expected, logs = (torch.tensor(json.loads((runs / name / "logs.json").read_text())) for name in ("one", engine))
+    assert len(expected) == 6
+    torch.testing.assert_close(logs, expected, rtol=1e-5, atol=0)  # fp32, other orders of summation
+    expected, weights = (torch.load(runs / name / "weights.pt", weights_only=True) for name in ("one", engine))
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["ddp", *ZERO])
+def test_every_engine_finds_the_key_elements_of_one_process(runs, engine):
+    expected, found = (read_key_elements(runs / name / "key_elements.safetensors") for name in ("one", engine))
+    assert found.shapes == expected.shapes
+    for name, (rows, cols) in expected.shapes.items():
+        ours, theirs = (set(decode(elements.codes[name], rows * cols).tolist()) for elements in (found, expected))
+        assert len(ours ^ theirs) <= 2, name  # of 25 or more; the last two may swap by rounding
 
 
 if __name__ == "__main__":
