@@ -9,7 +9,7 @@ import torch
 TILE_ELEMENTS = 4 * 2**20
 
 #: Elements of the dense product drawn to foresee the value of the last key element.
-_SAMPLE = 2**13
+_SAMPLE = 2**12
 
 
 def key_count(ratio: float, rows: int, cols: int) -> int:
