@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import multiprocessing
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -57,25 +58,25 @@ class Stub:
         finally:
             self._at_once -= 1
 
+    async def start(self):
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_post("/v1/chat/completions", self.handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        return runner
+
 
 @pytest.fixture
 def stub():
     server, loop, ready = Stub(), asyncio.new_event_loop(), threading.Event()
 
-    async def start():
-        app = web.Application(client_max_size=1 << 26)
-        app.router.add_post("/v1/chat/completions", server.handle)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        server.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"
-        ready.set()
-        return runner
-
     def run():
         asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(start())
+        runner = loop.run_until_complete(server.start())
+        ready.set()
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
         loop.close()
@@ -86,6 +87,33 @@ def stub():
     yield server
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
+
+
+def _serve(latency, urls):
+    async def run():
+        server = Stub()
+        server.latency = latency
+        await server.start()
+        urls.put(server.url)
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def stub_process():
+    """Starts a server in a process of its own, which takes no time from the client; returns its address."""
+    context, processes = multiprocessing.get_context("fork"), []
+
+    def start(latency):
+        urls = context.Queue()
+        processes.append(context.Process(target=_serve, args=(latency, urls), daemon=True))
+        processes[-1].start()
+        return urls.get(timeout=10)
+
+    yield start
+    for process in processes:
+        process.kill()
 
 
 class ModelInProcess:
