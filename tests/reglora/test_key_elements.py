@@ -104,3 +104,12 @@ def test_count_rounds_down_as_the_official_code_does():
     assert key_count(0.02, 4096, 11008) == 901775
     assert key_count(0.02, 3, 3) == 1
     assert key_count(1.0, 3, 4) == 12
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_finds_the_same():
+    # Whole numbers have exact products on any device, and many equal ones.
+    A, B = (factor.mul(3).round() for factor in factors(500, 700, 8))
+    expected = find_key_elements(A, B, 0.02)
+    assert torch.equal(find_key_elements(A.cuda(), B.cuda(), 0.02).cpu(), expected)

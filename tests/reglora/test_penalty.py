@@ -170,3 +170,27 @@ def test_the_dense_product_never_exists(monkeypatch, way):
     with Largest() as largest:
         matrix_penalty(A, B, keys, 1.0)
     assert largest.numel <= 6000
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_gpu_computes_the_same(offload):
+    A, B, indices, multiplicity = problem(700, 800, 16, 11200)
+    keys = united(indices, multiplicity, 700, 800)
+    expected = matrix_penalty(A, B, keys, 0.3)
+    keys = keys if offload else KeyUnion(keys.codes.cuda(), keys.panels)
+    results = matrix_penalty(A.cuda(), B.cuda(), keys, 0.3)
+    torch.testing.assert_close([result.cpu() for result in results], list(expected), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_needs_at_most_64_mb_more():
+    A, B = torch.randn(128, 11008, device="cuda"), torch.randn(4096, 128, device="cuda")
+    tasks = [encode(torch.rand(4096 * 11008).lt(0.02).nonzero().squeeze(1), 4096 * 11008) for _ in range(7)]
+    keys = KeyUnion.of_tasks(tasks, (4096, 11008), A.device)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    matrix_penalty(A, B, keys, 1.0)
+    assert torch.cuda.max_memory_allocated() - before <= 64 * 2**20

@@ -1,0 +1,82 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The modules of the benchmarks."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import bench_reglora
+    import bench_whole_model
+
+    return bench_reglora, bench_whole_model
+
+
+def test_the_file_of_figures_has_every_goal(bench, monkeypatch, tmp_path):
+    module, _ = bench
+    monkeypatch.setattr(module, "LAYER", {(200, 300): 2, (300, 200): 1})
+    monkeypatch.setattr(module, "RANK", 4)
+    monkeypatch.setattr(sys, "argv", ["bench_reglora.py", "--json", str(tmp_path / "figures.json")])
+    module.main()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert 1 < figures["bytes_per_element_resident"] < 1.1
+    for goal in (
+        "bytes_per_element_disk",
+        "time_over_dense_reference",
+        "time_over_gemm_floor",
+        "extra_peak_mb",
+        "find_over_full_topk",
+    ):
+        assert figures[goal] >= 0
+    assert figures["matrices"] == 3
+    assert list(figures["by_number_of_tasks"]) == ["1", "3", "7", "15"]
+
+
+def test_the_whole_model_in_small(bench, tmp_path):
+    """The steps of the GPU benchmark, on a CPU with a tiny architecture."""
+    pytest.importorskip("bitsandbytes")
+    from sefe_plugin.reglora import find_reglora_model
+
+    _, module = bench
+    config = module.llava_config()
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    for part, options in (
+        (config.text_config, {**text, "num_key_value_heads": 4, "head_dim": 16}),
+        (config.vision_config, {**text, "num_hidden_layers": 3, "projection_dim": 64}),
+    ):
+        for name, value in options.items():
+            setattr(part, name, value)
+    model = module.build_model(config, rank=4)
+    assert len(find_reglora_model(model)._shapes()) == 2 * 7
+    files = module.write_random_key_elements(model, tmp_path, tasks=2)
+    find_reglora_model(model).load_key_elements(files)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    value = find_reglora_model(model).penalty()
+    assert module.step_seconds(model, optimizer, True, steps=1) > 0
+    assert find_reglora_model(model).penalty() != value
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("rank", "memory"), [(128, 22.0), (32, 14.0)])
+def test_the_whole_model_fits(bench, monkeypatch, tmp_path, rank, memory):
+    _, module = bench
+    command = ["bench", "--rank", str(rank), "--memory-gb", str(memory), "--json", str(tmp_path / "figures.json")]
+    monkeypatch.setattr(sys, "argv", command)
+    module.main()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["peak_gb"] <= memory
+    assert figures["key_elements_resident_gb"] <= 1.1
+    assert figures["slower_percent"] <= 5
