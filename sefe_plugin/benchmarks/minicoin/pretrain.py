@@ -25,7 +25,7 @@ from sefe_plugin.benchmarks.minicoin.tiny_llava import IMAGE_TOKEN, IMAGE_TOKENS
 
 logger = logging.getLogger(__name__)
 
-VISION_STEPS, LANGUAGE_STEPS = 500, 6000
+VISION_STEPS, LANGUAGE_STEPS = 300, 3000
 _VISION_BATCH, _BATCH = 96, 32
 _VISION_RATE, _RATE = 2e-3, 2e-3
 _ALIGN_WEIGHT = 0.3
