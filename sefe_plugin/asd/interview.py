@@ -46,6 +46,7 @@ class Interview:
     failures: Counter = field(default_factory=Counter)
     asked: int = 0
     _silent: int = 0
+    _total: int = 0
 
     def run(self, groups: Sequence[list[Chosen]], write: Callable[[list[Chosen]], Request]) -> None:
         """Ask about all groups of samples, `generator.concurrency` requests at a time.
@@ -57,6 +58,7 @@ class Interview:
         Raises:
             ConnectionError: Where the server refuses every request, or none of many in a row got a reply.
         """
+        self._total = len(groups)
         asyncio.run(self._run(groups, write))
 
     async def _run(self, groups: Sequence[list[Chosen]], write: Callable[[list[Chosen]], Request]) -> None:
@@ -113,7 +115,7 @@ class Interview:
     def _count_silence(self, error: NoReplyError) -> None:
         """Give up where nothing is answered at all, rather than fall back to rules for a whole dataset."""
         self._silent += 1
-        if self._silent >= 2 * self.generator.concurrency + 8:
+        if self._silent >= min(2 * self.generator.concurrency + 8, self._total):
             raise ConnectionError(
                 f"{self._silent} requests in a row got no reply, the last: {error}. What was answered is kept: start "
                 "the same command again when the model is back"

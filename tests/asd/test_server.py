@@ -162,10 +162,11 @@ def test_a_server_that_refuses_stops_the_build_at_once(stub, tmp_path, caplog, s
     assert KEY not in str(error.value)
 
 
-def test_a_server_that_is_not_there_stops_the_build(tmp_path):
+@pytest.mark.parametrize("count", [2, 100])
+def test_a_server_that_is_not_there_stops_the_build(tmp_path, count):
     generator = OpenAIGenerator("m", "http://127.0.0.1:9/v1", concurrency=2, retries=0)
     with pytest.raises(ConnectionError, match="in a row got no reply, the last: APIConnectionError"):
-        build(write(tmp_path, 100), tmp_path / "new.jsonl", 1.0, seed=0, generator=generator)
+        build(write(tmp_path, count), tmp_path / "new.jsonl", 1.0, seed=0, generator=generator)
 
 
 def test_the_key_is_written_nowhere(stub, tmp_path, caplog, capfd):
