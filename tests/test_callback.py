@@ -327,6 +327,15 @@ def test_an_absent_file_is_refused_before_the_first_step(train, tmp_path):
     assert steps.values == []
 
 
+def test_offload_changes_nothing(train, key_element_files):
+    histories = [
+        train(SefeCallback(key_element_files, offload=offload), learning_rate=0.01, logging_steps=1).state.log_history
+        for offload in ("none", "cpu")
+    ]
+    values = [[(entry["loss"], entry[PENALTY_LOG]) for entry in history[:-1]] for history in histories]
+    assert values[0] == values[1]
+
+
 def test_a_single_path_is_refused():
     with pytest.raises(ValueError, match="list of files"):
         SefeCallback("task1.safetensors")

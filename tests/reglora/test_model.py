@@ -101,6 +101,44 @@ def test_without_earlier_tasks_there_is_no_penalty(tiny_reglora, key_element_fil
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_the_shares_of_processes_average_to_the_whole(tiny_reglora, key_element_files, processes):
+    whole, *shares = (tiny_reglora(key_ratio=0.1) for _ in range(1 + processes))
+    for model in (whole, *shares):
+        find_reglora_model(model).load_key_elements(key_element_files)
+    expected = find_reglora_model(whole).accumulate_penalty_gradients(scale=2.0)
+    values = [
+        find_reglora_model(model).accumulate_penalty_gradients(scale=2.0, share=(process, processes))
+        for process, model in enumerate(shares)
+    ]
+    torch.testing.assert_close(sum(values), expected, rtol=1e-6, atol=0)
+    for parameter, *others in zip(*map(lora_parameters, (whole, *shares)), strict=True):
+        grads = [other.grad for other in others if other.grad is not None]
+        assert len(grads) == 1
+        torch.testing.assert_close(grads[0] / processes, parameter.grad, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("offload", ["none", "cpu"])
+def test_the_place_of_key_elements_changes_nothing(tiny_reglora, key_element_files, offload):
+    reglora = find_reglora_model(tiny_reglora(key_ratio=0.1))
+    reglora.load_key_elements(key_element_files)
+    expected = reglora.penalty()
+    reglora.load_key_elements(key_element_files, offload=offload)
+    assert torch.equal(reglora.penalty(), expected)
+
+
+def test_another_place_is_refused(tiny_reglora, key_element_files):
+    with pytest.raises(ValueError, match="`offload` must be one of none, cpu; got 'disk'"):
+        find_reglora_model(tiny_reglora(key_ratio=0.1)).load_key_elements(key_element_files, offload="disk")
+
+
+def test_about_one_byte_per_element_and_task_stays_in_memory(tiny_reglora, key_element_files):
+    reglora = find_reglora_model(tiny_reglora(key_ratio=0.1))
+    reglora.load_key_elements(key_element_files)
+    stored = sum(len(codes) for file in key_element_files for codes in read_key_elements(file).codes.values())
+    assert sum(union.codes.nbytes for union in reglora._key_elements.values()) <= 1.1 * stored
+
+
 def test_weight_zero_costs_nothing(tiny_reglora, key_element_files):
     model = tiny_reglora(key_ratio=0.1, reg_weight=0)
     find_reglora_model(model).load_key_elements(key_element_files)
@@ -173,6 +211,19 @@ def test_another_adapter_name_changes_nothing(tiny_llama, tmp_path):
         model = get_peft_model(base, copy.deepcopy(config), adapter_name=name)
         contents.add(checksum(model, tmp_path / "task.safetensors"))
     assert len(contents) == 1
+
+
+def test_a_process_that_does_not_write_leaves_no_file(tiny_reglora, tmp_path):
+    find_reglora_model(tiny_reglora()).save_key_elements(tmp_path / "task.safetensors", write=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_penalty_is_no_part_of_a_loss_under_zero3(tiny_reglora, monkeypatch):
+    from sefe_plugin.reglora import model
+
+    monkeypatch.setattr(model, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(RuntimeError, match="Train with SefeCallback"):
+        find_reglora_model(tiny_reglora()).penalty()
 
 
 def test_an_untrained_adapter_is_pointed_out(tiny_llama, tmp_path, caplog):
