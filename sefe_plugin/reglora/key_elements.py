@@ -83,9 +83,11 @@ def _top_above(bar: float, A: torch.Tensor, B: torch.Tensor, count: int) -> torc
         if held > 2 * count or (held > count and stop == rows):
             merged = torch.cat(values)
             bar = merged.kthvalue(held - count + 1).values.item()
-            above, level = merged > bar, merged == bar
-            kept = above | (level & (level.cumsum(0) <= count - above.sum()))
-            values, indices, held = [merged[kept]], [torch.cat(indices)[kept]], count
+            kept = merged > bar
+            level = (merged == bar).nonzero().squeeze(1)
+            kept[level[: count - int(kept.sum())]] = True
+            kept = kept.nonzero().squeeze(1)
+            values, indices, held = [merged.gather(0, kept)], [torch.cat(indices).gather(0, kept)], count
     return torch.cat(indices)
 
 
