@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 
-REDUCTIONS = ("official_mean", "per_task_sum")
+#: Keys with a few possible values, the default first.
+CHOICES = {"reglora_reduction": ("official_mean", "per_task_sum"), "reglora_offload": ("none", "cpu")}
 
 
 @dataclass
@@ -34,6 +35,13 @@ class MethodArguments:
         metadata={
             "help": "official_mean: mean over the key elements of all earlier tasks, as in the official code. "
             "per_task_sum: the paper's sum over earlier tasks of each task's mean."
+        },
+    )
+    reglora_offload: Literal["none", "cpu"] = field(
+        default="none",
+        metadata={
+            "help": "Where the key elements of earlier tasks stay: none, on the device of the model, one byte per "
+            "element and task; cpu, in host memory, brought to the device matrix by matrix."
         },
     )
     reglora_key_elements: list[str] | None = field(
@@ -137,8 +145,9 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
     for key in ("use_reglora", "merge_adapter", "pad_images"):
         if not isinstance(arguments.get(key, False), bool):
             faults.append(f"`{key}` must be true or false; got {arguments[key]!r}.")
-    if arguments.get("reglora_reduction", REDUCTIONS[0]) not in REDUCTIONS:
-        faults.append(f"`reglora_reduction` must be one of {REDUCTIONS}; got {arguments['reglora_reduction']!r}.")
+    for key, choices in CHOICES.items():
+        if arguments.get(key, choices[0]) not in choices:
+            faults.append(f"`{key}` must be one of {choices}; got {arguments[key]!r}.")
 
     files = arguments.get("reglora_key_elements") or []
     for file in map(str.strip, files.split(",")) if isinstance(files, str) else files:

@@ -81,6 +81,7 @@ def test_all_faults_come_at_once(recipe):
         ({"asd_ratio": "0.2"}, "`asd_ratio` must be a share"),
         ({"reglora_weight": -1}, "`reglora_weight` must be a number of at least 0"),
         ({"reglora_key_ratio": 1.5}, "`reglora_key_ratio` must be a share in (0, 1]"),
+        ({"reglora_offload": "gpu"}, "`reglora_offload` must be one of ('none', 'cpu'); got 'gpu'."),
         ({"use_reglora": "yes"}, "`use_reglora` must be true or false; got 'yes'."),
         ({"use_reglora": True, "use_dora": True}, "`use_dora` cannot be combined"),
         ({"asd_ratio": 0.2, "tokenized_path": "x"}, "`tokenized_path` cannot be combined with `asd_ratio`"),

@@ -36,7 +36,8 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
     trained = _KeepModel()
     added = [trained]
     if finetuning_args.use_reglora:
-        added.append(SefeCallback(finetuning_args.reglora_key_elements or ()))
+        files = finetuning_args.reglora_key_elements or ()
+        added.append(SefeCallback(files, offload=finetuning_args.reglora_offload))
     host_run_sft(*arguments, [*(callbacks or ()), *added])
     output_dir = Path(training_args.output_dir)
     if finetuning_args.test_sets:
