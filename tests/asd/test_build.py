@@ -158,7 +158,7 @@ def test_a_model_writes_what_rules_cannot(tmp_path, model, name):
     explained = [style for style in other_styles(GOLDEN[name]["native"]) if style in (BRIEF, DETAILED)]
     assert all(set(summary.styles[style]) == {"model"} for style in explained) and len(explained) == 2
     assert not summary.failures
-    grouped = {"GQA", "VQAv2", "OCR-VQA", "Grounding"}
+    grouped = {"GQA", "VQAv2", "OCRVQA", "Grounding"}
     asked = sum(n for (_, author), n in authors.items() if author == "model")
     assert summary.asked == len(generator.conversations)
     assert summary.asked <= asked // 12 + 4 if name in grouped else summary.asked == asked

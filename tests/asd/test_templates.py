@@ -13,7 +13,7 @@ from sefe_plugin.files import shipped_folder
 
 
 SHIPPED = shipped_folder("data_templates") / "asd"
-COIN = {"ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCR-VQA"}
+COIN = {"ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCRVQA"}
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
 VALUES = {"items": "[ITEMS]", "question": "QUESTION", "answer": "ANSWER"}
 
@@ -23,7 +23,7 @@ def test_the_eight_tasks_are_described_as_they_are():
     for name in COIN:
         assert load_task(name, SHIPPED).native_style == GOLDEN[name]["native"]
     per_image = {name for name in COIN if load_task(name, SHIPPED).per_image}
-    assert per_image == {"GQA", "VQAv2", "OCR-VQA", "Grounding"}
+    assert per_image == {"GQA", "VQAv2", "OCRVQA", "Grounding"}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_eight_tasks_are_described_as_they_are():
         ("Grounding", set(EXPLANATIONS)),
         *(
             (task, {YES_NO, MULTIPLE_CHOICE, *EXPLANATIONS})
-            for task in ("TextVQA", "GQA", "VizWiz", "VQAv2", "OCR-VQA")
+            for task in ("TextVQA", "GQA", "VizWiz", "VQAv2", "OCRVQA")
         ),
     ],
 )
