@@ -73,7 +73,7 @@ def _init(options: argparse.Namespace) -> None:
     for file, target in copies:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
-        print(target)
+    print(*(target for _, target in copies), sep="\n")
 
 
 def _report(options: argparse.Namespace) -> None:
