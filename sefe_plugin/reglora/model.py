@@ -39,7 +39,7 @@ class RegLoraModel(LoraModel):
     def __init__(self, model: nn.Module, config: LoraConfig, adapter_name: str, **kwargs):
         super().__init__(model, config, adapter_name, **kwargs)
         self._num_earlier_tasks = 0
-        self._key_elements: dict[str, KeyUnion] = {}
+        self._key_elements: list[tuple[LoraLayer, KeyUnion]] = []
 
     def load_key_elements(self, files: Sequence[str | Path], offload: str = "none") -> None:
         """Load the key elements of the earlier tasks, in place of those loaded before.
@@ -71,10 +71,11 @@ class RegLoraModel(LoraModel):
                 )
             tasks[elements.adapter_sha256] = elements
         self._num_earlier_tasks = len(tasks)
-        self._key_elements = {}
-        for name, (A, _) in self._factors().items() if tasks else ():
-            union = KeyUnion.of_tasks([task.codes[name] for task in tasks.values()], shapes[name], A.device)
-            self._key_elements[name] = union.in_host_memory() if offload == "cpu" else union
+        self._key_elements = []
+        for name, layer in self._layers().items() if tasks else ():
+            device = self._factors_of(layer)[0].device
+            union = KeyUnion.of_tasks([task.codes[name] for task in tasks.values()], shapes[name], device)
+            self._key_elements.append((layer, union.in_host_memory() if offload == "cpu" else union))
 
     def penalty(self) -> torch.Tensor:
         """Compute lambda * R, to be added to a loss.
@@ -162,13 +163,14 @@ class RegLoraModel(LoraModel):
         """Return every adapted module, by its path in the base model."""
         return {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
 
+    def _factors_of(self, layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
+        """Return A and B of an adapted module."""
+        adapter = self.active_adapters[0]
+        return layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+
     def _factors(self) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
         """Return A and B of every adapted matrix."""
-        adapter = self.active_adapters[0]
-        return {
-            name: (layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)
-            for name, layer in self._layers().items()
-        }
+        return {name: self._factors_of(layer) for name, layer in self._layers().items()}
 
     def _shapes(self) -> dict[str, tuple[int, int]]:
         """Return (out_features, in_features) of every adapted matrix, which its factors do not tell under ZeRO-3."""
@@ -176,13 +178,13 @@ class RegLoraModel(LoraModel):
 
     def _terms(self) -> Iterator[tuple[nn.Parameter, nn.Parameter, KeyUnion, float]]:
         """Yield per matrix the arguments of `matrix_penalty`."""
-        config, factors, shapes = self._config, self._factors(), self._shapes()
+        config, matrices = self._config, len(self._key_elements)
         if not config.reg_weight:
             return
         tasks_in_mean = self._num_earlier_tasks if config.reduction == "official_mean" else 1
-        for name, union in self._key_elements.items():
-            count = key_count(config.key_ratio, *shapes[name])
-            yield *factors[name], union, config.reg_weight / (len(factors) * count * tasks_in_mean)
+        for layer, union in self._key_elements:
+            count = key_count(config.key_ratio, layer.out_features, layer.in_features)
+            yield *self._factors_of(layer), union, config.reg_weight / (matrices * count * tasks_in_mean)
 
     def _check_new_adapter_config(self, config: LoraConfig) -> None:
         """Refuse a second adapter."""

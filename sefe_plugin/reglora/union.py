@@ -21,6 +21,10 @@ from .codec import decode, encode, walk
 #: busy. Of 4096 rows a panel takes 256 columns, of 11008 rows 128.
 PANEL_ELEMENTS = 3 * 2**19
 
+#: Up to this number of elements a matrix's key elements are decoded once and kept so, in 5 bytes instead of one: there
+#: the many small steps of decoding cost more than the penalty's products. Models with such matrices are small.
+DECODED_ELEMENTS = 2**17
+
 
 class Panel(NamedTuple):
     """The decoded key elements of a panel of columns.
@@ -45,10 +49,12 @@ class KeyUnion:
     Attributes:
         codes: The codes of all sets of all panels, one after another; uint8, 1-D.
         panels: Per panel: first column, number of columns, lengths of the codes of its sets.
+        decoded: The panels of a small matrix, decoded; None for all others.
     """
 
     codes: torch.Tensor
     panels: list[tuple[int, int, list[int]]]
+    decoded: list[Panel] | None = None
 
     @classmethod
     def of_tasks(cls, tasks: Iterable[torch.Tensor], shape: tuple[int, int], device: torch.device) -> "KeyUnion":
@@ -73,7 +79,10 @@ class KeyUnion:
             sets = list(_nested_codes(panel.flatten()))
             pieces += sets
             panels.append((start, panel.shape[1], [len(codes) for codes in sets]))
-        return cls(torch.cat(pieces), panels)
+        union = cls(torch.cat(pieces), panels)
+        if rows * cols <= DECODED_ELEMENTS:
+            union.decoded = list(union.decode(device))
+        return union
 
     def in_host_memory(self) -> "KeyUnion":
         """Return a copy on the CPU, pinned if this lies on a GPU."""
@@ -86,6 +95,9 @@ class KeyUnion:
         Args:
             device: Where the codes are brought if they lie elsewhere, and decoded.
         """
+        if self.decoded is not None:
+            yield from self.decoded
+            return
         codes = iter(
             self.codes.to(device, non_blocking=True).split([length for *_, sets in self.panels for length in sets])
         )
