@@ -46,4 +46,7 @@ def write_json(file: Path, content: Any) -> None:
 def shipped_folder(name: str) -> Path:
     """The folder "recipes" or "data_templates": inside an installed package, beside it in a source tree."""
     package = Path(__file__).parent
-    return package / name if (package / name).is_dir() else package.parent / name
+    if (package / name).is_dir():
+        return package / name
+    # a strict editable install links every file of the package to the source tree
+    return Path(__file__).resolve().parents[1] / name

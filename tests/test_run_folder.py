@@ -1,6 +1,7 @@
 """A run folder notices other recipes, other runs and unfinished work."""
 
-import multiprocessing
+import subprocess
+import sys
 
 import pytest
 
@@ -42,24 +43,24 @@ def test_another_version_is_refused(folder):
         folder.read_manifest()
 
 
-def _try_lock(path, queue):
-    try:
-        with RunFolder(path).lock():
-            queue.put("locked")
-    except RunFolderError as error:
-        queue.put(str(error))
+TRY_LOCK = """
+import sys
+from pathlib import Path
+from sefe_plugin.run_folder import RunFolder, RunFolderError
+try:
+    with RunFolder(Path(sys.argv[1])).lock():
+        print("locked")
+except RunFolderError as error:
+    print(error)
+"""
 
 
 def test_two_processes_cannot_share_a_folder(folder):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
+    command = [sys.executable, "-c", TRY_LOCK, str(folder.path)]
     with folder.lock():
-        process = context.Process(target=_try_lock, args=(folder.path, queue))
-        process.start()
-        assert "in use by another run" in queue.get(timeout=60)
-        process.join()
-    with folder.lock():  # free again
-        pass
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "in use by another run" in said
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "locked\n"
 
 
 def test_unfinished_work_is_cleared_but_whole_checkpoints_stay(folder):
