@@ -11,7 +11,11 @@ from typing import Any, Literal
 
 
 #: Keys with a few possible values, the default first.
-CHOICES = {"reglora_reduction": ("official_mean", "per_task_sum"), "reglora_offload": ("none", "cpu")}
+CHOICES = {
+    "reglora_reduction": ("official_mean", "per_task_sum"),
+    "reglora_offload": ("none", "cpu"),
+    "carry": ("merge", "stack"),
+}
 
 
 @dataclass
@@ -51,6 +55,13 @@ class MethodArguments:
             "A sequence fills this in."
         },
     )
+    projector_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rate of the multimodal projector, above 0, where it differs from `learning_rate`. "
+            "Needs a projector that is trained: `additional_target: multi_modal_projector`. SEFE uses 2e-5."
+        },
+    )
     tasks: list[dict] | None = field(
         default=None,
         metadata={
@@ -61,6 +72,14 @@ class MethodArguments:
     benchmark: str | None = field(
         default=None,
         metadata={"help": "Ready sequence of tasks in place of `tasks`: coin or minicoin."},
+    )
+    carry: Literal["merge", "stack"] = field(
+        default="merge",
+        metadata={
+            "help": "How a sequence carries a task on. merge: its adapter becomes part of the next task's base, as in "
+            "SEFE; with `quantization_bit`, of the 16-bit base, which is quantized again. stack: the base stays as "
+            "it is, and all earlier adapters are kept frozen beside the new one; exact for a quantized base."
+        },
     )
     test_sets: list[dict] | None = field(
         default=None,
@@ -74,6 +93,13 @@ class MethodArguments:
         metadata={
             "help": "After training, also save the base model with the adapter merged in, in `output_dir`/merged. "
             "A sequence fills this in."
+        },
+    )
+    stacked_adapter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the adapters of earlier tasks, stacked into one, to keep frozen beside the new "
+            "adapter. A sequence with `carry: stack` fills this in."
         },
     )
 
@@ -108,7 +134,10 @@ class DatasetArguments:
 SEQUENCE_KEYS = ("tasks", "benchmark")
 
 #: Keys that the sequence itself fills in for each task.
-FILLED_IN_KEYS = ("reglora_key_elements", "test_sets", "merge_adapter")
+FILLED_IN_KEYS = ("reglora_key_elements", "test_sets", "merge_adapter", "stacked_adapter")
+
+#: Optimizers of the host that make parameter groups of their own.
+_OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "use_adam_mini", "use_muon")
 
 #: Every key of the plugin -> the section of a recipe that it belongs to.
 PLUGIN_KEYS = {
@@ -142,6 +171,19 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
     number("reglora_key_ratio", "a share in (0, 1] (SEFE: 0.02)", lambda v: 0 < v <= 1)
     number("asd_ratio", "a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)", lambda v: 0 <= v <= 1)
 
+    if arguments.get("projector_learning_rate") is not None:
+        number("projector_learning_rate", "a number above 0 (SEFE: 2e-5)", lambda v: v > 0)
+        if not arguments.get("additional_target"):
+            faults.append(
+                "`projector_learning_rate` needs a projector that is trained: add its module's name, for LLaVA "
+                "`additional_target: multi_modal_projector`."
+            )
+        faults += [
+            f"`{key}` cannot be combined with `projector_learning_rate`: it sets learning rates itself. Drop one."
+            for key in _OWN_GROUPS
+            if arguments.get(key)
+        ]
+
     for key in ("use_reglora", "merge_adapter", "pad_images"):
         if not isinstance(arguments.get(key, False), bool):
             faults.append(f"`{key}` must be true or false; got {arguments[key]!r}.")
@@ -153,6 +195,9 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
     for file in map(str.strip, files.split(",")) if isinstance(files, str) else files:
         if not Path(file).is_file():
             faults.append(f"`reglora_key_elements`: the file {file} does not exist. Train the earlier task first.")
+    stacked = arguments.get("stacked_adapter")
+    if stacked is not None and not (Path(stacked) / "adapter_config.json").is_file():
+        faults.append(f"`stacked_adapter`: {stacked} holds no adapter. Train the earlier task first.")
     if arguments.get("use_reglora"):
         if arguments.get("finetuning_type", "lora") != "lora":
             faults.append(f"`use_reglora` needs `finetuning_type: lora`; got {arguments['finetuning_type']!r}.")

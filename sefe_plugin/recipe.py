@@ -19,7 +19,7 @@ _TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
 _FIXED = {
     "stage": ("sft", "tasks are trained by supervised fine-tuning"),
     "do_train": (True, "every task is trained"),
-    "finetuning_type": ("lora", "each task trains a fresh LoRA that is merged afterwards"),
+    "finetuning_type": ("lora", "each task trains a fresh LoRA"),
 }
 
 #: Keys that cannot be part of a sequence, and why.
@@ -27,7 +27,6 @@ _REFUSED = {
     "dataset": "each task names its own dataset",
     "adapter_name_or_path": "the sequence carries the adapters itself",
     "create_new_adapter": "every task starts a fresh adapter",
-    "quantization_bit": "an adapter cannot be merged into a quantized base between tasks",
     "do_predict": "the sequence scores the test sets itself",
     "predict_with_generate": "the sequence scores the test sets itself",
     "resume_from_checkpoint": "the same command resumes by itself",
@@ -150,7 +149,28 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[st
 
 def single_run_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> list[str]:
     """Lists the faults of a recipe for one ordinary run that uses keys of the plugin."""
-    return _key_faults(arguments, host_keys) + option_faults(arguments)
+    faults = _key_faults(arguments, host_keys) + option_faults(arguments)
+    if "carry" in arguments:
+        faults.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")
+    return faults
+
+
+def merges_apart(arguments: Mapping[str, Any]) -> bool:
+    """Tells whether the trained model cannot take its adapter in, so that another process merges it into the base.
+
+    Weights are quantized, or in parts on several devices (DeepSpeed ZeRO-3).
+
+    Args:
+        arguments: checked keys of one task.
+    """
+    return bool(arguments.get("quantization_bit")) or _zero_stage(arguments.get("deepspeed")) == 3
+
+
+def _zero_stage(deepspeed: str | dict | None) -> int:
+    """Reads the ZeRO stage from a DeepSpeed configuration or the file that holds it; 0 without one."""
+    if isinstance(deepspeed, str):
+        deepspeed = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
+    return (deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
 
 
 def _near(word: Any, known) -> str:
@@ -215,6 +235,10 @@ def _sequence_faults(common: Mapping[str, Any]) -> list[str]:
     for key in FILLED_IN_KEYS:
         if key in common:
             faults.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {common[key]!r}.")
+    try:
+        _zero_stage(common.get("deepspeed"))
+    except (OSError, ValueError, AttributeError) as error:
+        faults.append(f"`deepspeed` must be a DeepSpeed configuration or a JSON file with one; {error}.")
     model = common.get("model_name_or_path")
     if isinstance(model, str) and _is_local(model) and not (Path(model) / "config.json").is_file():
         faults.append(f"`model_name_or_path` names the folder {model!r}, which holds no config.json. Mend the path.")
@@ -256,7 +280,15 @@ def _read_tasks(
         ]
         entry_faults += [
             f"`{key}` belongs to the whole sequence. Move it out of the task; got {overrides[key]!r}."
-            for key in (*SEQUENCE_KEYS, *FILLED_IN_KEYS, *_REFUSED, *_FIXED, "output_dir", "model_name_or_path")
+            for key in (
+                *SEQUENCE_KEYS,
+                *FILLED_IN_KEYS,
+                *_REFUSED,
+                *_FIXED,
+                "carry",
+                "output_dir",
+                "model_name_or_path",
+            )
             if key in overrides
         ]
         if not entry_faults:

@@ -9,7 +9,8 @@ key_elements.safetensors
 asd.jsonl               what every rewritten sample was
 predictions/*.jsonl     one line per answer
 scores.json             accuracy and format share of every task learned so far
-merged/                 the base of the next task
+merged/                 the base of the next task (`carry: merge`), or
+stacked/                the adapters so far as one plain LoRA on the untouched base (`carry: stack`)
 report.json, report.md, *.png
 """
 

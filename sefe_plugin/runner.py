@@ -4,31 +4,36 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.evaluation.report import build_report, write_report
 from sefe_plugin.files import read_json
-from sefe_plugin.recipe import Recipe, Task
+from sefe_plugin.recipe import Recipe, Task, merges_apart
 from sefe_plugin.run_folder import RunFolder
+from sefe_plugin.stacking import WEIGHTS_FILE, stack_adapters
 
 
 class TaskFailedError(RuntimeError):
     """A task's process ended without its results."""
 
 
-def run_sequence(
-    recipe: Recipe,
-    write_task_recipe: Callable[[Path, Mapping[str, Any]], None],
-    command: Callable[[Path], Sequence[str]],
-    say: Callable[[str], None],
-) -> dict:
+class Host(Protocol):
+    """What trains a task: each function writes a recipe to a file and returns the command line that runs it."""
+
+    def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """A task, with the keys of `task_arguments`."""
+
+    def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
+        """Merging `adapter` of the task with these keys into its base, not quantized; the model goes to `folder`."""
+
+
+def run_sequence(recipe: Recipe, host: Host, say: Callable[[str], None]) -> dict:
     """Trains and scores the tasks of `recipe` in order, continuing after the last complete one.
 
     Args:
         recipe: the checked recipe.
-        write_task_recipe: writes one task's keys as a recipe of the host to a file.
-        command: the command line that runs such a file.
+        host: what trains the tasks.
         say: given one line to show for every finished task.
 
     Returns:
@@ -43,6 +48,7 @@ def run_sequence(
     with folder.lock():
         complete = folder.open_run(recipe.to_dict())
         arguments = dict(recipe.arguments)
+        stacks = arguments.get("carry") == "stack"
         if recipe.benchmark is not None:
             arguments |= load_benchmark(recipe.benchmark).prepare(folder.data, arguments)
         if complete:
@@ -52,9 +58,10 @@ def run_sequence(
                 continue
             started = time.monotonic()
             task_folder = folder.clear_unfinished(index, task.name)
-            file = task_folder / "task.yaml"
-            write_task_recipe(file, task_arguments(arguments, recipe.tasks, index, folder))
-            _run_task(task, command(file), task_folder)
+            keys = task_arguments(arguments, recipe.tasks, index, folder)
+            _run(task, host.train(task_folder / "task.yaml", keys))
+            _require(task, *(task_folder / name for name in ("adapter_config.json", WEIGHTS_FILE, "scores.json")))
+            _require(task, _carry(task, host, keys, stacks))
             seconds = time.monotonic() - started
             complete = [*complete, {"name": task.name, "folder": task_folder.name, "seconds": round(seconds, 1)}]
             folder.complete_task(recipe.to_dict(), complete)
@@ -73,38 +80,59 @@ def task_arguments(
         arguments: the keys that hold for every task.
         tasks: all tasks of the sequence.
         index: which of them, from 0.
-        folder: the run folder; the merged model of the task before lies in it.
+        folder: the run folder; what the task before carries on lies in it.
     """
     task = tasks[index]
     earlier = [folder.task_folder(i, t.name) for i, t in enumerate(tasks[:index])]
-    filled_in: dict[str, Any] = {
+    keys: dict[str, Any] = {
+        **arguments,
+        **task.overrides,
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
         "dataset": task.dataset,
         "output_dir": str(folder.task_folder(index, task.name)),
         "test_sets": [{"name": t.name, "dataset": t.test_dataset, "scorer": t.scorer} for t in tasks[: index + 1]],
-        "merge_adapter": True,
     }
-    if earlier:
-        filled_in["model_name_or_path"] = str(earlier[-1] / "merged")
-    merged = {**arguments, **task.overrides, **filled_in}
-    if merged.get("use_reglora"):
+    stacks = keys.pop("carry", "merge") == "stack"
+    keys["merge_adapter"] = not stacks and not merges_apart(keys)
+    if earlier and stacks:
+        keys["stacked_adapter"] = str(earlier[-1] / "stacked")
+    elif earlier:
+        keys["model_name_or_path"] = str(earlier[-1] / "merged")
+    if keys.get("use_reglora"):
         files = [path / "key_elements.safetensors" for path in earlier]
-        merged["reglora_key_elements"] = [str(file) for file in files if file.is_file()]
-    return merged
+        keys["reglora_key_elements"] = [str(file) for file in files if file.is_file()]
+    return keys
 
 
-def _run_task(task: Task, command: Sequence[str], task_folder: Path) -> None:
+def _carry(task: Task, host: Host, keys: Mapping[str, Any], stacks: bool) -> Path:
+    """Makes what the next task starts from, unless the task's own process has merged; returns its configuration."""
+    folder = Path(keys["output_dir"])
+    if stacks:
+        earlier = [Path(keys["stacked_adapter"])] if "stacked_adapter" in keys else []
+        stack_adapters([*earlier, folder], folder / "stacked")
+        return folder / "stacked" / "adapter_config.json"
+    if not keys["merge_adapter"]:
+        temporary = folder / ".merged.tmp"
+        _run(task, host.merge(folder / "merge.yaml", keys, folder, temporary))
+        temporary.replace(folder / "merged")
+    return folder / "merged" / "config.json"
+
+
+def _run(task: Task, command: Sequence[str]) -> None:
     result = subprocess.run(command, check=False)
     if result.returncode != 0:
         raise TaskFailedError(
             f"Task {task.name} failed with exit status {result.returncode}; its output is above. The complete tasks "
             f"are kept, and the same command continues with this one. To try it alone: {' '.join(command)}"
         )
-    for needed in ("adapter_config.json", "scores.json", "merged/config.json"):
-        if not (task_folder / needed).is_file():
-            raise TaskFailedError(f"Task {task.name} ended, but {task_folder / needed} is missing.")
+
+
+def _require(task: Task, *files: Path) -> None:
+    for file in files:
+        if not file.is_file():
+            raise TaskFailedError(f"Task {task.name} ended, but {file} is missing.")
 
 
 def _task_line(index: int, names: Sequence[str], scores: Mapping[str, Mapping[str, float]], seconds: float) -> str:

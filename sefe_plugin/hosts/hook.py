@@ -18,6 +18,7 @@ ANCHORS = {
     "llamafactory.model.loader": "patch_model_loader",
     "llamafactory.model.adapter": "patch_adapter",
     "llamafactory.data.loader": "patch_loader",
+    "llamafactory.train.sft.trainer": "patch_sft_trainer",
     "llamafactory.train.tuner": "patch_tuner",
 }
 

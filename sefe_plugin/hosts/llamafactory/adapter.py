@@ -1,10 +1,43 @@
-"""RegLoRA in the place where the host builds a LoRA adapter."""
+"""RegLoRA and stacked adapters in the place where the host builds a LoRA adapter."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import ModuleType
 
+import torch
+
+from sefe_plugin.hosts.llamafactory.base_check import check_quantized
 from sefe_plugin.reglora import RegLoraConfig
+from sefe_plugin.stacking import attach_frozen
+
+
+def set_up_adapter(module: ModuleType, host_function: Callable, config, model, model_args, finetuning_args, *flags):
+    """Builds the adapter to train as the host does, with RegLoRA and on top of earlier adapters if asked for.
+
+    Args:
+        module: `llamafactory.model.adapter`.
+        host_function: its `_setup_lora_tuning`.
+        config: the base's configuration.
+        model: the base.
+        model_args: the host's arguments for the model.
+        finetuning_args: the host's arguments with the plugin's keys.
+        *flags: the host function's other arguments.
+
+    Returns:
+        The PEFT model.
+
+    Raises:
+        ValueError: if the stacked adapter does not fit, or an adapted matrix of a 4-bit base is not quantized.
+    """
+    if finetuning_args.stacked_adapter is not None:
+        attach_frozen(model, Path(finetuning_args.stacked_adapter), model_args.compute_dtype or torch.float32)
+    reglora = reglora_in_place_of_lora(module, finetuning_args) if finetuning_args.use_reglora else nullcontext()
+    with reglora:
+        adapted = host_function(config, model, model_args, finetuning_args, *flags)
+    if model_args.quantization_bit == 4 and model_args.quantization_method == "bnb":
+        check_quantized(adapted)
+    return adapted
 
 
 @contextmanager

@@ -102,23 +102,32 @@ def _refuse(faults: list[str]) -> None:
 
 
 def patch_model_loader(module: ModuleType) -> None:
-    """Pads images to a square with `pad_images`, for training, scoring and the saved processor alike."""
-    host_function = _anchor(module, "load_tokenizer")
+    """Pads images to a square with `pad_images`, and lets a sequence start from whole checkpoints only."""
+    host_tokenizer, host_model = _anchor(module, "load_tokenizer"), _anchor(module, "load_model")
 
-    @wraps(host_function)
+    @wraps(host_tokenizer)
     def load_tokenizer(model_args):
-        loaded = host_function(model_args)
+        loaded = host_tokenizer(model_args)
         if model_args.pad_images and loaded["processor"] is not None:
             from sefe_plugin.hosts.llamafactory.images import pad_images
 
             pad_images(loaded["processor"])
         return loaded
 
-    module.load_tokenizer = load_tokenizer
+    @wraps(host_model)
+    def load_model(tokenizer, model_args, finetuning_args, *args, **kwargs):
+        if not finetuning_args.test_sets:
+            return host_model(tokenizer, model_args, finetuning_args, *args, **kwargs)
+        from sefe_plugin.hosts.llamafactory.base_check import whole_checkpoint
+
+        with whole_checkpoint():
+            return host_model(tokenizer, model_args, finetuning_args, *args, **kwargs)
+
+    module.load_tokenizer, module.load_model = load_tokenizer, load_model
 
 
 def patch_adapter(module: ModuleType) -> None:
-    """Makes the host build, or continue, a RegLoRA adapter in place of a LoRA one."""
+    """Makes the host build, or continue, a RegLoRA adapter in place of a LoRA one, on top of stacked ones if any."""
     host_function = _anchor(module, "_setup_lora_tuning")
     for name in ("LoraConfig", "PeftModel"):
         _anchor(module, name)
@@ -126,12 +135,13 @@ def patch_adapter(module: ModuleType) -> None:
     @wraps(host_function)
     def _setup_lora_tuning(config, model, model_args, finetuning_args, is_trainable, cast_trainable_params_to_fp32):
         arguments = (config, model, model_args, finetuning_args, is_trainable, cast_trainable_params_to_fp32)
-        if not (is_trainable and finetuning_args.use_reglora):
+        if not is_trainable:
             return host_function(*arguments)
-        from sefe_plugin.hosts.llamafactory.adapter import reglora_in_place_of_lora
+        if not (finetuning_args.use_reglora or finetuning_args.stacked_adapter or finetuning_args.test_sets):
+            return host_function(*arguments)
+        from sefe_plugin.hosts.llamafactory.adapter import set_up_adapter
 
-        with reglora_in_place_of_lora(module, finetuning_args):
-            return host_function(*arguments)
+        return set_up_adapter(module, host_function, *arguments)
 
     module._setup_lora_tuning = _setup_lora_tuning
 
@@ -176,3 +186,18 @@ def patch_tuner(module: ModuleType) -> None:
         return run_task(host_function, arguments, callbacks)
 
     module.run_sft = run_sft
+
+
+def patch_sft_trainer(module: ModuleType) -> None:
+    """Trains the multimodal projector at `projector_learning_rate`."""
+    host_function = _anchor(module, "create_custom_optimizer")
+
+    @wraps(host_function)
+    def create_custom_optimizer(model, training_args, finetuning_args):
+        if finetuning_args.projector_learning_rate is None:
+            return host_function(model, training_args, finetuning_args)
+        from sefe_plugin.hosts.llamafactory.optimizer import projector_optimizer
+
+        return projector_optimizer(model, training_args, finetuning_args.projector_learning_rate)
+
+    module.create_custom_optimizer = create_custom_optimizer

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sefe_plugin.files import write_text
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.watch import announce_runner
 from sefe_plugin.options import PLUGIN_KEYS, SEQUENCE_KEYS
-from sefe_plugin.recipe import RecipeError, load_recipe, single_run_faults
+from sefe_plugin.recipe import Recipe, RecipeError, load_recipe, single_run_faults
 from sefe_plugin.run_folder import RunFolderError
 from sefe_plugin.runner import TaskFailedError, run_sequence
 
@@ -50,12 +51,12 @@ def intercept(arguments: list[str]) -> bool:
                 raise RecipeError(source, faults)
             return False
         recipe = load_recipe(keys, source, host_keys())
-        if int(os.environ.get("NNODES", "1")) > 1:
-            raise RecipeError(source, ["a sequence runs on one node; unset NNODES."])
         announce_runner()
         # waiting threads that sleep instead of spin: several times faster wherever cores are shared
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        report = run_sequence(recipe, write_task_recipe, _command, lambda line: print(line, flush=True))
+        report = _run(recipe, source)
+        if report is None:
+            return True
     except KeyboardInterrupt:
         print("Stopped. The same command continues after the last complete task.", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
@@ -64,6 +65,23 @@ def intercept(arguments: list[str]) -> bool:
         raise SystemExit(1) from None
     print(format_report(report, f"{source}: report in {recipe.output_dir}"), flush=True)
     return True
+
+
+def _run(recipe: Recipe, source: str) -> dict | None:
+    """Runs a sequence, on the first of several nodes for all of them; returns its report there."""
+    say = partial(print, flush=True)
+    if int(os.environ.get("NNODES", "1")) == 1:
+        return run_sequence(recipe, LlamaFactory(), say)
+    from sefe_plugin.hosts.llamafactory.nodes import environment_faults, follow, lead
+
+    if faults := environment_faults():
+        raise RecipeError(source, faults)
+    os.environ["FORCE_TORCHRUN"] = "1"  # the host joins nodes by torchrun only
+    if int(os.environ["NODE_RANK"]) > 0:
+        follow()
+        return None
+    with lead() as announce:
+        return run_sequence(recipe, LlamaFactory(announce), say)
 
 
 def _read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
@@ -80,23 +98,54 @@ def _read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
     return keys
 
 
-def _command(file: Path) -> list[str]:
-    """The command line that trains one task; `-P` keeps the working folder from shadowing installed packages."""
-    return [sys.executable, "-P", "-m", "llamafactory.cli", "train", str(file)]
+class LlamaFactory:
+    """The host as the sequence needs it; `-P` keeps the working folder from shadowing installed packages.
+
+    Args:
+        announce: given the command of every training, for other nodes that take part in it.
+    """
+
+    def __init__(self, announce: Callable[[list[str]], None] = lambda command: None):
+        self._announce = announce
+
+    def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """Writes a task's recipe; returns the command that trains it."""
+        command = _command("train", file, keys)
+        self._announce(command)
+        return command
+
+    def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
+        """Writes a recipe of the host's export, on the CPU; returns the command that runs it."""
+        known = host_keys()
+        model_keys = {
+            key: value
+            for key, value in keys.items()
+            if (known[key].section if key in known else PLUGIN_KEYS[key]) == "model" and "quantization" not in key
+        }
+        export = {"adapter_name_or_path": str(adapter), "export_dir": str(folder), "export_device": "cpu"}
+        method = {"template": keys["template"], "finetuning_type": "lora"}
+        return _command("export", file, {**model_keys, **export, **method})
 
 
-def write_task_recipe(file: Path, keys: Mapping[str, Any]) -> None:
-    """Writes one task's keys as a plain recipe of the host, in its usual sections.
+def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
+    command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, str(file)]
+    write_recipe(file, keys, f"# One step of a sequence; to run it alone: llamafactory-cli {verb} {file}")
+    return command
+
+
+def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
+    """Writes keys as a plain recipe of the host, in its usual sections.
 
     Args:
         file: where to write.
         keys: host and plugin keys.
+        title: the first line, a comment.
     """
     known = host_keys()
     sections: dict[str, dict] = {section: {} for section in _SECTIONS}
     for key, value in keys.items():
         sections[known[key].section if key in known else PLUGIN_KEYS[key]][key] = value
-    lines = [f"# One task of a sequence; to run it alone: llamafactory-cli train {file}"]
+    lines = [title]
     for section, entries in sections.items():
         if entries:
             lines += ["", f"### {section}", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).rstrip()]

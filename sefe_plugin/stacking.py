@@ -1,0 +1,117 @@
+"""Earlier adapters beside the new one: one plain LoRA that is their sum, and the same kept frozen in a model.
+
+Adapters of ranks r_1, ..., r_k on the same matrices sum to one of rank r_1 + ... + r_k: the rows of the A and the
+columns of the scaled B, side by side. So a sequence can leave its base untouched, 4-bit weights above all, and every
+task still ends in one adapter that PEFT, vLLM and others load without this plugin.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from sefe_plugin.files import replacing
+
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+
+
+def stack_adapters(adapters: list[Path], folder: Path) -> None:
+    """Writes one plain LoRA adapter whose weight change is the sum of those of `adapters`.
+
+    Its scale is 1: each B is multiplied by its own alpha / r (alpha / sqrt(r) with rsLoRA). Modules that are trained
+    as a whole (`modules_to_save`) are the last adapter's.
+
+    Args:
+        adapters: folders of PEFT LoRA adapters of the same matrices, the oldest first.
+        folder: where to; its configuration is written last.
+
+    Raises:
+        ValueError: if the adapters change different matrices, or have scales of their own for some matrices.
+    """
+    configs = [json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8")) for adapter in adapters]
+    parts = [load_file(adapter / WEIGHTS_FILE) for adapter in adapters]
+    for adapter, config, part in zip(adapters, configs, parts, strict=True):
+        if config.get("rank_pattern") or config.get("alpha_pattern"):
+            raise ValueError(f"{adapter}: `rank_pattern` and `alpha_pattern` cannot be stacked. Leave them out.")
+        if _factors(part) != _factors(parts[0]):
+            raise ValueError(f"{adapter} and {adapters[0]} change different matrices. Use one `lora_target` for both.")
+    stacked = dict(parts[-1])
+    for name in _factors(stacked):
+        if name.endswith(_A):
+            stacked[name] = torch.cat([part[name] for part in parts], dim=0)
+        else:
+            scaled = [part[name] * _scale(config) for part, config in zip(parts, configs, strict=True)]
+            stacked[name] = torch.cat(scaled, dim=1).contiguous()
+    rank = sum(config["r"] for config in configs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / WEIGHTS_FILE) as temporary:
+        save_file(stacked, temporary, metadata={"format": "pt"})
+    with replacing(folder / CONFIG_FILE) as temporary:
+        changes = {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "use_rslora": False}
+        temporary.write_text(json.dumps(configs[-1] | changes, indent=2, sort_keys=True), encoding="utf-8")
+
+
+@torch.no_grad()
+def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+    """Adds a stacked adapter to a base model, so that a new adapter can be trained on top.
+
+    The factors are buffers of the modules they change and act in a forward hook: they move with the model, are in no
+    checkpoint, and leave the modules' weights, 4-bit ones too, as they are. Modules that the adapter holds as a whole
+    take the place of the base's.
+
+    Args:
+        model: the base model, before any adapter is made.
+        folder: an adapter written by `stack_adapters`.
+        dtype: in which the factors are kept and multiplied.
+
+    Raises:
+        ValueError: if the adapter has weights for modules that the model has not.
+    """
+    config = LoraConfig.from_pretrained(folder)
+    if config.r != config.lora_alpha or config.use_rslora:
+        raise ValueError(f"{folder} is no stacked adapter: its scale is not 1.")
+    weights = load_file(folder / WEIGHTS_FILE)
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    for key in weights:
+        name = key.removeprefix(_PREFIX)
+        if name not in parameters and name.removesuffix(_A).removesuffix(_B) not in modules:
+            raise ValueError(f"{folder} has weights for {name}, which the model has not. Use the base of its run.")
+        if key.endswith(_A):
+            module = modules[name.removesuffix(_A)]
+            device = next(module.parameters()).device
+            for buffer, value in (("stacked_A", weights[key]), ("stacked_B", weights[key.removesuffix(_A) + _B])):
+                module.register_buffer(buffer, value.to(device, dtype), persistent=False)
+            module.register_forward_hook(_add_stacked)
+        elif not key.endswith(_B):
+            _overwrite(parameters[name], weights[key])
+
+
+def _add_stacked(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    """Adds B A x to the output of a frozen linear layer."""
+    narrow = nn.functional.linear(inputs[0].to(module.stacked_A.dtype), module.stacked_A)
+    return output + nn.functional.linear(narrow, module.stacked_B).to(output.dtype)
+
+
+def _overwrite(parameter: nn.Parameter, value: torch.Tensor) -> None:
+    if not is_deepspeed_zero3_enabled():
+        parameter.copy_(value)
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+        parameter.copy_(value)
+
+
+def _factors(weights: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in weights if name.endswith((_A, _B))}
+
+
+def _scale(config: dict) -> float:
+    return config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
