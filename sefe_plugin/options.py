@@ -178,6 +178,11 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
                 "`projector_learning_rate` needs a projector that is trained: add its module's name, for LLaVA "
                 "`additional_target: multi_modal_projector`."
             )
+        if arguments.get("quantization_bit"):
+            faults.append(
+                "`projector_learning_rate` cannot be combined with `quantization_bit`: a quantized projector cannot "
+                "be trained. Drop one."
+            )
         faults += [
             f"`{key}` cannot be combined with `projector_learning_rate`: it sets learning rates itself. Drop one."
             for key in _OWN_GROUPS

@@ -3,13 +3,15 @@
 from dataclasses import fields
 from typing import get_args
 
+import pytest
+
 from sefe_plugin.options import CHOICES, FILLED_IN_KEYS, PLUGIN_KEYS, SEQUENCE_KEYS, MethodArguments, option_faults
 from sefe_plugin.reglora.config import REDUCTIONS, RegLoraConfig
 from sefe_plugin.reglora.model import OFFLOADS
 
 
 def test_choices_are_those_of_reglora():
-    assert CHOICES == {"reglora_reduction": REDUCTIONS, "reglora_offload": OFFLOADS}
+    assert CHOICES == {"reglora_reduction": REDUCTIONS, "reglora_offload": OFFLOADS, "carry": ("merge", "stack")}
     types = {field.name: field.type for field in fields(MethodArguments)}
     assert {key: get_args(types[key]) for key in CHOICES} == CHOICES
 
@@ -23,3 +25,27 @@ def test_defaults_are_those_of_reglora():
 def test_every_key_is_known_and_the_defaults_are_sound():
     assert set(SEQUENCE_KEYS) | set(FILLED_IN_KEYS) <= set(PLUGIN_KEYS)
     assert option_faults(vars(MethodArguments())) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"projector_learning_rate": 0}, ["must be a number above 0"]),
+        ({"additional_target": None}, ["add its module's name"]),
+        ({"quantization_bit": 4}, ["a quantized projector cannot be trained"]),
+        ({"loraplus_lr_ratio": 16.0, "use_muon": True}, ["`loraplus_lr_ratio` cannot", "`use_muon` cannot"]),
+    ],
+)
+def test_what_a_projector_of_its_own_rate_needs(changes, expected):
+    keys = {"projector_learning_rate": 2e-5, "additional_target": "multi_modal_projector", **changes}
+    faults = option_faults(keys)
+    assert len(faults) == len(expected)
+    assert all(part in fault for part, fault in zip(expected, faults, strict=True))
+
+
+def test_stacked_adapter_must_be_there(tmp_path):
+    (fault,) = option_faults({"stacked_adapter": str(tmp_path)})
+    assert "holds no adapter" in fault
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert option_faults({"stacked_adapter": str(tmp_path)}) == []

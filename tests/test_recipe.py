@@ -8,7 +8,7 @@ import pytest
 from sefe_plugin.benchmarks import BENCHMARKS, load_benchmark
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe import RecipeError, load_recipe, single_run_faults
+from sefe_plugin.recipe import RecipeError, load_recipe, merges_apart, single_run_faults
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_all_faults_come_at_once(recipe):
         "reglora_reduction": "sum",
         "num_train_epochs": "many",
         "lr_scheduler_typ": "cosine",
-        "quantization_bit": 4,
+        "deepspeed": "absent.json",
     }
     recipe["tasks"].append({"name": "a", "dataset": "c_train", "test_dataset": "b_tset", "scorer": "boxes"})
     text = "\n".join(faults(recipe))
@@ -66,7 +66,7 @@ def test_all_faults_come_at_once(recipe):
         "`reglora_reduction` must be one of ('official_mean', 'per_task_sum'); got 'sum'.",
         "`num_train_epochs` must be float; got 'many'.",
         "Did you mean `lr_scheduler_type`?",
-        "`quantization_bit` cannot be set in a sequence",
+        "`deepspeed` must be a DeepSpeed configuration or a JSON file with one",
         "task 3 (a): the name 'a' is taken by task 1.",
         "`scorer` must be one of",
         "got 'boxes'. Did you mean `box`?",
@@ -173,3 +173,27 @@ def test_single_run_with_plugin_keys_is_checked_too():
     found = single_run_faults({"use_reglora": True, "asd_ratoi": 0.2, "reglora_weight": -1}, host_keys())
     assert len(found) == 2
     assert "Did you mean `asd_ratio`?" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "apart"),
+    [
+        ({}, False),
+        ({"quantization_bit": 4}, True),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, False),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, True),
+        ({"deepspeed": {"bf16": {"enabled": True}}}, False),
+    ],
+)
+def test_quantized_and_partitioned_bases_are_merged_apart(tmp_path, changes, apart):
+    assert merges_apart(changes) == apart
+    if "deepspeed" in changes:
+        file = tmp_path / "zero.json"
+        file.write_text(json.dumps(changes["deepspeed"]))
+        assert merges_apart({"deepspeed": str(file)}) == apart
+
+
+def test_carry_belongs_to_the_whole_sequence(recipe):
+    recipe["tasks"][1]["carry"] = "stack"
+    assert any("`carry` belongs to the whole sequence" in fault for fault in faults(recipe))
+    assert any("`carry` belongs to a sequence" in f for f in single_run_faults({"carry": "stack"}, host_keys()))

@@ -16,15 +16,20 @@ TASKS = tuple(Task(name, f"{name}_train", f"{name}_test", "short_answer", {}) fo
 
 HOST = """
 import json, pathlib, sys, yaml
+import numpy as np
+from safetensors.numpy import save_file
 keys = yaml.safe_load(open(sys.argv[1]))
 folder = pathlib.Path(keys["output_dir"])
 if (folder.parent / "fail").is_file() and folder.name == (folder.parent / "fail").read_text():
     sys.exit(3)
 with open(folder.parent / "calls", "a") as calls:
     calls.write(folder.name + "\\n")
-(folder / "merged").mkdir()
-(folder / "merged/config.json").write_text("{}")
-(folder / "adapter_config.json").write_text("{}")
+if keys["merge_adapter"]:
+    (folder / "merged").mkdir()
+    (folder / "merged/config.json").write_text("{}")
+(folder / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "use_rslora": False}))
+key = "base_model.model.q_proj.lora_{}.weight"
+save_file({key.format(m): np.ones((2, 2), np.float32) for m in "AB"}, folder / "adapter_model.safetensors")
 (folder / "key_elements.safetensors").touch()
 names = [test_set["name"] for test_set in keys["test_sets"]]
 last = len(names) - 1
@@ -33,19 +38,31 @@ scores = {name: {"accuracy": 90.0 - 10 * (last - i), "format": 100.0, "count": 5
 """
 
 
+class FakeHost:
+    """Writes the keys as YAML and runs the script of `HOST`; merging is another script, which notes its arguments."""
+
+    def __init__(self, script):
+        self.script = script
+
+    def train(self, file, keys):
+        file.write_text(yaml.safe_dump(dict(keys)))
+        return [sys.executable, str(self.script), str(file)]
+
+    def merge(self, file, keys, adapter, folder):
+        code = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(); (p / 'config.json').write_text(sys.argv[2])"
+        return [sys.executable, "-c", code, str(folder), str(adapter)]
+
+
 @pytest.fixture
 def run(tmp_path):
     """Runs the sequence and returns the lines it said."""
-    host = tmp_path / "host.py"
-    host.write_text(HOST)
-    recipe = Recipe("test.yaml", {"use_reglora": True, "model_name_or_path": "base"}, TASKS, tmp_path / "run", None)
+    script = tmp_path / "host.py"
+    script.write_text(HOST)
 
-    def write(file, keys):
-        file.write_text(yaml.safe_dump(dict(keys)))
-
-    def start():
+    def start(**changes):
         lines = []
-        run_sequence(recipe, write, lambda file: [sys.executable, str(host), str(file)], lines.append)
+        keys = {"use_reglora": True, "model_name_or_path": "base", **changes}
+        run_sequence(Recipe("test.yaml", keys, TASKS, tmp_path / "run", None), FakeHost(script), lines.append)
         return lines
 
     return start
@@ -101,6 +118,27 @@ def test_missing_result_is_no_success(run, tmp_path):
     (tmp_path / "host.py").write_text("")
     with pytest.raises(TaskFailedError, match=r"adapter_config\.json is missing"):
         run()
+
+
+def test_quantized_base_is_merged_by_another_process(run, tmp_path):
+    run(quantization_bit=4)
+    for name, base in (("1_A", "base"), ("2_B", str(tmp_path / "run/1_A/merged"))):
+        keys = yaml.safe_load((tmp_path / "run" / name / "task.yaml").read_text())
+        assert (keys["merge_adapter"], keys["model_name_or_path"]) == (False, base)
+        assert (tmp_path / "run" / name / "merged/config.json").read_text() == str(tmp_path / "run" / name)
+
+
+def test_stacked_adapters_grow_beside_an_untouched_base(run, tmp_path):
+    run(carry="stack")
+    for index, name in enumerate(("1_A", "2_B", "3_C")):
+        folder = tmp_path / "run" / name
+        keys = yaml.safe_load((folder / "task.yaml").read_text())
+        assert "carry" not in keys
+        assert (keys["merge_adapter"], keys["model_name_or_path"]) == (False, "base")
+        earlier = [None, str(tmp_path / "run/1_A/stacked"), str(tmp_path / "run/2_B/stacked")][index]
+        assert keys.get("stacked_adapter") == earlier
+        assert read_json(folder / "stacked/adapter_config.json")["r"] == 2 * (index + 1)
+        assert not (folder / "merged").exists()
 
 
 def test_arguments_of_a_task(tmp_path):

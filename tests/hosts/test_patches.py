@@ -25,6 +25,14 @@ def hook_is_active():
 SIGNATURES = {
     ("llamafactory.cli", "main"): [],
     ("llamafactory.model.loader", "load_tokenizer"): ["model_args"],
+    ("llamafactory.model.loader", "load_model"): [
+        "tokenizer",
+        "model_args",
+        "finetuning_args",
+        "is_trainable",
+        "add_valuehead",
+    ],
+    ("llamafactory.train.sft.trainer", "create_custom_optimizer"): ["model", "training_args", "finetuning_args"],
     ("llamafactory.model.adapter", "_setup_lora_tuning"): [
         "config",
         "model",

@@ -1,11 +1,9 @@
 """Whole sequences through plain `llamafactory-cli train`: two tasks of mini-CoIN, few samples."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
@@ -14,70 +12,14 @@ import yaml
 from safetensors.torch import load_file
 
 from sefe_plugin.benchmarks.minicoin import BASE
-from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
+from sefe_plugin.benchmarks.minicoin.data import TASKS
 
 
-CLI = Path(sysconfig.get_paths()["scripts"]) / "llamafactory-cli"
 NAMES = [task.name for task in TASKS[:2]]
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("SEFE_")} | {
-    "HF_HUB_OFFLINE": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "PATH": f"{CLI.parent}{os.pathsep}{os.environ['PATH']}",  # the host starts `torchrun` by name
-}
-
-
-def train(recipe: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [str(CLI), "train", str(recipe), *overrides]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, timeout=600)
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sequence")
-    write_data(folder / "data", seed=1000, train_size=64, test_size=16)
-    keys = {
-        "model_name_or_path": str(BASE),
-        "template": "llava",
-        "default_system": "",
-        "finetuning_type": "lora",
-        "lora_rank": 4,
-        "lora_target": "all",
-        "use_reglora": True,
-        "reglora_weight": 100.0,
-        "asd_ratio": 0.2,
-        "dataset_dir": str(folder / "data"),
-        "cutoff_len": 256,
-        "preprocessing_num_workers": 1,
-        "output_dir": str(folder / "run"),
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "seed": 7,
-        "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 2e-3,
-        "num_train_epochs": 2,
-        "disable_gradient_checkpointing": True,
-        "per_device_eval_batch_size": 16,
-        "max_new_tokens": 12,
-        "tasks": [
-            {
-                "name": task.name,
-                "dataset": f"minicoin_{task.name.lower()}_train",
-                "test_dataset": f"minicoin_{task.name.lower()}_test",
-                "scorer": task.scorer,
-            }
-            for task in TASKS[:2]
-        ],
-    }
-    file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump(keys))
-    return file
-
-
-@pytest.fixture(scope="module")
-def finished(recipe) -> tuple[Path, str]:
+def finished(train, recipe) -> tuple[Path, str]:
     """The run folder of an undisturbed run, and what it said."""
     result = train(recipe)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -146,7 +88,7 @@ def test_merged_model_is_base_plus_scaled_adapter(finished):
     assert (merged[key].float() - base[key].float() - delta).abs().max() < 1e-5
 
 
-def test_adapters_load_in_plain_peft_without_the_plugin(finished):
+def test_adapters_load_in_plain_peft_without_the_plugin(environment, finished):
     run, _ = finished
     code = f"""
 import sys, warnings
@@ -164,12 +106,12 @@ for base, adapter in zip(bases, adapters):
     trained = any(p.any() for n, p in loaded.named_parameters() if "lora_B" in n)
     print(type(loaded.base_model).__name__, trained)
 """
-    environment = ENVIRONMENT | {"SEFE_PLUGIN_DISABLE": "1"}
+    environment = environment | {"SEFE_PLUGIN_DISABLE": "1"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.stdout.split() == ["LoraModel", "True"] * 2, result.stderr
 
 
-def test_two_processes_give_the_same_run(finished, recipe, tmp_path):
+def test_two_processes_give_the_same_run(train, finished, recipe, tmp_path):
     """One process with two micro-batches and two processes with one each see the same global batches."""
     run, _ = finished
     result = train(
@@ -208,11 +150,11 @@ def shared_key_elements(first: Path, second: Path) -> float:
     return sum(shares) / len(shares)
 
 
-def test_killed_run_continues_and_ends_the_same(finished, recipe, tmp_path):
+def test_killed_run_continues_and_ends_the_same(environment, train, finished, recipe, tmp_path):
     run, _ = finished
-    command = [str(CLI), "train", str(recipe), f"output_dir={tmp_path / 'run'}"]
+    command = ["llamafactory-cli", "train", str(recipe), f"output_dir={tmp_path / 'run'}"]
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         second = tmp_path / "run" / "2_TextVQA"
         deadline = time.monotonic() + 300
         while not (second / "trainer_log.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
@@ -227,7 +169,7 @@ def test_killed_run_continues_and_ends_the_same(finished, recipe, tmp_path):
     assert (tmp_path / "run" / "report.json").read_bytes() == (run / "report.json").read_bytes()
 
 
-def test_changed_recipe_is_refused_with_the_difference(finished, recipe):
+def test_changed_recipe_is_refused_with_the_difference(train, finished, recipe):
     before = (finished[0] / "manifest.json").read_bytes()
     result = train(recipe, "learning_rate=0.001")
     assert result.returncode == 1
@@ -237,7 +179,7 @@ def test_changed_recipe_is_refused_with_the_difference(finished, recipe):
     assert (finished[0] / "manifest.json").read_bytes() == before
 
 
-def test_faults_are_listed_fast_and_without_a_traceback(recipe, tmp_path):
+def test_faults_are_listed_fast_and_without_a_traceback(train, recipe, tmp_path):
     started = time.monotonic()
     result = train(recipe, "asd_ratio=3", "reglora_key_raito=0.1", f"output_dir={tmp_path / 'run'}")
     assert result.returncode == 1
@@ -248,7 +190,7 @@ def test_faults_are_listed_fast_and_without_a_traceback(recipe, tmp_path):
     assert time.monotonic() - started < 10  # the host's own imports alone take longer
 
 
-def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(recipe, tmp_path):
+def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train, recipe, tmp_path):
     keys = yaml.safe_load(recipe.read_text())
     for key in ("tasks", "use_reglora", "reglora_weight", "asd_ratio"):
         del keys[key]

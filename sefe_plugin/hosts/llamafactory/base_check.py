@@ -38,22 +38,30 @@ def whole_checkpoint() -> Iterator[None]:
 
 
 def check_quantized(model: nn.Module) -> None:
-    """Checks that every adapted matrix of a base loaded in 4 bit is a 4-bit matrix.
+    """Checks that a base loaded in 4 bit is 4-bit in every adapted matrix, and in nothing that is trained itself.
+
+    bitsandbytes passes no gradient to 4-bit weights, so modules named in `additional_target` would silently stay.
 
     Args:
         model: with its adapter, its base quantized by bitsandbytes.
 
     Raises:
-        ValueError: with the names of the first that are not.
+        ValueError: with the names of the first that are not as they should be.
     """
     from bitsandbytes.nn import Params4bit
 
-    weights = {
+    adapted = {
         name: module.get_base_layer().weight for name, module in model.named_modules() if isinstance(module, LoraLayer)
     }
-    whole = [name for name, w in weights.items() if not (isinstance(w, Params4bit) and w.bnb_quantized)]
+    whole = [name for name, w in adapted.items() if not (isinstance(w, Params4bit) and w.bnb_quantized)]
     if whole:
         raise ValueError(
             f"`quantization_bit: 4`, but {len(whole)} adapted matrices are not quantized, such as "
             f"{', '.join(whole[:3])}. Take them out of `lora_target`, or train without `quantization_bit`."
+        )
+    trained = [name for name, w in model.named_parameters() if w.requires_grad and isinstance(w, Params4bit)]
+    if trained:
+        raise ValueError(
+            f"`additional_target` names modules that are quantized and cannot be trained, such as {trained[0]}. Drop "
+            "`additional_target` or `quantization_bit`."
         )

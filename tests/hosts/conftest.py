@@ -1,0 +1,90 @@
+"""A small sequence recipe, and plain `llamafactory-cli train` to run it."""
+
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """The environment of a host process: offline, on the CPU, with this Python's scripts first."""
+    scripts = sysconfig.get_paths()["scripts"]
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEFE_")} | {
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",  # the host starts `torchrun` by name
+    }
+
+
+@pytest.fixture(scope="session")
+def train(environment):
+    """Runs a recipe to its end and returns the finished process; keyword arguments are environment variables."""
+
+    def run(recipe: Path, *overrides: str, **variables: str) -> subprocess.CompletedProcess:
+        command = [f"{sysconfig.get_paths()['scripts']}/llamafactory-cli", "train", str(recipe), *overrides]
+        return subprocess.run(command, capture_output=True, text=True, env=environment | variables, timeout=900)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_recipe():
+    """Writes data and a recipe of the first tasks of mini-CoIN with few samples into a folder; returns its path."""
+
+    def write(folder: Path, num_tasks: int, **changes) -> Path:
+        write_data(folder / "data", seed=1000, train_size=64, test_size=16)
+        keys = {
+            "model_name_or_path": str(BASE),
+            "template": "llava",
+            "default_system": "",
+            "finetuning_type": "lora",
+            "lora_rank": 4,
+            "lora_target": "all",
+            "use_reglora": True,
+            "reglora_weight": 100.0,
+            "asd_ratio": 0.2,
+            "dataset_dir": str(folder / "data"),
+            "cutoff_len": 256,
+            "preprocessing_num_workers": 1,
+            "output_dir": str(folder / "run"),
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "seed": 7,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 2e-3,
+            "num_train_epochs": 2,
+            "disable_gradient_checkpointing": True,
+            "per_device_eval_batch_size": 16,
+            "max_new_tokens": 12,
+            "tasks": [
+                {
+                    "name": task.name,
+                    "dataset": f"minicoin_{task.name.lower()}_train",
+                    "test_dataset": f"minicoin_{task.name.lower()}_test",
+                    "scorer": task.scorer,
+                }
+                for task in TASKS[:num_tasks]
+            ],
+            **changes,
+        }
+        file = folder / "recipe.yaml"
+        file.write_text(yaml.safe_dump(keys))
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, small_recipe) -> Path:
+    """The small recipe of two tasks."""
+    return small_recipe(tmp_path_factory.mktemp("sequence"), 2)
