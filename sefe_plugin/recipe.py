@@ -70,6 +70,7 @@ class Task:
         test_dataset: the host's name of its test data.
         scorer: name of the scorer of its answers.
         overrides: host and plugin keys that differ for this task.
+        official: name of the official rule that scores its answers as well, or None.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Task:
     test_dataset: str
     scorer: str
     overrides: Mapping[str, Any]
+    official: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[st
     if benchmark is not None:
         faults += benchmark.faults(common)
         tasks = [
-            Task(task.name, f"{stem}_train", f"{stem}_test", task.scorer, {})
+            Task(task.name, f"{stem}_train", f"{stem}_test", task.scorer, {}, task.official)
             for task in benchmark.TASKS
             if (stem := f"{benchmark_name}_{task.name.lower()}")
         ]

@@ -83,7 +83,7 @@ def task_arguments(
         "finetuning_type": "lora",
         "dataset": task.dataset,
         "output_dir": str(folder.task_folder(index, task.name)),
-        "test_sets": [{"name": t.name, "dataset": t.test_dataset, "scorer": t.scorer} for t in tasks[: index + 1]],
+        "test_sets": [_test_set(t) for t in tasks[: index + 1]],
         "merge_adapter": True,
     }
     if earlier:
@@ -93,6 +93,11 @@ def task_arguments(
         files = [path / "key_elements.safetensors" for path in earlier]
         merged["reglora_key_elements"] = [str(file) for file in files if file.is_file()]
     return merged
+
+
+def _test_set(task: Task) -> dict[str, str]:
+    test_set = {"name": task.name, "dataset": task.test_dataset, "scorer": task.scorer}
+    return test_set | ({"official": task.official} if task.official else {})
 
 
 def _run_task(task: Task, command: Sequence[str], task_folder: Path) -> None:

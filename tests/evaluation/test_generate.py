@@ -56,6 +56,7 @@ def test_sampling_settings_of_the_model_do_not_matter(model):
     expected = generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6)
     model.generation_config.do_sample = True
     model.generation_config.num_beams = 3
+    model.generation_config.repetition_penalty = 5.0
     model.generation_config.use_cache = False
     assert generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6) == expected
 
