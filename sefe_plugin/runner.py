@@ -22,6 +22,7 @@ def run_sequence(
     write_task_recipe: Callable[[Path, Mapping[str, Any]], None],
     command: Callable[[Path], Sequence[str]],
     say: Callable[[str], None],
+    score_command: Callable[[Path], Sequence[str]] | None = None,
 ) -> dict:
     """Trains and scores the tasks of `recipe` in order, continuing after the last complete one.
 
@@ -30,6 +31,7 @@ def run_sequence(
         write_task_recipe: writes one task's keys as a recipe of the host to a file.
         command: the command line that runs such a file.
         say: given one line to show for every finished task.
+        score_command: the command line that scores a task after its own, where `scoring_backend` asks for one.
 
     Returns:
         The report, also written to the run folder.
@@ -53,8 +55,12 @@ def run_sequence(
             started = time.monotonic()
             task_folder = folder.clear_unfinished(index, task.name)
             file = task_folder / "task.yaml"
-            write_task_recipe(file, task_arguments(arguments, recipe.tasks, index, folder))
-            _run_task(task, command(file), task_folder)
+            keys = task_arguments(arguments, recipe.tasks, index, folder)
+            write_task_recipe(file, keys)
+            commands = [command(file)]
+            if keys.get("scoring_backend", "generate") != "generate":
+                commands.append(score_command(file))
+            _run_task(task, commands, task_folder)
             seconds = time.monotonic() - started
             complete = [*complete, {"name": task.name, "folder": task_folder.name, "seconds": round(seconds, 1)}]
             folder.complete_task(recipe.to_dict(), complete)
@@ -100,13 +106,14 @@ def _test_set(task: Task) -> dict[str, str]:
     return test_set | ({"official": task.official} if task.official else {})
 
 
-def _run_task(task: Task, command: Sequence[str], task_folder: Path) -> None:
-    result = subprocess.run(command, check=False)
-    if result.returncode != 0:
-        raise TaskFailedError(
-            f"Task {task.name} failed with exit status {result.returncode}; its output is above. The complete tasks "
-            f"are kept, and the same command continues with this one. To try it alone: {' '.join(command)}"
-        )
+def _run_task(task: Task, commands: Sequence[Sequence[str]], task_folder: Path) -> None:
+    for command in commands:
+        result = subprocess.run(command, check=False)
+        if result.returncode != 0:
+            raise TaskFailedError(
+                f"Task {task.name} failed with exit status {result.returncode}; its output is above. The complete "
+                f"tasks are kept, and the same command continues with this one. To try it alone: {' '.join(command)}"
+            )
     for needed in ("adapter_config.json", "scores.json", "merged/config.json"):
         if not (task_folder / needed).is_file():
             raise TaskFailedError(f"Task {task.name} ended, but {task_folder / needed} is missing.")

@@ -16,6 +16,20 @@ from sefe_plugin.files import read_json
 _IMAGE_TOKEN = "<image>"  # noqa: S105 - the host's placeholder
 
 
+def read_records(dataset: str, data_args) -> list[dict]:
+    """Reads the records of a local test set, `.json` or `.jsonl`.
+
+    Args:
+        dataset: its name in `dataset_info.json`.
+        data_args: the host's arguments of the data.
+    """
+    (attributes,) = get_dataset_list([dataset], data_args.dataset_dir)
+    file = Path(data_args.dataset_dir) / attributes.dataset_name
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return read_json(file)
+
+
 class QuestionReader:
     """Reads local test sets and encodes their questions with the host's template, tokenizer and processor.
 
@@ -46,11 +60,8 @@ class QuestionReader:
         )
 
     def records(self, dataset: str) -> list[dict]:
-        """Reads the records of a local test set, `.json` or `.jsonl`."""
-        file = Path(self._data_args.dataset_dir) / self._attributes(dataset).dataset_name
-        if file.suffix == ".jsonl":
-            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return read_json(file)
+        """Reads the records of a local test set (`read_records`)."""
+        return read_records(dataset, self._data_args)
 
     def questions(self, dataset: str, records: list[dict]) -> list[dict]:
         """Turns records into the host's features; a record with an image but no place for it gets one in front.
@@ -58,7 +69,7 @@ class QuestionReader:
         Raises:
             ValueError: if a record has no single question.
         """
-        attributes = self._attributes(dataset)
+        (attributes,) = get_dataset_list([dataset], self._data_args.dataset_dir)
         convert = get_dataset_converter(attributes.formatting, attributes, self._data_args)
         columns = [column for column in vars(attributes).values() if isinstance(column, str)]
         aligned = [convert({**dict.fromkeys(columns), **record}) for record in records]
@@ -76,7 +87,3 @@ class QuestionReader:
     def decode(self, tokens: list[int]) -> str:
         """Turns the tokens of an answer into text, without special tokens."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
-
-    def _attributes(self, dataset: str):
-        (attributes,) = get_dataset_list([dataset], self._data_args.dataset_dir)
-        return attributes

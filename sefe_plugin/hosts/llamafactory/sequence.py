@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sefe_plugin.evaluation.report import format_report
 from sefe_plugin.files import write_text
 from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.hosts.llamafactory.vllm_scoring import score_command
 from sefe_plugin.hosts.llamafactory.watch import announce_runner
 from sefe_plugin.options import PLUGIN_KEYS, SEQUENCE_KEYS
 from sefe_plugin.recipe import RecipeError, load_recipe, single_run_faults
@@ -55,7 +56,7 @@ def intercept(arguments: list[str]) -> bool:
         announce_runner()
         # waiting threads that sleep instead of spin: several times faster wherever cores are shared
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        report = run_sequence(recipe, write_task_recipe, _command, lambda line: print(line, flush=True))
+        report = run_sequence(recipe, write_task_recipe, _command, lambda line: print(line, flush=True), score_command)
     except KeyboardInterrupt:
         print("Stopped. The same command continues after the last complete task.", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
