@@ -6,6 +6,7 @@ It takes LLaVA models only. Each engine leaves a line with its arguments in the 
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -49,7 +50,7 @@ class LLM:
     ):
         settings = {key: value for key, value in locals().items() if key != "self"}
         settings["devices"] = os.environ["CUDA_VISIBLE_DEVICES"]
-        with open(os.environ["STAND_IN_LOG"], "a") as log:
+        with Path(os.environ["STAND_IN_LOG"]).open("a") as log:
             log.write(json.dumps(settings) + "\n")
         self._model = LlavaForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
         self._processor = AutoProcessor.from_pretrained(model)
