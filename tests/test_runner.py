@@ -103,6 +103,32 @@ def test_missing_result_is_no_success(run, tmp_path):
         run()
 
 
+def test_a_task_is_scored_by_a_command_of_its_own_where_the_recipe_asks_for_it(tmp_path):
+    scorer = tmp_path / "scorer.py"
+    (tmp_path / "host.py").write_text(HOST.replace('"scores.json"', '"unread.json"'))
+    scorer.write_text(
+        "import pathlib, sys, yaml\n"
+        "folder = pathlib.Path(yaml.safe_load(open(sys.argv[1]))['output_dir'])\n"
+        "(folder / 'unread.json').rename(folder / 'scores.json')\n"
+    )
+    keys = {"scoring_backend": "vllm", "model_name_or_path": "base"}
+    report = run_sequence(
+        Recipe("test.yaml", keys, TASKS[:2], tmp_path / "run", None),
+        lambda file, keys: file.write_text(yaml.safe_dump(dict(keys))),
+        lambda file: [sys.executable, str(tmp_path / "host.py"), str(file)],
+        lambda line: None,
+        lambda file: [sys.executable, str(scorer), str(file)],
+    )
+    assert report["accuracy_matrix"] == [[90.0, None], [80.0, 90.0]]
+
+
+def test_a_task_with_an_official_rule_names_it(tmp_path):
+    tasks = (TASKS[0], Task("B", "b_train", "b_test", "box", {}, "Grounding"))
+    first, second = task_arguments({"model_name_or_path": "base"}, tasks, 1, RunFolder(tmp_path))["test_sets"]
+    assert first == {"name": "A", "dataset": "A_test", "scorer": "short_answer"}
+    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "Grounding"}
+
+
 def test_arguments_of_a_task(tmp_path):
     folder = RunFolder(tmp_path)
     for index in (0, 1):
