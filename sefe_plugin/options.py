@@ -6,6 +6,7 @@ recipe check uses the same rules before anything starts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ CHOICES = {
     "reglora_reduction": ("official_mean", "per_task_sum"),
     "reglora_offload": ("none", "cpu"),
     "carry": ("merge", "stack"),
+    "scoring_backend": ("generate", "vllm"),
 }
 
 
@@ -86,6 +88,13 @@ class MethodArguments:
         metadata={
             "help": "Test sets to score by generation after training: a list of mappings with name, dataset, scorer. "
             "A sequence fills this in."
+        },
+    )
+    scoring_backend: Literal["generate", "vllm"] = field(
+        default="generate",
+        metadata={
+            "help": "What answers the test sets: generate, the trained model in its own process; vllm, vLLM in a "
+            "process after it, on all visible devices (pip install 'sefe-plugin[vllm]')."
         },
     )
     merge_adapter: bool = field(
@@ -195,6 +204,12 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
     for key, choices in CHOICES.items():
         if arguments.get(key, choices[0]) not in choices:
             faults.append(f"`{key}` must be one of {choices}; got {arguments[key]!r}.")
+
+    if arguments.get("scoring_backend") == "vllm" and find_spec("vllm") is None:
+        faults.append(
+            "`scoring_backend: vllm` needs vLLM, which is not installed: pip install 'sefe-plugin[vllm]'. Or use "
+            "`scoring_backend: generate`."
+        )
 
     files = arguments.get("reglora_key_elements") or []
     for file in map(str.strip, files.split(",")) if isinstance(files, str) else files:

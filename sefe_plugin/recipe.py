@@ -69,6 +69,7 @@ class Task:
         test_dataset: the host's name of its test data.
         scorer: name of the scorer of its answers.
         overrides: host and plugin keys that differ for this task.
+        official: name of the official rule that scores its answers as well, or None.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Task:
     test_dataset: str
     scorer: str
     overrides: Mapping[str, Any]
+    official: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[st
     if benchmark is not None:
         faults += benchmark.faults(common)
         tasks = [
-            Task(task.name, f"{stem}_train", f"{stem}_test", task.scorer, {})
+            Task(task.name, f"{stem}_train", f"{stem}_test", task.scorer, {}, task.official)
             for task in benchmark.TASKS
             if (stem := f"{benchmark_name}_{task.name.lower()}")
         ]
@@ -235,6 +237,11 @@ def _sequence_faults(common: Mapping[str, Any]) -> list[str]:
     for key in FILLED_IN_KEYS:
         if key in common:
             faults.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {common[key]!r}.")
+    if common.get("carry") == "stack" and common.get("scoring_backend") == "vllm" and common.get("pad_images"):
+        faults.append(
+            "`pad_images` with `scoring_backend: vllm` needs merged models, which hold the padding processor. Set "
+            "`carry: merge` or `scoring_backend: generate`."
+        )
     try:
         _zero_stage(common.get("deepspeed"))
     except (OSError, ValueError, AttributeError) as error:

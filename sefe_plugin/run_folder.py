@@ -8,7 +8,7 @@ task.yaml               the plain recipe of this task, which can be run again by
 key_elements.safetensors
 asd.jsonl               what every rewritten sample was
 predictions/*.jsonl     one line per answer
-scores.json             accuracy and format share of every task learned so far
+scores.json             accuracy and format share of every task learned so far; official accuracy, if any
 merged/                 the base of the next task (`carry: merge`), or
 stacked/                the adapters so far as one plain LoRA on the untouched base (`carry: stack`)
 report.json, report.md, *.png
@@ -136,20 +136,25 @@ class RunFolder:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         return folder
 
-    def matrices(self, tasks: Sequence[str]) -> tuple[list[list], list[list]]:
-        """Reads the accuracy and format matrices of the tasks called `tasks`.
+    def matrices(self, tasks: Sequence[str]) -> tuple[list[list], list[list], list[list] | None]:
+        """Reads the accuracy, format and official accuracy matrices of the tasks called `tasks`.
 
         Returns:
-            Two matrices in percent; entry [i][j] is on task j after task i, None where it was not scored.
+            Matrices in percent; entry [i][j] is on task j after task i, None where it was not scored. The last is None
+            where no task is scored by an official rule.
         """
-        accuracy, formatted = [], []
         manifest = self.read_manifest()
         num_complete = len(manifest["complete"]) if manifest else 0
-        for index, name in enumerate(tasks):
-            scores = read_json(self.task_folder(index, name) / "scores.json") if index < num_complete else {}
-            accuracy.append([scores[task]["accuracy"] if task in scores else None for task in tasks])
-            formatted.append([scores[task]["format"] if task in scores else None for task in tasks])
-        return accuracy, formatted
+        rows = [
+            read_json(self.task_folder(index, name) / "scores.json") if index < num_complete else {}
+            for index, name in enumerate(tasks)
+        ]
+        accuracy, formatted, official = (
+            [[scores.get(task, {}).get(key) for task in tasks] for scores in rows]
+            for key in ("accuracy", "format", "official")
+        )
+        has_official = any(value is not None for row in official for value in row)
+        return accuracy, formatted, official if has_official else None
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -19,13 +19,16 @@ class TaskFailedError(RuntimeError):
 
 
 class Host(Protocol):
-    """What trains a task: each function writes a recipe to a file and returns the command line that runs it."""
+    """What trains a task: each function readies what it needs and returns the command line that does it."""
 
     def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
         """A task, with the keys of `task_arguments`."""
 
     def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
         """Merging `adapter` of the task with these keys into its base, not quantized; the model goes to `folder`."""
+
+    def score(self, file: Path) -> list[str]:
+        """Scoring the finished task of a recipe written by `train`, where `scoring_backend` asks for a process."""
 
 
 def run_sequence(recipe: Recipe, host: Host, say: Callable[[str], None]) -> dict:
@@ -59,9 +62,13 @@ def run_sequence(recipe: Recipe, host: Host, say: Callable[[str], None]) -> dict
             started = time.monotonic()
             task_folder = folder.clear_unfinished(index, task.name)
             keys = task_arguments(arguments, recipe.tasks, index, folder)
-            _run(task, host.train(task_folder / "task.yaml", keys))
-            _require(task, *(task_folder / name for name in ("adapter_config.json", WEIGHTS_FILE, "scores.json")))
+            file = task_folder / "task.yaml"
+            _run(task, host.train(file, keys))
+            _require(task, *(task_folder / name for name in ("adapter_config.json", WEIGHTS_FILE)))
             _require(task, _carry(task, host, keys, stacks))
+            if keys.get("scoring_backend", "generate") != "generate":
+                _run(task, host.score(file))
+            _require(task, task_folder / "scores.json")
             seconds = time.monotonic() - started
             complete = [*complete, {"name": task.name, "folder": task_folder.name, "seconds": round(seconds, 1)}]
             folder.complete_task(recipe.to_dict(), complete)
@@ -92,7 +99,7 @@ def task_arguments(
         "finetuning_type": "lora",
         "dataset": task.dataset,
         "output_dir": str(folder.task_folder(index, task.name)),
-        "test_sets": [{"name": t.name, "dataset": t.test_dataset, "scorer": t.scorer} for t in tasks[: index + 1]],
+        "test_sets": [_test_set(t) for t in tasks[: index + 1]],
     }
     stacks = keys.pop("carry", "merge") == "stack"
     keys["merge_adapter"] = not stacks and not merges_apart(keys)
@@ -104,6 +111,11 @@ def task_arguments(
         files = [path / "key_elements.safetensors" for path in earlier]
         keys["reglora_key_elements"] = [str(file) for file in files if file.is_file()]
     return keys
+
+
+def _test_set(task: Task) -> dict[str, str]:
+    test_set = {"name": task.name, "dataset": task.test_dataset, "scorer": task.scorer}
+    return test_set | ({"official": task.official} if task.official else {})
 
 
 def _carry(task: Task, host: Host, keys: Mapping[str, Any], stacks: bool) -> Path:

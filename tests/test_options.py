@@ -5,13 +5,17 @@ from typing import get_args
 
 import pytest
 
+from sefe_plugin import options
 from sefe_plugin.options import CHOICES, FILLED_IN_KEYS, PLUGIN_KEYS, SEQUENCE_KEYS, MethodArguments, option_faults
 from sefe_plugin.reglora.config import REDUCTIONS, RegLoraConfig
 from sefe_plugin.reglora.model import OFFLOADS
 
 
 def test_choices_are_those_of_reglora():
-    assert CHOICES == {"reglora_reduction": REDUCTIONS, "reglora_offload": OFFLOADS, "carry": ("merge", "stack")}
+    assert {key: CHOICES[key] for key in ("reglora_reduction", "reglora_offload")} == {
+        "reglora_reduction": REDUCTIONS,
+        "reglora_offload": OFFLOADS,
+    }
     types = {field.name: field.type for field in fields(MethodArguments)}
     assert {key: get_args(types[key]) for key in CHOICES} == CHOICES
 
@@ -49,3 +53,13 @@ def test_stacked_adapter_must_be_there(tmp_path):
     assert "holds no adapter" in fault
     (tmp_path / "adapter_config.json").write_text("{}")
     assert option_faults({"stacked_adapter": str(tmp_path)}) == []
+
+
+def test_vllm_is_asked_for_only_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
+    (fault,) = option_faults({"scoring_backend": "vllm"})
+    assert "needs vLLM, which is not installed: pip install 'sefe-plugin[vllm]'" in fault
+    monkeypatch.setattr(options, "find_spec", lambda name: name)
+    assert option_faults({"scoring_backend": "vllm"}) == []
+    (fault,) = option_faults({"scoring_backend": "vlm"})
+    assert "must be one of ('generate', 'vllm'); got 'vlm'" in fault

@@ -80,7 +80,15 @@ def test_matrices_hold_only_complete_tasks(folder):
         folder.task_folder(index, name).mkdir()
         write_json(folder.task_folder(index, name) / "scores.json", scores)
     folder.complete_task(RECIPE, [{"name": "A"}])
-    assert folder.matrices(["A", "B"]) == ([[0.0, None], [None, None]], [[90.0, None], [None, None]])
+    assert folder.matrices(["A", "B"]) == ([[0.0, None], [None, None]], [[90.0, None], [None, None]], None)
+
+
+def test_matrices_hold_the_official_accuracy_where_there_is_one(folder):
+    scores = {"A": {"accuracy": 10.0, "format": 90.0, "count": 4, "official": 20.0}}
+    folder.task_folder(0, "A").mkdir()
+    write_json(folder.task_folder(0, "A") / "scores.json", scores)
+    folder.complete_task(RECIPE, [{"name": "A"}])
+    assert folder.matrices(["A", "B"])[2] == [[20.0, None], [None, None]]
 
 
 def test_failed_write_leaves_the_old_file(tmp_path):

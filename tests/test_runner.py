@@ -52,6 +52,10 @@ class FakeHost:
         code = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(); (p / 'config.json').write_text(sys.argv[2])"
         return [sys.executable, "-c", code, str(folder), str(adapter)]
 
+    def score(self, file):
+        code = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); (p / 'unread.json').rename(p / 'scores.json')"
+        return [sys.executable, "-c", code, str(file.parent)]
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -139,6 +143,19 @@ def test_stacked_adapters_grow_beside_an_untouched_base(run, tmp_path):
         assert keys.get("stacked_adapter") == earlier
         assert read_json(folder / "stacked/adapter_config.json")["r"] == 2 * (index + 1)
         assert not (folder / "merged").exists()
+
+
+def test_a_task_is_scored_by_a_command_of_its_own_where_the_recipe_asks_for_it(run, tmp_path):
+    (tmp_path / "host.py").write_text(HOST.replace('"scores.json"', '"unread.json"'))
+    run(scoring_backend="vllm")
+    assert read_json(tmp_path / "run" / "report.json")["mfn"] == 80.0
+
+
+def test_a_task_with_an_official_rule_names_it(tmp_path):
+    tasks = (TASKS[0], Task("B", "b_train", "b_test", "box", {}, "Grounding"))
+    first, second = task_arguments({"model_name_or_path": "base"}, tasks, 1, RunFolder(tmp_path))["test_sets"]
+    assert first == {"name": "A", "dataset": "A_test", "scorer": "short_answer"}
+    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "Grounding"}
 
 
 def test_arguments_of_a_task(tmp_path):

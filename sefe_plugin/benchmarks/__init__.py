@@ -1,7 +1,7 @@
 """Ready sequences of tasks.
 
 A benchmark is a module with:
-  - `TASKS`: its tasks in order, each with `name` and `scorer`;
+  - `TASKS`: its tasks in order, each a `BenchmarkTask`;
   - `defaults()`: recipe keys it brings (its dataset folder, say), which the recipe may override;
   - `faults(arguments)`: what is missing before a run can start, one sentence each;
   - `prepare(folder, arguments)`: writes `folder`, the dataset folder of a run, with the datasets
@@ -18,10 +18,18 @@ BENCHMARKS = {"coin": "sefe_plugin.benchmarks.coin", "minicoin": "sefe_plugin.be
 
 
 class BenchmarkTask(NamedTuple):
-    """A task's name and the name of its scorer."""
+    """A task of a benchmark.
+
+    Attributes:
+        name: its name.
+        scorer: name of the scorer of its answers.
+        official: name of the official rule that its answers are scored by as well, a key of
+            `sefe_plugin.evaluation.official.OFFICIAL`, or None.
+    """
 
     name: str
     scorer: str
+    official: str | None = None
 
 
 def load_benchmark(name: str) -> ModuleType:

@@ -8,6 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 
+#: Whatever the model's own settings for generation say.
+_GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "use_cache": True}
+
+
 def generate_answers(
     model: PreTrainedModel,
     batches: Iterable[dict[str, Tensor]],
@@ -25,7 +29,8 @@ def generate_answers(
             padded on the left; tensors are moved to the model's device.
         decode: Turns the ids of the new tokens of one answer, with end and padding tokens, into text; it drops
             special tokens.
-        generate_kwargs: Further arguments of ``model.generate``, such as ``max_new_tokens``.
+        generate_kwargs: Further arguments of ``model.generate``, such as ``max_new_tokens``, and as ``eos_token_id``
+            every token that ends an answer: a batch runs on until the last of its answers has ended.
 
     Returns:
         The answers without outer blanks, in the order of the questions.
@@ -46,7 +51,7 @@ def generate_answers(
                         "'attention_mask'; set the tokenizer's padding_side to 'left'"
                     )
                 batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                output = model.generate(**batch, do_sample=False, num_beams=1, use_cache=True, **generate_kwargs)
+                output = model.generate(**batch, **_GREEDY, **generate_kwargs)
                 new_tokens = output[:, batch["input_ids"].shape[1] :].tolist()
                 answers.extend(decode(tokens).strip() for tokens in new_tokens)
     finally:

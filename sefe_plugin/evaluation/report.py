@@ -29,7 +29,9 @@ METRICS: dict[str, tuple[str, str]] = {
 }
 
 
-def build_report(tasks: Sequence[str], accuracy_matrix: Matrix, format_matrix: Matrix) -> dict:
+def build_report(
+    tasks: Sequence[str], accuracy_matrix: Matrix, format_matrix: Matrix, official_matrix: Matrix | None = None
+) -> dict:
     """Compute everything that a report says.
 
     Args:
@@ -37,11 +39,13 @@ def build_report(tasks: Sequence[str], accuracy_matrix: Matrix, format_matrix: M
         accuracy_matrix: ``[i][j]``: accuracy on task j after training task i, in percent; None where not scored.
             Rows of an unfinished sequence may be missing.
         format_matrix: Answers in the right format, in percent, in the same shape.
+        official_matrix: Accuracy as the benchmark's official scripts count it, in the same shape, where there are any.
 
     Returns:
         Plain data for JSON: "tasks", "num_scored_tasks" (the metrics describe these first tasks, see `metrics`), both
         matrices (T x T), the metrics "mft", "mfn", "maa", "bwt" and "forgetting" (None where an entry is missing), and
-        "losses": for each task its drop and the superficial and essential parts of it, or None.
+        "losses": for each task its drop and the superficial and essential parts of it, or None; and, with an official
+        matrix, "official": that "accuracy_matrix" and its metrics.
 
     Raises:
         ValueError: Where there are no tasks, or a matrix does not fit them or holds anything but percentages.
@@ -50,18 +54,18 @@ def build_report(tasks: Sequence[str], accuracy_matrix: Matrix, format_matrix: M
         raise ValueError("a report needs at least one task")
     accuracy = _checked("accuracy_matrix", accuracy_matrix, len(tasks))
     formats = _checked("format_matrix", format_matrix, len(tasks))
-    return {
+    report = {
         "tasks": list(tasks),
         "num_scored_tasks": num_scored_tasks(accuracy),
         "accuracy_matrix": accuracy,
         "format_matrix": formats,
-        "mft": mean_finetune_accuracy(accuracy),
-        "mfn": mean_final_accuracy(accuracy),
-        "maa": mean_average_accuracy(accuracy),
-        "bwt": backward_transfer(accuracy),
-        "forgetting": forgetting(accuracy),
+        **_metrics(accuracy),
         "losses": [loss and loss._asdict() for loss in split_forgetting(accuracy, formats)],
     }
+    if official_matrix is not None:
+        official = _checked("official_matrix", official_matrix, len(tasks))
+        report["official"] = {"accuracy_matrix": official, **_metrics(official)}
+    return report
 
 
 def write_report(folder: Path, report: dict, title: str) -> None:
@@ -102,7 +106,8 @@ def load_report(folder: Path) -> dict:
         )
     try:
         stored = read_json(path)
-        computed = build_report(stored["tasks"], stored["accuracy_matrix"], stored["format_matrix"])
+        official = stored["official"]["accuracy_matrix"] if "official" in stored else None
+        computed = build_report(stored["tasks"], stored["accuracy_matrix"], stored["format_matrix"], official)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a report or is damaged ({error!r}); write the report again") from error
     return {**stored, **computed}
@@ -121,13 +126,11 @@ def format_report(report: dict, title: str) -> str:
     parts += [
         "All numbers are percent; a dash stands for what was not scored.",
         "## Metrics",
-        _table(
-            ["metric", "value", "meaning"],
-            [[head, _number(report[key]), meaning] for key, (head, meaning) in METRICS.items()],
-        ),
+        _metrics_table(report),
         "## Accuracy",
         "Rows: after training on; columns: scored on.",
         _matrix_table(tasks, report["accuracy_matrix"]),
+        *_official_part(report),
         "## Answers in the right format",
         _matrix_table(tasks, report["format_matrix"]),
         "![Accuracy and right format after each task](matrix.png)",
@@ -167,6 +170,35 @@ def format_table(reports: Mapping[str, dict]) -> str:
         cells = [*final[:count], *[None] * (len(tasks) - count), *(report[key] for key in METRICS), formatted]
         rows.append([name, *map(_number, cells)])
     return _table(["run", *tasks, *(head for head, _ in METRICS.values()), "Format"], rows)
+
+
+def _metrics(accuracy: Matrix) -> dict[str, float | None]:
+    return {
+        "mft": mean_finetune_accuracy(accuracy),
+        "mfn": mean_final_accuracy(accuracy),
+        "maa": mean_average_accuracy(accuracy),
+        "bwt": backward_transfer(accuracy),
+        "forgetting": forgetting(accuracy),
+    }
+
+
+def _metrics_table(report: dict) -> str:
+    columns = {"value": report, "official": report["official"]} if "official" in report else {"value": report}
+    rows = [
+        [head, *(_number(column[key]) for column in columns.values()), meaning]
+        for key, (head, meaning) in METRICS.items()
+    ]
+    return _table(["metric", *columns, "meaning"], rows)
+
+
+def _official_part(report: dict) -> list[str]:
+    if "official" not in report:
+        return []
+    return [
+        "## Official accuracy",
+        "The same answers as the benchmark's official scripts count them.",
+        _matrix_table(report["tasks"], report["official"]["accuracy_matrix"]),
+    ]
 
 
 def _checked(name: str, matrix: Matrix, num_tasks: int) -> list[list[float | None]]:

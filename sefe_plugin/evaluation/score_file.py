@@ -1,8 +1,8 @@
 """Scores the predictions of one of CoIN's tasks from a file, without the model.
 
 A row holds `prediction` and what the task's test record offers: `answer`; for Grounding `answer_bbox` and `size`; for
-ScienceQA `answer` as a letter and `num_choices`; for TextVQA `answers`, ten of them. A run writes such files to
-`predictions/<Task>.jsonl`.
+ScienceQA `answer` as a letter and `num_choices`; for TextVQA `answers`, ten of them (the clean mode also takes one
+`answer`). A run writes such files to `predictions/<Task>.jsonl`, and scores them by the same rules in both modes.
 
 Two modes:
   - `official`: the official scripts' accuracy with all their quirks (`sefe_plugin.evaluation.official`);
@@ -26,16 +26,12 @@ from typing import NamedTuple
 from sefe_plugin.benchmarks.coin import TASKS
 from sefe_plugin.evaluation.official import OFFICIAL, official_accuracy
 from sefe_plugin.evaluation.scorers import SCORERS, Score
-from sefe_plugin.evaluation.text_vqa import score_soft_answer
 
 
 MODES = ("official", "clean")
 
 #: Task -> clean rule of a prediction and its test record.
-CLEAN: dict[str, Callable[[str, Mapping], Score]] = {
-    **{task.name: SCORERS[task.scorer] for task in TASKS},
-    "TextVQA": score_soft_answer,
-}
+CLEAN: dict[str, Callable[[str, Mapping], Score]] = {task.name: SCORERS[task.scorer] for task in TASKS}
 
 
 class FileScore(NamedTuple):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sefe_plugin.asd.boxes import box_iou, parse_box
 from sefe_plugin.asd.texts import answer_key, option_letter
+from sefe_plugin.evaluation.text_vqa import soft_accuracy, text_vqa_answers
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,26 @@ def score_short_answer(prediction: str, record: Mapping) -> Score:
     return _score_phrase(prediction, _field(record, "answer"), answer_key)
 
 
+def score_text_vqa(prediction: str, record: Mapping) -> Score:
+    """Score a word or phrase by TextVQA's soft accuracy over the record's ten "answers".
+
+    The format is right where it is right beside one of the ten (`score_short_answer`). A record without "answers" is
+    scored by `score_short_answer`.
+
+    Example:
+        >>> score_text_vqa("stop", {"answers": ["Stop."] * 3 + ["go"] * 7}).correct > 0.89
+        True
+        >>> score_text_vqa("stop", {"answer": "Stop."})
+        Score(correct=1.0, formatted=True)
+    """
+    if "answers" not in record:
+        return score_short_answer(prediction, record)
+    answers = text_vqa_answers(record)
+    correct = soft_accuracy(prediction, answers)
+    formatted = any(score_short_answer(prediction, {"answer": answer}).formatted for answer in set(answers))
+    return Score(float(correct), formatted or correct > 0)
+
+
 def score_class_name(prediction: str, record: Mapping) -> Score:
     """Score the name of a class: as a short answer, but hyphens, underscores and a leading article do not matter.
 
@@ -110,6 +131,7 @@ def score_yes_no(prediction: str, record: Mapping) -> Score:
 SCORERS: dict[str, Callable[[str, Mapping], Score]] = {
     "multiple_choice": score_multiple_choice,
     "short_answer": score_short_answer,
+    "text_vqa": score_text_vqa,
     "class_name": score_class_name,
     "box": score_box,
     "yes_no": score_yes_no,

@@ -6,8 +6,6 @@ The rule is that of the VQA challenge in the form of M4C (`llava/eval/m4c_evalua
 import re
 from collections.abc import Mapping, Sequence
 
-from sefe_plugin.evaluation.scorers import Score, score_short_answer
-
 
 #: Annotators of one question.
 NUM_ANSWERS = 10
@@ -111,18 +109,3 @@ def text_vqa_answers(record: Mapping) -> list[str]:
     if not isinstance(answers, list) or len(answers) != NUM_ANSWERS or not all(isinstance(a, str) for a in answers):
         raise ValueError(f"needs a list of {NUM_ANSWERS} texts as 'answers', got {answers!r}")
     return answers
-
-
-def score_soft_answer(prediction: str, record: Mapping) -> Score:
-    """Score a word or phrase by TextVQA's soft accuracy.
-
-    The format is right where it is right beside one of the ten answers (`score_short_answer`).
-
-    Example:
-        >>> score_soft_answer("stop", {"answers": ["Stop."] * 10})
-        Score(correct=1.0, formatted=True)
-    """
-    answers = text_vqa_answers(record)
-    correct = soft_accuracy(prediction, answers)
-    formatted = any(score_short_answer(prediction, {"answer": answer}).formatted for answer in set(answers))
-    return Score(float(correct), formatted or correct > 0)

@@ -52,10 +52,27 @@ def test_answers_are_the_greedy_ones_whatever_the_batches(model):
         assert generate_answers(model, batches, decode, max_new_tokens=6) == expected
 
 
+def test_every_stop_token_ends_an_answer_and_the_last_ends_the_batch(model):
+    whole = [answer.split() for answer in generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=8)]
+    # the third token of every answer that has one, as the end of a turn is for chat models
+    stops = {answer[2] for answer in whole if len(answer) > 2}
+    assert stops
+    cut = [answer[: next((i for i, token in enumerate(answer, 1) if token in stops), None)] for answer in whole]
+    steps = []
+    model.register_forward_hook(lambda *_: steps.append(1))
+    ends = [2, *map(int, stops)]
+    batch = [left_padded(QUESTIONS)]
+    answers = generate_answers(model, batch, decode, max_new_tokens=8, eos_token_id=ends, pad_token_id=0)
+    assert [answer.split() for answer in answers] == cut
+    # `decode` drops the end token 2, which takes a step as well
+    assert len(steps) == max(len(answer) + (answer[-1] not in stops) for answer in cut) < 8
+
+
 def test_sampling_settings_of_the_model_do_not_matter(model):
     expected = generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6)
     model.generation_config.do_sample = True
     model.generation_config.num_beams = 3
+    model.generation_config.repetition_penalty = 5.0
     model.generation_config.use_cache = False
     assert generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6) == expected
 

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -37,6 +38,20 @@ def test_round_trip(tmp_path, report):
     folder = tmp_path / "run" / "report"
     assert sorted(path.name for path in folder.iterdir()) == FILES
     assert load_report(folder) == report
+
+
+def test_official_accuracy_stands_beside_the_clean_one(tmp_path, report):
+    official = [[70.0, None, None], [55.0, 80.0, None], [50.0, 60.0, 30.0]]
+    both = build_report(TASKS, ACCURACY, FORMATS, official)
+    assert {key: both[key] for key in report} == report
+    assert both["official"]["accuracy_matrix"] == official
+    # means of three numbers of two digits
+    assert [both["official"][key] for key in ("mft", "mfn", "bwt")] == pytest.approx([60, 140 / 3, -40 / 3], abs=1e-12)
+    write_report(tmp_path, both, "a title")
+    assert load_report(tmp_path) == both
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"\| MFT +\| +70.00 \| +60.00 \|", text)
+    assert re.search(r"## Official accuracy\n(.*\n)+\| gamma \| 50.00 \| 60.00 \| 30.00 \|", text)
 
 
 def test_equal_results_give_equal_bytes(tmp_path, report):

@@ -9,6 +9,7 @@ RIGHT, WRONG, LOST = Score(1.0, True), Score(0.0, True), Score(0.0, False)
 RECORDS = {
     "multiple_choice": {"answer": "B", "num_choices": 4},
     "short_answer": {"answer": "red car"},
+    "text_vqa": {"answer": "red car", "answers": ["Red car."] * 4 + ["red"] * 2 + ["a blue bike"] * 4},
     "class_name": {"answer": "great white shark"},
     "box": {"answer_bbox": "[0.10, 0.10, 0.50, 0.50]", "size": [640, 480]},
     "yes_no": {"answer": "Yes"},
@@ -28,6 +29,9 @@ RECORDS = {
             for text in ("", "B", "B.", "It is red.", "The answer is red car.", "red\ncar")
         ],
         *[("short_answer", text, LOST) for text in ("[0.1, 0.2, 0.3, 0.4]", "one two three four five")],
+        *[("text_vqa", text, RIGHT) for text in ("red car", "the red car", "Blue bike")],
+        *[("text_vqa", text, WRONG) for text in ("car", "12")],
+        *[("text_vqa", text, LOST) for text in ("", "B", "The answer is red car.", "[0.1, 0.2, 0.3, 0.4]")],
         *[("class_name", text, RIGHT) for text in ("a Great-White_shark.", "the great white  shark")],
         *[("class_name", text, WRONG) for text in ("shark", "white great shark", "greatwhiteshark")],
         *[("class_name", text, LOST) for text in ("", "A", "The object is a great white shark.")],
@@ -52,7 +56,7 @@ def test_answers_in_the_style_of_another_task_lose_the_format(scorer):
         "brief": "The answer is red car.",
         "detailed": "The question is: What is it? Looking at the image, the answer is red car.",
     }
-    own = {"class_name": "short_answer"}.get(scorer, scorer)
+    own = {"class_name": "short_answer", "text_vqa": "short_answer"}.get(scorer, scorer)
     assert [style for style in answers if SCORERS[scorer](answers[style], RECORDS[scorer]).formatted] == [
         style for style in answers if style == own
     ]
@@ -61,7 +65,7 @@ def test_answers_in_the_style_of_another_task_lose_the_format(scorer):
 @given(st.sampled_from(list(SCORERS)), st.text(alphabet="ABredcar gwhitshk.,[]0123456789yesno()\n", max_size=30))
 def test_a_lost_format_is_never_right(scorer, prediction):
     score = SCORERS[scorer](prediction, RECORDS[scorer])
-    assert score.correct in (0, 1)
+    assert 0 <= score.correct <= 1
     assert score.formatted or score.correct == 0
 
 
@@ -69,6 +73,16 @@ def test_a_lost_format_is_never_right(scorer, prediction):
 def test_the_gold_answer_is_right(scorer):
     record = RECORDS[scorer]
     assert SCORERS[scorer](record.get("answer", record.get("answer_bbox")), record) == RIGHT
+
+
+def test_text_vqa_counts_annotators_and_falls_back_to_the_single_answer():
+    # two of ten: (2 * 1/3 + 8 * 2/3) / 10, ten terms below 1
+    assert SCORERS["text_vqa"]("red", RECORDS["text_vqa"]).correct == pytest.approx(0.6, abs=1e-12)
+    single = {"answer": "red car"}
+    for text in ("red car", "red", "It is a red car."):
+        assert SCORERS["text_vqa"](text, single) == SCORERS["short_answer"](text, single)
+    with pytest.raises(ValueError, match="list of 10 texts as 'answers'"):
+        SCORERS["text_vqa"]("red", {"answer": "red", "answers": ["red"]})
 
 
 @pytest.mark.parametrize(

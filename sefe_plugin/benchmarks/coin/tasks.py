@@ -6,14 +6,14 @@ from sefe_plugin.benchmarks import BenchmarkTask
 
 
 TASKS = (
-    BenchmarkTask("ScienceQA", "multiple_choice"),
-    BenchmarkTask("TextVQA", "short_answer"),
-    BenchmarkTask("ImageNet", "class_name"),
-    BenchmarkTask("GQA", "short_answer"),
-    BenchmarkTask("VizWiz", "short_answer"),
-    BenchmarkTask("Grounding", "box"),
-    BenchmarkTask("VQAv2", "short_answer"),
-    BenchmarkTask("OCRVQA", "short_answer"),
+    BenchmarkTask("ScienceQA", "multiple_choice", "ScienceQA"),
+    BenchmarkTask("TextVQA", "text_vqa", "TextVQA"),
+    BenchmarkTask("ImageNet", "class_name", "ImageNet"),
+    BenchmarkTask("GQA", "short_answer", "GQA"),
+    BenchmarkTask("VizWiz", "short_answer", "VizWiz"),
+    BenchmarkTask("Grounding", "box", "Grounding"),
+    BenchmarkTask("VQAv2", "short_answer", "VQAv2"),
+    BenchmarkTask("OCRVQA", "short_answer", "OCRVQA"),
 )
 
 #: Written last by `sefe coin prepare`: a folder without it is not complete.

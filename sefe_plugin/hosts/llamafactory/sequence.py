@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sefe_plugin.evaluation.report import format_report
 from sefe_plugin.files import write_text
 from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.hosts.llamafactory.vllm_scoring import score_command
 from sefe_plugin.hosts.llamafactory.watch import announce_runner
 from sefe_plugin.options import PLUGIN_KEYS, SEQUENCE_KEYS
 from sefe_plugin.recipe import Recipe, RecipeError, load_recipe, single_run_faults
@@ -125,6 +126,10 @@ class LlamaFactory:
         export = {"adapter_name_or_path": str(adapter), "export_dir": str(folder), "export_device": "cpu"}
         method = {"template": keys["template"], "finetuning_type": "lora"}
         return _command("export", file, {**model_keys, **export, **method})
+
+    def score(self, file: Path) -> list[str]:
+        """Returns the command that scores a finished task with vLLM."""
+        return score_command(file)
 
 
 def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,7 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
         added.append(SefeCallback(files, offload=finetuning_args.reglora_offload))
     host_run_sft(*arguments, [*(callbacks or ()), *added])
     output_dir = Path(training_args.output_dir)
-    if finetuning_args.test_sets:
+    if finetuning_args.test_sets and finetuning_args.scoring_backend == "generate":
         from sefe_plugin.hosts.llamafactory.scoring import score_test_sets
 
         score_test_sets(trained.model, finetuning_args.test_sets, output_dir, arguments)

@@ -1,0 +1,202 @@
+"""Scores a trained task's test sets with vLLM, in a process of its own that has the devices to itself.
+
+Run as `python -m sefe_plugin.hosts.llamafactory.vllm_scoring task.yaml`, which a sequence does after each task. The
+answers come from the merged model, or from the base and the stacked adapter where there is no merged one. Questions,
+stop tokens and the number of new tokens are those of `scoring`; image tokens stay one for each image, because vLLM
+expands them itself.
+
+Every device runs a model of its own on its share of the questions; the host's key `vllm_config` with
+`tensor_parallel_size` groups them, and passes any other argument of `vllm.LLM`. The precision is the host's
+`infer_dtype`. Tests run this against a stand-in with the signatures of vLLM 0.11; vLLM itself has not run it.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sefe_plugin.files import read_json
+from sefe_plugin.hosts.llamafactory.watch import end_with_runner
+
+
+#: Questions whose images are in memory at a time.
+_CHUNK = 1024
+#: Ranks that vLLM reserves room for.
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def score_command(file: Path) -> list[str]:
+    """Returns the command line that scores the finished task of a `task.yaml`."""
+    return [sys.executable, "-P", "-m", "sefe_plugin.hosts.llamafactory.vllm_scoring", str(file)]
+
+
+def score_with_vllm(keys: Mapping[str, Any]) -> None:
+    """Answers and scores the test sets of a finished task, and writes what came of it (`write_results`).
+
+    Args:
+        keys: the task's recipe.
+    """
+    from sefe_plugin.evaluation.results import write_results
+    from sefe_plugin.hosts.llamafactory.questions import read_records
+
+    model_args, data_args, finetuning_args, _ = _parse(keys)
+    size = (model_args.vllm_config or {}).get("tensor_parallel_size", 1)
+    groups = group_devices(_visible_devices(), size)
+    # new processes, because a process sees the devices that it saw first
+    with ProcessPoolExecutor(len(groups), get_context("spawn"), max_tasks_per_child=1) as pool:
+        shares = list(pool.map(_answer_share, repeat(keys), groups, range(len(groups)), repeat(len(groups))))
+    records, predictions = {}, {}
+    for test_set in finetuning_args.test_sets:
+        name = test_set["name"]
+        records[name] = read_records(test_set["dataset"], data_args)
+        answers = {index: answer for share in shares for index, answer in share[name].items()}
+        predictions[name] = [answers[index] for index in range(len(records[name]))]
+    write_results(Path(keys["output_dir"]), finetuning_args.test_sets, records, predictions)
+
+
+def group_devices(devices: Sequence[str], size: int) -> list[list[str]]:
+    """Groups devices into those of one model each.
+
+    Args:
+        devices: ids of the visible devices; none where vLLM runs on the CPU.
+        size: devices of one model.
+
+    Raises:
+        ValueError: if there are fewer devices than one model needs.
+
+    Example:
+        >>> group_devices(["0", "1", "2", "3", "4"], 2)
+        [['0', '1'], ['2', '3']]
+    """
+    if not devices and size == 1:
+        return [[]]
+    groups = [list(devices[start : start + size]) for start in range(0, len(devices) - size + 1, size)]
+    if not groups:
+        raise ValueError(
+            f"`vllm_config`: `tensor_parallel_size` must be at most the number of visible devices, {len(devices)}; "
+            f"got {size}."
+        )
+    return groups
+
+
+def _visible_devices() -> list[str]:
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _parse(keys: Mapping[str, Any]) -> tuple:
+    """The host's arguments for model, data, fine-tuning and generation; those of training do not matter here."""
+    from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser((ModelArguments, DataArguments, FinetuningArguments, GeneratingArguments))
+    return parser.parse_dict(dict(keys), allow_extra_keys=True)
+
+
+def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world: int) -> dict[str, dict[int, str]]:
+    """Answers every `world`-th question of each test set on `devices`; returns name -> index -> answer."""
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    end_with_runner()
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    from sefe_plugin.hosts.llamafactory.questions import QuestionReader
+
+    arguments = _parse(keys)
+    model_args, data_args, finetuning_args, generating_args = arguments
+    reader = QuestionReader(model_args, data_args, expand_images=False)
+    features = {
+        test_set["name"]: reader.questions(test_set["dataset"], reader.records(test_set["dataset"]))
+        for test_set in finetuning_args.test_sets
+    }
+    most_images = max(len(feature["images"] or ()) for rows in features.values() for feature in rows)
+    adapter = None if _merged(keys).is_dir() else LoRARequest("task", 1, str(_adapter(keys)))
+    engine = LLM(**_engine_options(keys, arguments, most_images))
+    greedy = SamplingParams(
+        temperature=0.0, max_tokens=generating_args.max_new_tokens, stop_token_ids=reader.stop_token_ids
+    )
+    answers = {}
+    for name, rows in features.items():
+        own = range(rank, len(rows), world)
+        answers[name] = {}
+        for start in range(0, len(own), _CHUNK):
+            chunk = own[start : start + _CHUNK]
+            prompts = [_prompt(rows[index], reader, model_args) for index in chunk]
+            outputs = engine.generate(prompts, greedy, lora_request=adapter)
+            for index, output in zip(chunk, outputs, strict=True):
+                answers[name][index] = reader.decode(list(output.outputs[0].token_ids)).strip()
+    return answers
+
+
+def _merged(keys: Mapping[str, Any]) -> Path:
+    return Path(keys["output_dir"]) / "merged"
+
+
+def _adapter(keys: Mapping[str, Any]) -> Path:
+    """The adapters of all tasks so far, or this task's own where they are not stacked."""
+    folder = Path(keys["output_dir"])
+    return folder / "stacked" if (folder / "stacked").is_dir() else folder
+
+
+def _lora_rank(adapter: Path) -> int:
+    """The rank to reserve room for."""
+    rank = read_json(adapter / "adapter_config.json")["r"]
+    if rank > _LORA_RANKS[-1]:
+        raise ValueError(
+            f"{adapter} has rank {rank}, and vLLM serves ranks up to {_LORA_RANKS[-1]}. Set `carry: merge` or "
+            "`scoring_backend: generate`."
+        )
+    return next(room for room in _LORA_RANKS if room >= rank)
+
+
+def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int) -> dict[str, Any]:
+    model_args, data_args, _, generating_args = arguments
+    merged = _merged(keys)
+    options = {
+        "model": str(merged) if merged.is_dir() else model_args.model_name_or_path,
+        "trust_remote_code": model_args.trust_remote_code,
+        "dtype": model_args.infer_dtype,
+        "max_model_len": data_args.cutoff_len + generating_args.max_new_tokens,
+        "gpu_memory_utilization": model_args.vllm_gpu_util,
+        "enforce_eager": model_args.vllm_enforce_eager,
+        # the model's own settings may add stop tokens
+        "generation_config": "vllm",
+    }
+    if most_images:
+        options["limit_mm_per_prompt"] = {"image": most_images}
+    if not merged.is_dir():
+        if model_args.pad_images:
+            raise ValueError(
+                "`pad_images` with `scoring_backend: vllm` needs a merged model, which holds the padding processor. Set "
+                "`carry: merge` or `scoring_backend: generate`."
+            )
+        options["enable_lora"] = True
+        options["max_lora_rank"] = _lora_rank(_adapter(keys))
+    return options | (model_args.vllm_config or {})
+
+
+def _prompt(feature: Mapping[str, Any], reader, model_args) -> dict[str, Any]:
+    prompt = {"prompt_token_ids": feature["input_ids"]}
+    if feature["images"]:
+        images = reader.template.mm_plugin._regularize_images(
+            feature["images"],
+            image_max_pixels=model_args.image_max_pixels,
+            image_min_pixels=model_args.image_min_pixels,
+        )
+        prompt["multi_modal_data"] = {"image": images["images"]}
+    return prompt
+
+
+if __name__ == "__main__":
+    end_with_runner()
+    score_with_vllm(yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8")))

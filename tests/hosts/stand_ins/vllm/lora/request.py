@@ -1,0 +1,10 @@
+"""An adapter to answer with."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class LoRARequest:
+    lora_name: str
+    lora_int_id: int
+    lora_path: str = ""

@@ -1,0 +1,113 @@
+"""How processes share test sets, also where each of them holds a part of the model."""
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.integrations.deepspeed import is_deepspeed_available
+
+from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
+from sefe_plugin.hosts.llamafactory.scoring import share_batches
+
+
+CLI = Path(sysconfig.get_paths()["scripts"]) / "llamafactory-cli"
+ZERO3 = Path(__file__).parents[1] / "deepspeed" / "zero3.json"
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("SEFE_")} | {
+    "HF_HUB_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PATH": f"{CLI.parent}{os.pathsep}{os.environ['PATH']}",  # the host starts `torchrun` by name
+}
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 7))
+def test_all_processes_run_equally_many_batches_and_share_all_samples(count, world, size):
+    order = list(range(count))[::-1]
+    shares = [share_batches(order, rank, world, size) for rank in range(world)]
+    assert len({len(batches) for batches in shares}) == 1
+    assert {index for batches in shares for batch in batches for index in batch} == set(order)
+    for rank, batches in enumerate(shares):
+        own = order[rank::world]
+        assert [index for batch in batches for index in batch][: len(own)] == own
+        assert all(1 <= len(batch) <= size for batch in batches)
+    # no batch more than the largest share needs
+    assert len(shares[0]) == -(-len(order[::world]) // size)
+
+
+def test_no_samples_make_no_batches():
+    assert [share_batches([], rank, 2, 4) for rank in (0, 1)] == [[], []]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_deepspeed_available(), reason="needs deepspeed")
+def test_a_model_in_parts_answers_like_a_whole_one(tmp_path):
+    """Shares of three and two samples make two batches and one; one of the processes has none of the single sample.
+
+    Three samples, the shortest, have no image: one process has a batch without any while the other has one with.
+    The learning rate is 0, so that both runs score the same model.
+    """
+    sizes = (5, 1)
+    data = tmp_path / "data"
+    write_data(data, seed=1000, train_size=8, test_size=max(sizes))
+    for task, size in zip(TASKS, sizes, strict=False):
+        file = data / task.name / "test.json"
+        records = json.loads(file.read_text())[:size]
+        for record in records[:3] if size > 3 else ():
+            del record["image"]
+            record["text"] = record["text"].removeprefix("<image>\n")
+        file.write_text(json.dumps(records))
+    tasks = TASKS[: len(sizes)]
+    keys = {
+        "stage": "sft",
+        "do_train": True,
+        "model_name_or_path": str(BASE),
+        "template": "llava",
+        "default_system": "",
+        "finetuning_type": "lora",
+        "lora_rank": 4,
+        "lora_target": "all",
+        "dataset": f"minicoin_{tasks[0].name.lower()}_train",
+        "dataset_dir": str(data),
+        "cutoff_len": 256,
+        "preprocessing_num_workers": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.0,
+        "max_steps": 1,
+        "disable_gradient_checkpointing": True,
+        "per_device_eval_batch_size": 2,
+        "dataloader_num_workers": 1,
+        "max_new_tokens": 8,
+        "test_sets": [
+            {"name": task.name, "dataset": f"minicoin_{task.name.lower()}_test", "scorer": task.scorer}
+            for task in tasks
+        ],
+    }
+    runs = {
+        "whole": ({}, {}),
+        "parts": (
+            {"deepspeed": str(ZERO3)},
+            {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "DS_ACCELERATOR": "cpu"},
+        ),
+    }
+    for name, (more, environment) in runs.items():
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**keys, **more, "output_dir": str(tmp_path / name)}))
+        # a process that waits for others in vain is stopped by the time limit
+        result = subprocess.run(
+            [str(CLI), "train", str(file)], capture_output=True, text=True, env=ENVIRONMENT | environment, timeout=400
+        )
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    files = ["scores.json", *(f"predictions/{task.name}.jsonl" for task in tasks)]
+    for file in files:
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    assert [len((tmp_path / "parts" / file).read_text().splitlines()) for file in files[1:]] == list(sizes)

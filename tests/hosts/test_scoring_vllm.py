@@ -1,0 +1,109 @@
+"""Scoring with vLLM gives what scoring with the trained model gives.
+
+vLLM itself has not run here: a stand-in with its signatures (`stand_ins/vllm`) answers in its place. So this shows
+that questions, images, stop tokens, adapters, shares and files are right, not that a vLLM version takes them.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
+from sefe_plugin.hosts.llamafactory.vllm_scoring import group_devices, score_command
+
+
+CLI = Path(sysconfig.get_paths()["scripts"]) / "llamafactory-cli"
+STAND_INS = Path(__file__).parent / "stand_ins"
+TASK = TASKS[0]
+FOLDER = f"1_{TASK.name}"
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("SEFE_")} | {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_INS), os.environ.get("PYTHONPATH")])),
+}
+
+
+def run(command, folder, devices=""):
+    environment = ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": devices, "STAND_IN_LOG": str(folder / "engines.jsonl")}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Holds `generate` and `vllm`: the same sequence of one task, scored by either."""
+    folder = tmp_path_factory.mktemp("backends")
+    write_data(folder / "data", seed=1000, train_size=16, test_size=9)
+    stem = f"minicoin_{TASK.name.lower()}"
+    keys = {
+        "model_name_or_path": str(BASE),
+        "template": "llava",
+        "lora_rank": 4,
+        "lora_target": "all",
+        "dataset_dir": str(folder / "data"),
+        "cutoff_len": 384,
+        "preprocessing_num_workers": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "per_device_train_batch_size": 8,
+        "learning_rate": 2e-3,
+        "num_train_epochs": 2,
+        "disable_gradient_checkpointing": True,
+        "per_device_eval_batch_size": 4,
+        "max_new_tokens": 12,
+        "tasks": [
+            {"name": TASK.name, "dataset": f"{stem}_train", "test_dataset": f"{stem}_test", "scorer": TASK.scorer}
+        ],
+    }
+    for backend in ("generate", "vllm"):
+        file = folder / f"{backend}.yaml"
+        file.write_text(yaml.safe_dump({**keys, "scoring_backend": backend, "output_dir": str(folder / backend)}))
+        result = run([CLI, "train", file], folder)
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return folder
+
+
+def results(task_folder: Path) -> tuple[bytes, bytes]:
+    return tuple((task_folder / name).read_bytes() for name in ("scores.json", f"predictions/{TASK.name}.jsonl"))
+
+
+def test_both_backends_leave_the_same_files(folder):
+    assert results(folder / "vllm" / FOLDER) == results(folder / "generate" / FOLDER)
+    assert (folder / "vllm" / "report.json").read_bytes() == (folder / "generate" / "report.json").read_bytes()
+    (engine,) = (json.loads(line) for line in (folder / "engines.jsonl").read_text().splitlines())
+    assert engine["model"] == str(folder / "vllm" / FOLDER / "merged")
+    assert engine["max_model_len"] == 384 + 12
+    assert engine["limit_mm_per_prompt"] == {"image": 1}
+    assert not engine["enable_lora"]
+
+
+def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_merged(folder, tmp_path):
+    task_folder = tmp_path / "task"
+    shutil.copytree(
+        folder / "vllm" / FOLDER, task_folder, ignore=shutil.ignore_patterns("merged", "scores.json", "predictions")
+    )
+    keys = yaml.safe_load((task_folder / "task.yaml").read_text())
+    keys |= {"output_dir": str(task_folder), "vllm_config": {"tensor_parallel_size": 2}}
+    (task_folder / "task.yaml").write_text(yaml.safe_dump(keys))
+    result = run(score_command(task_folder / "task.yaml"), tmp_path, devices="4,5,6,7")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert results(task_folder) == results(folder / "generate" / FOLDER)
+    engines = [json.loads(line) for line in (tmp_path / "engines.jsonl").read_text().splitlines()]
+    assert sorted(engine["devices"] for engine in engines) == ["4,5", "6,7"]
+    for engine in engines:
+        assert engine["model"] == str(BASE)
+        assert (engine["enable_lora"], engine["max_lora_rank"], engine["tensor_parallel_size"]) == (True, 8, 2)
+
+
+def test_devices_are_grouped_whole():
+    assert group_devices([], 1) == [[]]
+    assert group_devices(["0", "1", "2"], 1) == [["0"], ["1"], ["2"]]
+    assert group_devices(["0", "1", "2"], 2) == [["0", "1"]]
+    with pytest.raises(ValueError, match="must be at most the number of visible devices, 1; got 2"):
+        group_devices(["0"], 2)
