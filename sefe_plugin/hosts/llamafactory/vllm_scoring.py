@@ -177,8 +177,8 @@ def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int)
     if not merged.is_dir():
         if model_args.pad_images:
             raise ValueError(
-                "`pad_images` with `scoring_backend: vllm` needs a merged model, which holds the padding processor. Set "
-                "`carry: merge` or `scoring_backend: generate`."
+                "`pad_images` with `scoring_backend: vllm` needs a merged model, which holds the padding processor. "
+                "Set `carry: merge` or `scoring_backend: generate`."
             )
         options["enable_lora"] = True
         options["max_lora_rank"] = _lora_rank(_adapter(keys))
