@@ -93,8 +93,8 @@ class MethodArguments:
     scoring_backend: Literal["generate", "vllm"] = field(
         default="generate",
         metadata={
-            "help": "What answers the test sets: generate, the trained model in its own process; vllm, vLLM in a "
-            "process after it, on all visible devices (pip install 'sefe-plugin[vllm]')."
+            "help": "What answers the test sets: generate, the trained model in its own process; vllm, vLLM on "
+            "all visible devices, in a process that a sequence starts after it (pip install 'sefe-plugin[vllm]')."
         },
     )
     merge_adapter: bool = field(

@@ -59,10 +59,6 @@ class QuestionReader:
             template=self.template, tokenizer=self.tokenizer, processor=self.processor, data_args=self._data_args
         )
 
-    def records(self, dataset: str) -> list[dict]:
-        """Reads the records of a local test set (`read_records`)."""
-        return read_records(dataset, self._data_args)
-
     def questions(self, dataset: str, records: list[dict]) -> list[dict]:
         """Turns records into the host's features; a record with an image but no place for it gets one in front.
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sefe_plugin.evaluation.generate import generate_answers
 from sefe_plugin.evaluation.results import write_results
-from sefe_plugin.hosts.llamafactory.questions import QuestionReader
+from sefe_plugin.hosts.llamafactory.questions import QuestionReader, read_records
 
 
 def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path, arguments: tuple) -> None:
@@ -41,10 +41,9 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
     for test_set in progress:
         name = test_set["name"]
         progress.set_postfix_str(name)
-        records[name] = reader.records(test_set["dataset"])
+        records[name] = read_records(test_set["dataset"], data_args)
         features = reader.questions(test_set["dataset"], records[name])
-        # neighbours in length share a batch
-        order = sorted(range(len(features)), key=lambda i, features=features: len(features[i]["input_ids"]))
+        order = order_by_length(features)
         batches = share_batches(order, rank, world, training_args.per_device_eval_batch_size)
         answers = generate_answers(
             model,
@@ -69,6 +68,20 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
         predictions[name] = [everything[index] for index in range(len(features))]
     if rank == 0:
         write_results(output_dir, test_sets, records, predictions)
+
+
+def order_by_length(features: Sequence[Mapping]) -> list[int]:
+    """Puts samples of like length side by side, so that batches end early and hold little padding.
+
+    A batch runs until its longest answer ends, so the length of the gold answer ("labels") comes first, and that of
+    the question ("input_ids") second. No answer depends on its neighbours.
+
+    Example:
+        >>> features = [{"labels": [5, 2], "input_ids": [7]}, {"labels": [2], "input_ids": [7, 8]}]
+        >>> order_by_length([*features, {"labels": [2], "input_ids": [9]}])
+        [2, 1, 0]
+    """
+    return sorted(range(len(features)), key=lambda i: (len(features[i]["labels"]), len(features[i]["input_ids"])))
 
 
 def share_batches(order: Sequence[int], rank: int, world: int, size: int) -> list[list[int]]:

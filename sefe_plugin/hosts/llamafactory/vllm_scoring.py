@@ -110,13 +110,13 @@ def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    from sefe_plugin.hosts.llamafactory.questions import QuestionReader
+    from sefe_plugin.hosts.llamafactory.questions import QuestionReader, read_records
 
     arguments = _parse(keys)
     model_args, data_args, finetuning_args, generating_args = arguments
     reader = QuestionReader(model_args, data_args, expand_images=False)
     features = {
-        test_set["name"]: reader.questions(test_set["dataset"], reader.records(test_set["dataset"]))
+        test_set["name"]: reader.questions(test_set["dataset"], read_records(test_set["dataset"], data_args))
         for test_set in finetuning_args.test_sets
     }
     most_images = max(len(feature["images"] or ()) for rows in features.values() for feature in rows)
