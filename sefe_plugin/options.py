@@ -11,7 +11,11 @@ from typing import Any, Literal
 
 
 #: Keys with a few possible values, the default first.
-CHOICES = {"reglora_reduction": ("official_mean", "per_task_sum"), "reglora_offload": ("none", "cpu")}
+CHOICES = {
+    "reglora_reduction": ("official_mean", "per_task_sum"),
+    "reglora_selection": ("top", "random"),
+    "reglora_offload": ("none", "cpu"),
+}
 
 
 @dataclass
@@ -28,13 +32,23 @@ class MethodArguments:
     )
     reglora_key_ratio: float = field(
         default=0.02,
-        metadata={"help": "Share M in (0, 1] of each |dW| = |B A| that becomes key elements. SEFE uses 0.02."},
+        metadata={
+            "help": "Share M in (0, 1] of each |dW| = |B A| that becomes key elements. SEFE uses 0.02. "
+            "With 1.0, a control, the penalty is plain L1 on the whole of dW."
+        },
     )
     reglora_reduction: Literal["official_mean", "per_task_sum"] = field(
         default="official_mean",
         metadata={
             "help": "official_mean: mean over the key elements of all earlier tasks, as in the official code. "
             "per_task_sum: the paper's sum over earlier tasks of each task's mean."
+        },
+    )
+    reglora_selection: Literal["top", "random"] = field(
+        default="top",
+        metadata={
+            "help": "top: the key elements are the largest of |dW|, as in SEFE. random: a control, as many elements "
+            "of each matrix, drawn uniformly from a stream for each seed, task and matrix."
         },
     )
     reglora_offload: Literal["none", "cpu"] = field(
