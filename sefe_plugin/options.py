@@ -74,7 +74,14 @@ class MethodArguments:
     )
     benchmark: str | None = field(
         default=None,
-        metadata={"help": "Ready sequence of tasks in place of `tasks`: coin or minicoin."},
+        metadata={"help": "Ready sequence of tasks in place of `tasks`: coin, minicoin or minicoin16."},
+    )
+    task_order: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Order of a benchmark's tasks: coin (its own), reversed, shuffled (one fixed order), or the names "
+            "of all its tasks as a list."
+        },
     )
     test_sets: list[dict] | None = field(
         default=None,
@@ -119,7 +126,7 @@ class DatasetArguments:
 
 
 #: Keys that describe a whole sequence and never reach a single run.
-SEQUENCE_KEYS = ("tasks", "benchmark")
+SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
 
 #: Keys that the sequence itself fills in for each task.
 FILLED_IN_KEYS = ("reglora_key_elements", "test_sets", "merge_adapter")
