@@ -121,7 +121,7 @@ def format_report(report: dict, title: str) -> str:
     parts += [
         "All numbers are percent; a dash stands for what was not scored.",
         "## Metrics",
-        _table(
+        markdown_table(
             ["metric", "value", "meaning"],
             [[head, _number(report[key]), meaning] for key, (head, meaning) in METRICS.items()],
         ),
@@ -134,7 +134,7 @@ def format_report(report: dict, title: str) -> str:
         "![Accuracy of each task along the sequence](curves.png)",
         "## What was forgotten",
         "Points lost from just learned to the end: superficial by a lost answer format, essential by lost content.",
-        _table(["task", "lost", "superficial", "essential"], losses),
+        markdown_table(["task", "lost", "superficial", "essential"], losses),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -166,7 +166,7 @@ def format_table(reports: Mapping[str, dict]) -> str:
         formatted = sum(formats) / count if count and None not in formats else None
         cells = [*final[:count], *[None] * (len(tasks) - count), *(report[key] for key in METRICS), formatted]
         rows.append([name, *map(_number, cells)])
-    return _table(["run", *tasks, *(head for head, _ in METRICS.values()), "Format"], rows)
+    return markdown_table(["run", *tasks, *(head for head, _ in METRICS.values()), "Format"], rows)
 
 
 def _checked(name: str, matrix: Matrix, num_tasks: int) -> list[list[float | None]]:
@@ -185,7 +185,7 @@ def _checked(name: str, matrix: Matrix, num_tasks: int) -> list[list[float | Non
 
 def _matrix_table(tasks: Sequence[str], matrix: Matrix) -> str:
     rows = [[task, *map(_number, row)] for task, row in zip(tasks, matrix, strict=True)]
-    return _table(["after", *tasks], rows)
+    return markdown_table(["after", *tasks], rows)
 
 
 def _number(value: float | None) -> str:
@@ -193,7 +193,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table whose columns line up; numbers stand to the right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
