@@ -171,9 +171,11 @@ def test_the_command_writes_the_table_and_puts_it_where_it_is_wanted(tmp_path, m
     """With a package `llamafactory` of a few lines in place of the host."""
     (tmp_path / "path" / "llamafactory").mkdir(parents=True)
     (tmp_path / "path" / "llamafactory" / "__init__.py").touch()
-    # `python -m llamafactory.cli train RECIPE ...` has one more word in front than the host above
-    (tmp_path / "path" / "llamafactory" / "cli.py").write_text("import sys\ndel sys.argv[1]\n" + HOST)
+    # `llamafactory-cli train RECIPE ...` has one more word in front than the host above
+    code = f"import sys\ndef main():\n    del sys.argv[1]\n    exec({HOST!r}, {{}})\n"
+    (tmp_path / "path" / "llamafactory" / "cli.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'path'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("SEFE_PLUGIN_DISABLE", "1")  # the start-up hook would look for the real host
     monkeypatch.chdir(tmp_path)
     Path("README.md").write_text(f"Head\n{BEGIN}\n{END}\nTail\n")
     command = ["minicoin", "table", "--arms", "lora", "reglora", "--seeds", "101", "102", "--out", "out"]

@@ -75,8 +75,8 @@ def _table(options: argparse.Namespace) -> None:
     )
     if options.write:
         check_markers(options.write)
-    # `-P` keeps the working folder from shadowing installed packages
-    host = [sys.executable, "-P", "-m", "llamafactory.cli", "train"]
+    # `llamafactory-cli` of this interpreter; `-P` keeps the working folder from shadowing installed packages
+    host = [sys.executable, "-P", "-c", "from llamafactory.cli import main; main()", "train"]
     try:
         run_all(plan, host, options.jobs, partial(print, flush=True))
     except KeyboardInterrupt:

@@ -65,8 +65,8 @@ def format_comparison(comparison: Mapping, pictures: bool = False) -> str:
         ]
         if content["differences"]:
             parts += [
-                "Differences between arms, paired by seed: their mean and its 95 % t-interval. An interval that "
-                "holds 0 shows no difference; with many pairs one in twenty misses 0 by chance.",
+                "Differences between arms, paired by seed: their mean and its 95 % t-interval. Where the interval "
+                "holds 0, the runs do not tell which arm is better; of twenty intervals about one misses the truth.",
                 markdown_table(
                     ["arms", *VALUES.values()],
                     [
