@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -111,6 +114,34 @@ def test_several_jobs_make_the_same_with_one_thread_each(plan, run, monkeypatch)
     assert {line.split()[1] for line in (other.out / "calls").read_text().splitlines()} == {"1"}
     assert sorted(calls(other)) == sorted(calls(plan))
     assert compare_runs(other) == compare_runs(plan)
+
+
+TABLE = """
+import signal, sys
+from pathlib import Path
+from sefe_plugin.benchmarks.minicoin.arms import choose_arms
+from sefe_plugin.benchmarks.minicoin.table import Plan, run_all
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+plan = Plan(choose_arms(["lora", "reglora"]), [101], ["coin"], Path(sys.argv[1]))
+run_all(plan, [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"], 1, print)
+"""
+
+
+def test_a_killed_table_ends_the_runs_at_work(tmp_path):
+    table = subprocess.Popen(
+        [sys.executable, "-c", TABLE, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    log = tmp_path / "logs" / "lora_coin_101.log"
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (run,) = psutil.Process(table.pid).children()
+    table.terminate()
+    said, error = table.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in error
+    assert said == b""  # no run failed
+    assert not run.is_running()
+    assert not (tmp_path / "logs" / "reglora_coin_101.log").exists()  # and none was started
 
 
 def test_two_tables_cannot_share_a_folder(plan, run):

@@ -3,6 +3,7 @@
 
 import argparse
 import shlex
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -77,11 +78,14 @@ def _table(options: argparse.Namespace) -> None:
         check_markers(options.write)
     # `llamafactory-cli` of this interpreter; `-P` keeps the working folder from shadowing installed packages
     host = [sys.executable, "-P", "-c", "from llamafactory.cli import main; main()", "train"]
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends the runs at work as Ctrl+C does
     try:
         run_all(plan, host, options.jobs, partial(print, flush=True))
     except KeyboardInterrupt:
         print("Stopped. The same command continues.", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     comparison = {"command": _command(options), "orders": compare_runs(plan)}
     write_comparison(options.out, comparison)
     text = format_comparison(comparison)

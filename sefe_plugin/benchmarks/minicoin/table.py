@@ -77,7 +77,8 @@ class Plan:
 def run_all(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], None]) -> None:
     """Makes every run of `plan` that is not finished; one that was stopped continues where it was.
 
-    What a run prints goes to ``logs/<run>.log``. If one fails, the others are made nevertheless.
+    What a run prints goes to ``logs/<run>.log``. If one fails, the others are made nevertheless. An exception in the
+    main thread, such as KeyboardInterrupt, ends the runs at work too.
 
     Args:
         plan: what to run.
@@ -126,14 +127,21 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
     (plan.out / "logs").mkdir(exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} if jobs > 1 else None
     done, failed, lock = len(runs) - len(todo), [], threading.Lock()
+    started: list[subprocess.Popen] = []
+    stopped = False
 
     def make(run: Run) -> None:
         nonlocal done
         log = plan.out / "logs" / f"{run.name}.log"
         with log.open("a", encoding="utf-8") as output:
-            status = subprocess.run(
-                [*command, *plan.arguments(run)], stdout=output, stderr=output, env=environment, check=False
-            ).returncode
+            with lock:
+                if stopped:
+                    return
+                process = subprocess.Popen(
+                    [*command, *plan.arguments(run)], stdout=output, stderr=output, env=environment
+                )
+                started.append(process)
+            status = process.wait()
         whole = status == 0 and (plan.out / run.name / REPORT_FILE).is_file()
         with lock:
             if whole:
@@ -141,7 +149,7 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
                 write_json(plan.out / RUNS_FILE, finished)
                 done += 1
                 say(f"[{done}/{len(runs)}] {_line(plan, run)}")
-            else:
+            elif not stopped:
                 failed.append(f"{run.name} failed with exit status {status}; what it said is in {log}.")
                 say(failed[-1])
 
@@ -150,6 +158,10 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
         for _ in pool.map(make, todo):
             pass
     finally:
+        with lock:
+            stopped = True
+            for process in started:
+                process.terminate()
         pool.shutdown(cancel_futures=True)
     return failed
 
