@@ -134,6 +134,12 @@ def test_files(tmp_path, compared):
         assert f"({name})" in text
 
 
+def test_one_arm_alone_has_no_differences(tmp_path):
+    write_comparison(tmp_path, {"command": "x", "orders": {"coin": compare({"plain": {1: report(0)}})}})
+    assert {path.name for path in tmp_path.iterdir()} == {"accuracy_coin.png", "table.md", "table.json"}
+    assert "differences_coin.png" not in (tmp_path / "table.md").read_text()
+
+
 def test_text(compared):
     text = format_comparison({"command": "sefe minicoin table --seeds 100", "orders": {"coin": compared}})
     assert "Made by `sefe minicoin table --seeds 100` with" in text

@@ -12,11 +12,11 @@ def draw_differences(differences: Sequence[Mapping], key: str, head: str) -> Fig
     """Draws a row for each pair of arms: the difference of every seed, their mean and its 95 % interval.
 
     Args:
-        differences: "differences" of `comparison.compare`.
+        differences: "differences" of `comparison.compare`, at least one.
         key: the value to draw.
         head: its name.
     """
-    figure = Figure(figsize=(8.0, 1.5 + 0.42 * max(len(differences), 1)), layout="constrained", dpi=120)
+    figure = Figure(figsize=(8.0, 1.5 + 0.42 * len(differences)), layout="constrained", dpi=120)
     axes = figure.subplots()
     for row, pair in enumerate(differences):
         value = pair[key]

@@ -17,7 +17,7 @@ _PACKAGES = ("sefe-plugin", "llamafactory", "torch", "transformers", "peft")
 
 
 def write_comparison(folder: Path, comparison: Mapping) -> None:
-    """Writes ``table.md``, two pictures for each order and, last, ``table.json``.
+    """Writes ``table.md``, the pictures of each order and, last, ``table.json``.
 
     Args:
         folder: where to; made if absent.
@@ -27,10 +27,9 @@ def write_comparison(folder: Path, comparison: Mapping) -> None:
     from sefe_plugin.benchmarks.minicoin.comparison_figures import draw_differences, draw_stages
 
     for order, content in comparison["orders"].items():
-        figures = {
-            f"differences_{order}.png": draw_differences(content["differences"], "mfn", VALUES["mfn"]),
-            f"accuracy_{order}.png": draw_stages(content["tasks"], content["runs"]),
-        }
+        figures = {f"accuracy_{order}.png": draw_stages(content["tasks"], content["runs"])}
+        if content["differences"]:
+            figures[f"differences_{order}.png"] = draw_differences(content["differences"], "mfn", VALUES["mfn"])
         for name, figure in figures.items():
             with replacing(folder / name) as temporary:
                 figure.savefig(temporary, format="png")
@@ -75,8 +74,10 @@ def format_comparison(comparison: Mapping, pictures: bool = False) -> str:
                     ],
                 ),
             ]
+            if pictures:
+                parts.append(f"![Paired differences](differences_{order}.png)")
         if pictures:
-            parts += [f"![Paired differences](differences_{order}.png)", f"![Accuracy](accuracy_{order}.png)"]
+            parts.append(f"![Mean accuracy after each task](accuracy_{order}.png)")
     return "\n\n".join(parts) + "\n"
 
 
