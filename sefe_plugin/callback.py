@@ -121,7 +121,7 @@ class SefeCallback(TrainerCallback):
         """Find the key elements of this task, and save them in the main process."""
         undo_penalty_log(self)
         file = self.save_to or Path(args.output_dir, KEY_ELEMENTS_FILE)
-        self._reglora.save_key_elements(file, write=state.is_world_process_zero)
+        self._reglora.save_key_elements(file, write=state.is_world_process_zero, seed=args.seed)
         if state.is_world_process_zero:
             logger.info("Key elements of this task: %s", file)
 

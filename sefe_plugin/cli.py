@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sefe_plugin.asd.cli as asd_cli
 import sefe_plugin.benchmarks.coin.cli as coin_cli
+import sefe_plugin.benchmarks.minicoin.cli as minicoin_cli
 import sefe_plugin.evaluation.cli as evaluation_cli
 from sefe_plugin.files import shipped_folder
 
@@ -37,17 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     evaluation_cli.add_commands(commands)
     asd_cli.add_commands(commands)
     coin_cli.add_commands(commands)
-
-    minicoin = commands.add_parser("minicoin", help="the embedded benchmark")
-    minicoin_commands = minicoin.add_subparsers(required=True, metavar="COMMAND")
-    data = minicoin_commands.add_parser("data", help="write the benchmark's images and datasets")
-    data.add_argument("folder", type=Path)
-    data.add_argument("--seed", type=int, default=42)
-    data.set_defaults(run=_minicoin_data)
-    build = minicoin_commands.add_parser("build", help="pre-train the tiny base model from nothing (long)")
-    build.add_argument("folder", type=Path)
-    build.add_argument("--seed", type=int, default=0)
-    build.set_defaults(run=_minicoin_build)
+    minicoin_cli.add_commands(commands)
 
     options = parser.parse_args(arguments)
     try:
@@ -98,18 +89,6 @@ def _read_report(run: Path) -> dict:
         return load_report(run)
     tasks = [task["name"] for task in manifest["recipe"]["tasks"]]
     return build_report(tasks, *folder.matrices(tasks))
-
-
-def _minicoin_data(options: argparse.Namespace) -> None:
-    from sefe_plugin.benchmarks.minicoin.data import write_data
-
-    write_data(options.folder, options.seed)
-
-
-def _minicoin_build(options: argparse.Namespace) -> None:
-    from sefe_plugin.benchmarks.minicoin.pretrain import build
-
-    build(options.folder, seed=options.seed)
 
 
 if __name__ == "__main__":

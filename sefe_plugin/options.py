@@ -14,6 +14,7 @@ from typing import Any, Literal
 #: Keys with a few possible values, the default first.
 CHOICES = {
     "reglora_reduction": ("official_mean", "per_task_sum"),
+    "reglora_selection": ("top", "random"),
     "reglora_offload": ("none", "cpu"),
     "carry": ("merge", "stack"),
     "scoring_backend": ("generate", "vllm"),
@@ -34,13 +35,23 @@ class MethodArguments:
     )
     reglora_key_ratio: float = field(
         default=0.02,
-        metadata={"help": "Share M in (0, 1] of each |dW| = |B A| that becomes key elements. SEFE uses 0.02."},
+        metadata={
+            "help": "Share M in (0, 1] of each |dW| = |B A| that becomes key elements. SEFE uses 0.02. "
+            "With 1.0, a control, the penalty is plain L1 on the whole of dW."
+        },
     )
     reglora_reduction: Literal["official_mean", "per_task_sum"] = field(
         default="official_mean",
         metadata={
             "help": "official_mean: mean over the key elements of all earlier tasks, as in the official code. "
             "per_task_sum: the paper's sum over earlier tasks of each task's mean."
+        },
+    )
+    reglora_selection: Literal["top", "random"] = field(
+        default="top",
+        metadata={
+            "help": "top: the key elements are the largest of |dW|, as in SEFE. random: a control, as many elements "
+            "of each matrix, drawn uniformly from a stream for each seed, task and matrix."
         },
     )
     reglora_offload: Literal["none", "cpu"] = field(
@@ -73,7 +84,14 @@ class MethodArguments:
     )
     benchmark: str | None = field(
         default=None,
-        metadata={"help": "Ready sequence of tasks in place of `tasks`: coin or minicoin."},
+        metadata={"help": "Ready sequence of tasks in place of `tasks`: coin, minicoin or minicoin16."},
+    )
+    task_order: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Order of a benchmark's tasks: coin (its own), reversed, shuffled (one fixed order), or the names "
+            "of all its tasks as a list."
+        },
     )
     carry: Literal["merge", "stack"] = field(
         default="merge",
@@ -140,7 +158,7 @@ class DatasetArguments:
 
 
 #: Keys that describe a whole sequence and never reach a single run.
-SEQUENCE_KEYS = ("tasks", "benchmark")
+SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
 
 #: Keys that the sequence itself fills in for each task.
 FILLED_IN_KEYS = ("reglora_key_elements", "test_sets", "merge_adapter", "stacked_adapter")

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sefe_plugin.benchmarks import BENCHMARKS, load_benchmark
+from sefe_plugin.benchmarks import BENCHMARKS, OWN_ORDER, load_benchmark, named_orders
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.options import FILLED_IN_KEYS, PLUGIN_KEYS, SEQUENCE_KEYS, option_faults
 
@@ -90,6 +90,8 @@ class Recipe:
         tasks: the tasks in order.
         output_dir: the run folder.
         benchmark: name of the ready benchmark that supplies tasks and data, or None.
+        task_order: name of the order of the benchmark's tasks, or the tasks' names as the recipe lists them; None
+            without a benchmark.
     """
 
     source: str
@@ -97,6 +99,7 @@ class Recipe:
     tasks: tuple[Task, ...]
     output_dir: Path
     benchmark: str | None
+    task_order: str | list[str] | None = None
 
     def to_dict(self) -> dict:
         """Returns the recipe as plain data: what a run folder records to notice a change."""
@@ -133,6 +136,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[st
         faults.append(f"`benchmark` must be one of {tuple(BENCHMARKS)}; got {benchmark_name!r}.{near}")
 
     tasks: list[Task] = []
+    order = None
     if benchmark is not None:
         faults += benchmark.faults(common)
         tasks = [
@@ -140,13 +144,21 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[st
             for task in benchmark.TASKS
             if (stem := f"{benchmark_name}_{task.name.lower()}")
         ]
+        order = arguments.get("task_order", OWN_ORDER)
+        tasks, order_faults = _ordered(tasks, order)
+        faults += order_faults
     elif "tasks" in arguments:
         tasks, task_faults = _read_tasks(arguments["tasks"], common, host_keys)
         faults += task_faults
+    if "task_order" in arguments and "benchmark" not in arguments:
+        faults.append(
+            "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks` in the order you want; got "
+            f"{arguments['task_order']!r}."
+        )
 
     if faults:
         raise RecipeError(source, faults)
-    return Recipe(source, common, tuple(tasks), Path(common["output_dir"]), benchmark_name)
+    return Recipe(source, common, tuple(tasks), Path(common["output_dir"]), benchmark_name, order)
 
 
 def single_run_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> list[str]:
@@ -173,6 +185,29 @@ def _zero_stage(deepspeed: str | dict | None) -> int:
     if isinstance(deepspeed, str):
         deepspeed = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
     return (deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
+
+
+def _ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
+    """Puts a benchmark's tasks into a named or a listed order."""
+    by_name = {task.name: task for task in tasks}
+    named = named_orders(list(by_name))
+    if isinstance(order, list) and all(isinstance(name, str) for name in order):
+        faults = [
+            f"`task_order`: {name!r} is no task of the benchmark.{_near(name, by_name)}"
+            for name in order
+            if name not in by_name
+        ]
+        faults += [
+            f"`task_order` must name every task once; it names {name!r} {order.count(name)} times."
+            for name in by_name
+            if order.count(name) != 1
+        ]
+    elif isinstance(order, str) and order in named:
+        order, faults = named[order], []
+    else:
+        rule = f"one of {tuple(named)} or a list of all tasks of the benchmark"
+        faults = [f"`task_order` must be {rule}; got {order!r}.{_near(order, named)}"]
+    return ([] if faults else [by_name[name] for name in order]), faults
 
 
 def _near(word: Any, known) -> str:

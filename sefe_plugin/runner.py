@@ -74,7 +74,11 @@ def run_sequence(recipe: Recipe, host: Host, say: Callable[[str], None]) -> dict
             folder.complete_task(recipe.to_dict(), complete)
             say(_task_line(index, names, read_json(task_folder / "scores.json"), seconds))
         report = build_report(names, *folder.matrices(names))
-        write_report(folder.path, report, title=f"{recipe.source}: {len(names)} tasks")
+        title = f"{recipe.source}: {len(names)} tasks"
+        if recipe.task_order is not None:
+            report["task_order"] = recipe.task_order
+            title += f" in the order {recipe.task_order}" if isinstance(recipe.task_order, str) else ""
+        write_report(folder.path, report, title)
     return report
 
 

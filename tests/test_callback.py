@@ -34,15 +34,14 @@ def collate(rows):
 
 
 def arguments(folder, **options):
-    options = {"learning_rate": 0.0, "max_grad_norm": 0.0, "num_train_epochs": 1, "report_to": "none", **options}
+    defaults = {"learning_rate": 0.0, "max_grad_norm": 0.0, "num_train_epochs": 1, "report_to": "none", "seed": 0}
     return TrainingArguments(
         str(folder),
         per_device_train_batch_size=1,
         save_strategy="no",
         disable_tqdm=True,
         use_cpu=True,
-        seed=0,
-        **options,
+        **{**defaults, **options},
     )
 
 
@@ -265,6 +264,17 @@ def test_key_elements_are_those_of_the_trained_weights(train, tmp_path, key_elem
     expected = read_key_elements(tmp_path / "expected")
     assert saved.adapter_sha256 == expected.adapter_sha256
     assert all(torch.equal(saved.codes[name], codes) for name, codes in expected.codes.items())
+
+
+def test_random_key_elements_are_drawn_with_the_seed_of_the_training(train, tiny_reglora, tmp_path):
+    from sefe_plugin.reglora.codec import decode
+
+    positions = []
+    for seed in (1, 1, 2):
+        train(SefeCallback(), model=tiny_reglora(key_ratio=0.1, selection="random"), seed=seed)
+        elements = read_key_elements(tmp_path / "out" / "key_elements.safetensors")
+        positions.append({name: decode(codes, 10**6).tolist() for name, codes in elements.codes.items()})
+    assert positions[0] == positions[1] != positions[2]
 
 
 def test_save_to(train, tmp_path):

@@ -7,13 +7,14 @@ import pytest
 
 from sefe_plugin import options
 from sefe_plugin.options import CHOICES, FILLED_IN_KEYS, PLUGIN_KEYS, SEQUENCE_KEYS, MethodArguments, option_faults
-from sefe_plugin.reglora.config import REDUCTIONS, RegLoraConfig
+from sefe_plugin.reglora.config import REDUCTIONS, SELECTIONS, RegLoraConfig
 from sefe_plugin.reglora.model import OFFLOADS
 
 
 def test_choices_are_those_of_reglora():
-    assert {key: CHOICES[key] for key in ("reglora_reduction", "reglora_offload")} == {
+    assert {key: choices for key, choices in CHOICES.items() if key.startswith("reglora_")} == {
         "reglora_reduction": REDUCTIONS,
+        "reglora_selection": SELECTIONS,
         "reglora_offload": OFFLOADS,
     }
     types = {field.name: field.type for field in fields(MethodArguments)}
@@ -23,7 +24,7 @@ def test_choices_are_those_of_reglora():
 def test_defaults_are_those_of_reglora():
     keys, config = MethodArguments(), RegLoraConfig()
     assert (keys.reglora_weight, keys.reglora_key_ratio) == (config.reg_weight, config.key_ratio) == (2500.0, 0.02)
-    assert keys.reglora_reduction == config.reduction
+    assert (keys.reglora_reduction, keys.reglora_selection) == (config.reduction, config.selection)
 
 
 def test_every_key_is_known_and_the_defaults_are_sound():

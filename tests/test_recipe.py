@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sefe_plugin.benchmarks import BENCHMARKS, load_benchmark
+from sefe_plugin.benchmarks import BENCHMARKS, load_benchmark, named_orders
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe import RecipeError, load_recipe, merges_apart, single_run_faults
@@ -92,6 +92,7 @@ def test_all_faults_come_at_once(recipe):
         ({"dataset": "a_train"}, "`dataset` cannot be set in a sequence: each task names its own"),
         ({"merge_adapter": True}, "`merge_adapter` is filled in by the sequence"),
         ({"benchmark": "minicoin"}, "`tasks` and `benchmark` exclude each other"),
+        ({"task_order": "reversed"}, "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks`"),
         ({"model_name_or_path": "./nowhere"}, "holds no config.json"),
         ({"dataset_dir": "nowhere"}, "dataset_info.json does not exist"),
         ({"tasks": []}, "`tasks` must be a list of at least one mapping"),
@@ -122,7 +123,57 @@ def test_task_faults_name_task_and_files(recipe, tmp_path):
 
 def test_unknown_benchmark_gets_a_near_match(recipe):
     del recipe["tasks"]
-    assert any("Did you mean `minicoin`?" in fault for fault in faults(recipe | {"benchmark": "minicion"}))
+    found = faults(recipe | {"benchmark": "minicion", "task_order": "reversed"})
+    assert any("Did you mean `minicoin`?" in fault for fault in found)
+    assert not any("`task_order`" in fault for fault in found)  # its benchmark is not known
+
+
+NAMES = ["ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCRVQA"]
+
+
+@pytest.fixture
+def minicoin(recipe):
+    """A sound recipe of mini-CoIN."""
+    return {"benchmark": "minicoin", "output_dir": recipe["output_dir"]}
+
+
+def test_named_orders_never_change():
+    # runs in one order are compared with runs made years before
+    assert named_orders(NAMES) == {
+        "coin": tuple(NAMES),
+        "reversed": tuple(NAMES[::-1]),
+        "shuffled": ("ImageNet", "OCRVQA", "VizWiz", "TextVQA", "ScienceQA", "VQAv2", "Grounding", "GQA"),
+    }
+
+
+@pytest.mark.parametrize("order", [None, "coin", "reversed", "shuffled", [NAMES[i] for i in (3, 1, 0, 2, 7, 6, 5, 4)]])
+def test_task_order(minicoin, order):
+    loaded = load_recipe(minicoin | ({} if order is None else {"task_order": order}), "test.yaml", host_keys())
+    assert loaded.task_order == (order or "coin")
+    expected = order if isinstance(order, list) else list(named_orders(NAMES)[order or "coin"])
+    assert [task.name for task in loaded.tasks] == expected
+    assert [task.dataset for task in loaded.tasks] == [f"minicoin_{name.lower()}_train" for name in expected]
+    assert {task.name: task.scorer for task in loaded.tasks} == dict(load_benchmark("minicoin").TASKS)
+    assert "task_order" not in loaded.to_dict()
+    assert [task["name"] for task in loaded.to_dict()["tasks"]] == expected  # what a run folder compares
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("revresed", ["must be one of ('coin', 'reversed', 'shuffled') or a list", "Did you mean `reversed`?"]),
+        (None, ["or a list of all tasks of the benchmark; got None."]),
+        ([1, 2], ["or a list of all tasks of the benchmark; got [1, 2]."]),
+        (NAMES[1:], ["must name every task once; it names 'ScienceQA' 0 times."]),
+        ([*NAMES, "GQA"], ["must name every task once; it names 'GQA' 2 times."]),
+        ([*NAMES, "VizWizz"], ["'VizWizz' is no task of the benchmark. Did you mean `VizWiz`?"]),
+    ],
+)
+def test_wrong_task_order(minicoin, order, expected):
+    (fault,) = faults(minicoin | {"task_order": order})
+    assert fault.startswith("`task_order`")
+    for part in expected:
+        assert part in fault
 
 
 def test_coin_without_data_names_every_missing_file(tmp_path):
@@ -162,7 +213,7 @@ def test_coin_with_data_points_to_it(tmp_path):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_benchmarks_are_whole(name):
     tasks = load_benchmark(name).TASKS
-    assert len({task.name for task in tasks}) == len(tasks) == 8
+    assert len({task.name for task in tasks}) == len(tasks) == (16 if name == "minicoin16" else 8)
     assert all(task.scorer in SCORERS for task in tasks)
 
 

@@ -87,6 +87,23 @@ def test_tasks_run_in_order_and_end_in_a_report(run, tmp_path):
     assert list(folder.glob("*.png"))
 
 
+def test_the_order_of_a_benchmarks_tasks_is_in_the_report(tmp_path):
+    folder = tmp_path / "run"
+    host = tmp_path / "host.py"
+    host.write_text(HOST)
+    for order, said in (("reversed", "in the order reversed"), (["C", "B", "A"], "test.yaml: 3 tasks\n")):
+        recipe = Recipe("test.yaml", {}, TASKS[::-1], folder / str(len(order)), None, order)
+        run_sequence(
+            recipe,
+            lambda file, keys: file.write_text(yaml.safe_dump(dict(keys))),
+            lambda file: [sys.executable, str(host), str(file)],
+            lambda line: None,
+        )
+        report = read_json(recipe.output_dir / "report.json")
+        assert (report["tasks"], report["task_order"]) == (["C", "B", "A"], order)
+        assert said in (recipe.output_dir / "report.md").read_text()
+
+
 def test_failed_task_keeps_the_complete_ones_and_is_continued(run, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

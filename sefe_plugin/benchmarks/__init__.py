@@ -8,13 +8,22 @@ A benchmark is a module with:
     `<benchmark>_<task>_train` and `<benchmark>_<task>_test`, in lower case, and returns the keys that point to it.
 """
 
+import random
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
 
 #: Name -> module.
-BENCHMARKS = {"coin": "sefe_plugin.benchmarks.coin", "minicoin": "sefe_plugin.benchmarks.minicoin"}
+BENCHMARKS = {
+    "coin": "sefe_plugin.benchmarks.coin",
+    "minicoin": "sefe_plugin.benchmarks.minicoin",
+    "minicoin16": "sefe_plugin.benchmarks.minicoin.domains",
+}
+
+#: The order in which a benchmark lists its tasks, CoIN's.
+OWN_ORDER = "coin"
 
 
 class BenchmarkTask(NamedTuple):
@@ -30,6 +39,16 @@ class BenchmarkTask(NamedTuple):
     name: str
     scorer: str
     official: str | None = None
+
+
+def named_orders(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the named orders of a benchmark's tasks: `coin`, its own; `reversed`; `shuffled`, drawn once for all.
+
+    Args:
+        names: the tasks' names in the benchmark's own order.
+    """
+    shuffled = random.Random("task order").sample(list(names), len(names))
+    return {OWN_ORDER: tuple(names), "reversed": tuple(reversed(names)), "shuffled": tuple(shuffled)}
 
 
 def load_benchmark(name: str) -> ModuleType:

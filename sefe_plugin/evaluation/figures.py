@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
-# Okabe and Ito's palette, told apart under all common colour-vision deficiencies; yellow is darkened for white paper.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B3A100")
-_MARKERS = "os^Dv<>P"
+#: Okabe and Ito's palette, told apart under all common colour-vision deficiencies; yellow is darkened for white paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B3A100")
+MARKERS = "os^Dv<>P"
 _GREY = "#555555"
 
 Matrix = Sequence[Sequence[float | None]]
@@ -35,7 +35,7 @@ def draw_curves(tasks: Sequence[str], accuracy: Matrix, title: str) -> Figure:
     for j, task in enumerate(tasks):
         points = [(i, row[j]) for i, row in enumerate(accuracy) if i >= j and row[j] is not None]
         if points:
-            style = {"color": _COLOURS[j % len(_COLOURS)], "marker": _MARKERS[j % len(_MARKERS)]}
+            style = {"color": COLOURS[j % len(COLOURS)], "marker": MARKERS[j % len(MARKERS)]}
             axes.plot(*zip(*points, strict=True), label=task, linewidth=1.8, markersize=6, clip_on=False, **style)
     axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.2, len(tasks) - 0.8)

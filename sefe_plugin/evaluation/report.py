@@ -137,7 +137,7 @@ def format_report(report: dict, title: str) -> str:
         "![Accuracy of each task along the sequence](curves.png)",
         "## What was forgotten",
         "Points lost from just learned to the end: superficial by a lost answer format, essential by lost content.",
-        _table(["task", "lost", "superficial", "essential"], losses),
+        markdown_table(["task", "lost", "superficial", "essential"], losses),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -169,7 +169,7 @@ def format_table(reports: Mapping[str, dict]) -> str:
         formatted = sum(formats) / count if count and None not in formats else None
         cells = [*final[:count], *[None] * (len(tasks) - count), *(report[key] for key in METRICS), formatted]
         rows.append([name, *map(_number, cells)])
-    return _table(["run", *tasks, *(head for head, _ in METRICS.values()), "Format"], rows)
+    return markdown_table(["run", *tasks, *(head for head, _ in METRICS.values()), "Format"], rows)
 
 
 def _metrics(accuracy: Matrix) -> dict[str, float | None]:
@@ -188,7 +188,7 @@ def _metrics_table(report: dict) -> str:
         [head, *(_number(column[key]) for column in columns.values()), meaning]
         for key, (head, meaning) in METRICS.items()
     ]
-    return _table(["metric", *columns, "meaning"], rows)
+    return markdown_table(["metric", *columns, "meaning"], rows)
 
 
 def _official_part(report: dict) -> list[str]:
@@ -217,7 +217,7 @@ def _checked(name: str, matrix: Matrix, num_tasks: int) -> list[list[float | Non
 
 def _matrix_table(tasks: Sequence[str], matrix: Matrix) -> str:
     rows = [[task, *map(_number, row)] for task, row in zip(tasks, matrix, strict=True)]
-    return _table(["after", *tasks], rows)
+    return markdown_table(["after", *tasks], rows)
 
 
 def _number(value: float | None) -> str:
@@ -225,7 +225,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a Markdown table whose columns line up; numbers stand to the right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]

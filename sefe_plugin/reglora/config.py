@@ -1,4 +1,4 @@
-"""The options of RegLoRA: those of LoRA and three more, and how both are kept on disk."""
+"""The options of RegLoRA: those of LoRA and four more, and how both are kept on disk."""
 
 import json
 import math
@@ -17,6 +17,9 @@ OPTIONS_FILE = "reglora_config.json"
 
 #: How the absolute changes at the key elements become one number per matrix.
 REDUCTIONS = ("official_mean", "per_task_sum")
+
+#: How the key elements of a matrix are chosen.
+SELECTIONS = ("top", "random")
 
 #: Options of LoRA under which the weight change of a matrix is not B A, and why.
 _NOT_BA = {
@@ -39,7 +42,7 @@ class RegLoraConfig(LoraConfig):
     of the top M of |B A| of a matrix at the end of that task. B A is taken without the factor alpha / r.
 
     On disk the adapter is a plain LoRA: `save_pretrained` writes ``adapter_config.json`` with ``peft_type`` LORA and
-    these three options to ``reglora_config.json`` in the same folder.
+    these four options to ``reglora_config.json`` in the same folder.
 
     Args:
         reg_weight: lambda, a finite number >= 0.
@@ -48,6 +51,9 @@ class RegLoraConfig(LoraConfig):
             together, an element chosen by n tasks counting n times. ``per_task_sum``, as in the paper's sum over
             tasks: the sum over earlier tasks of each task's own mean. The two are equal with one earlier task; with
             t of them ``per_task_sum`` is t times as large.
+        selection: ``top``, as in the paper. ``random``, a control of the choice: as many elements of every matrix,
+            drawn uniformly anew for every task (see `draw_key_elements`). The control of having a choice at all,
+            plain L1 on the whole of dW, is ``key_ratio=1.0``.
 
     Raises:
         ValueError: If an option is outside its range, if an option of LoRA makes the weight change of a matrix
@@ -69,6 +75,10 @@ class RegLoraConfig(LoraConfig):
         default="official_mean",
         metadata={"help": "'official_mean' (the official code) or 'per_task_sum' (the paper's sum over tasks)."},
     )
+    selection: str = field(
+        default="top",
+        metadata={"help": "'top' (the paper's key elements) or 'random' (a control: as many, drawn uniformly)."},
+    )
 
     def __post_init__(self):
         """Check every option; mark the configuration as RegLoRA's."""
@@ -80,6 +90,8 @@ class RegLoraConfig(LoraConfig):
             raise ValueError(f"`key_ratio` must be a number in (0, 1], such as 0.02; got {self.key_ratio!r}")
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"`reduction` must be one of {', '.join(REDUCTIONS)}; got {self.reduction!r}")
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"`selection` must be one of {', '.join(SELECTIONS)}; got {self.selection!r}")
         if self.bias != "none":
             raise ValueError(f"RegLoRA trains no biases; got `bias={self.bias!r}`. Leave `bias` at 'none'.")
         for option, reason in _NOT_BA.items():

@@ -16,8 +16,8 @@ from .key_elements import key_count
 
 
 FORMAT = "sefe_plugin.key_elements"
-VERSION = "2"
-_FIELDS = {"format", "version", "key_ratio", "shapes", "count", "adapter_sha256", "content_sha256"}
+VERSION = "3"
+_FIELDS = {"format", "version", "key_ratio", "selection", "shapes", "count", "adapter_sha256", "content_sha256"}
 
 
 @dataclass
@@ -30,6 +30,7 @@ class KeyElements:
         shapes: Per matrix, by its module's path in the base model: (out_features, in_features).
         codes: Per matrix: the code of its key elements, uint8, 1-D.
         adapter_sha256: Fingerprint of the adapter they were found in.
+        selection: How they were chosen, ``top`` or ``random``.
     """
 
     file: Path
@@ -37,9 +38,10 @@ class KeyElements:
     shapes: dict[str, tuple[int, int]]
     codes: dict[str, torch.Tensor]
     adapter_sha256: str
+    selection: str = "top"
 
-    def check_fits(self, shapes: Mapping[str, tuple[int, int]], key_ratio: float) -> None:
-        """Check that the key elements belong to a model with these adapted matrices and this M.
+    def check_fits(self, shapes: Mapping[str, tuple[int, int]], key_ratio: float, selection: str = "top") -> None:
+        """Check that the key elements belong to a model with these adapted matrices, this M and this way of choice.
 
         Raises:
             ValueError: If they do not; names the file and the first matrix or value that differs.
@@ -48,6 +50,11 @@ class KeyElements:
             raise ValueError(
                 f"{self.file}: found with key_ratio {self.key_ratio}, but the model's is {key_ratio}. Use one "
                 "key_ratio for all tasks of a sequence."
+            )
+        if self.selection != selection:
+            raise ValueError(
+                f"{self.file}: chosen with selection {self.selection!r}, but the model's is {selection!r}. Use one "
+                "selection for all tasks of a sequence."
             )
         for name in sorted(self.shapes.keys() ^ shapes.keys()):
             where = "in the file but not in the model" if name in self.shapes else "in the model but not in the file"
@@ -71,6 +78,7 @@ def write_key_elements(elements: KeyElements) -> None:
         "format": FORMAT,
         "version": VERSION,
         "key_ratio": repr(float(elements.key_ratio)),
+        "selection": elements.selection,
         "shapes": json.dumps(elements.shapes),
         "count": str(sum(key_count(elements.key_ratio, *shape) for shape in elements.shapes.values())),
         "adapter_sha256": elements.adapter_sha256,
@@ -120,6 +128,7 @@ def read_key_elements(file: str | Path) -> KeyElements:
         shapes={name: tuple(shape) for name, shape in json.loads(metadata["shapes"]).items()},
         codes=codes,
         adapter_sha256=metadata["adapter_sha256"],
+        selection=metadata["selection"],
     )
     _check_codes(elements, remedy)
     return elements

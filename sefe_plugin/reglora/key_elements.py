@@ -1,6 +1,8 @@
 # ruff: noqa: N803 - A and B are the names of the factors in the papers
 """Finding the key elements of a weight change without ever holding the whole of it."""
 
+import hashlib
+
 import numpy as np
 import torch
 
@@ -49,6 +51,32 @@ def find_key_elements(A: torch.Tensor, B: torch.Tensor, ratio: float) -> torch.T
     indices = _top_above(_foreseen_bar(A, B, count), A, B, count)
     # The foreseen bar lies above the last key element once in some 10,000 matrices; no element lies below -1.
     return indices if len(indices) == count else _top_above(-1.0, A, B, count)
+
+
+@torch.no_grad()
+def draw_key_elements(A: torch.Tensor, B: torch.Tensor, ratio: float, stream: str) -> torch.Tensor:
+    """Draw as many elements as `find_key_elements` finds, uniformly and without looking at their values.
+
+    A control that is no part of SEFE: it tells what the choice of elements adds to penalising as many of them.
+
+    Args:
+        A: LoRA's down-projection, shape (rank, in_features).
+        B: LoRA's up-projection, shape (out_features, rank).
+        ratio: M, a share in (0, 1].
+        stream: Names the stream of random numbers; the same name gives the same elements in every process.
+
+    Returns:
+        As `find_key_elements`.
+
+    Raises:
+        ValueError: If a factor holds a value that is not finite.
+    """
+    if not (A.isfinite().all() and B.isfinite().all()):
+        raise ValueError("a factor of the weight change holds a value that is not finite")
+    generator = np.random.default_rng(list(hashlib.sha256(stream.encode()).digest()))
+    rows, cols = len(B), A.shape[1]
+    drawn = generator.choice(rows * cols, key_count(ratio, rows, cols), replace=False, shuffle=False)
+    return torch.from_numpy(np.sort(drawn)).to(A.device, torch.int64)
 
 
 def _foreseen_bar(A: torch.Tensor, B: torch.Tensor, count: int) -> float:

@@ -15,7 +15,7 @@ from .codec import encode
 from .config import RegLoraConfig
 from .engines import add_to_grad, gathered
 from .files import KeyElements, add_to_fingerprint, read_key_elements, write_key_elements
-from .key_elements import find_key_elements, key_count
+from .key_elements import draw_key_elements, find_key_elements, key_count
 from .penalty import MatrixPenalty, matrix_penalty
 from .union import KeyUnion
 
@@ -53,8 +53,8 @@ class RegLoraModel(LoraModel):
 
         Raises:
             FileNotFoundError: If a file is absent.
-            ValueError: If `offload` is another word, if a file is damaged, belongs to another model or another M, or
-                is given twice, or if there are more than 255.
+            ValueError: If `offload` is another word, if a file is damaged, belongs to another model, another M or
+                another selection, or is given twice, or if there are more than 255.
         """
         if offload not in OFFLOADS:
             raise ValueError(f"`offload` must be one of {', '.join(OFFLOADS)}; got {offload!r}")
@@ -63,7 +63,7 @@ class RegLoraModel(LoraModel):
         shapes = self._shapes()
         tasks: dict[str, KeyElements] = {}
         for elements in map(read_key_elements, files):
-            elements.check_fits(shapes, self._config.key_ratio)
+            elements.check_fits(shapes, self._config.key_ratio, self._config.selection)
             if elements.adapter_sha256 in tasks:
                 raise ValueError(
                     f"{elements.file}: key elements of the same adapter as in "
@@ -125,12 +125,16 @@ class RegLoraModel(LoraModel):
                     deliver(factor, grad.mul_(scale * processes))
         return value
 
-    def save_key_elements(self, file: str | Path, write: bool = True) -> None:
+    def save_key_elements(self, file: str | Path, write: bool = True, seed: int = 0) -> None:
         """Find the key elements of the adapter as it is now, and write them to a file.
+
+        With ``selection="random"`` they are drawn instead, from a stream for each `seed`, number of loaded earlier
+        tasks, and matrix.
 
         Args:
             file: Where to; its folder is made if absent.
             write: False in all processes but one of those that train together. Under ZeRO-3 all must call this.
+            seed: Of the random selection; a training's own.
 
         Raises:
             ValueError: If the weight change of a matrix is not finite.
@@ -144,7 +148,11 @@ class RegLoraModel(LoraModel):
                 add_to_fingerprint(adapter, name, A, B)
                 trained = trained or bool(B.any())
                 try:
-                    indices = find_key_elements(A, B, ratio)
+                    if self._config.selection == "random":
+                        stream = f"key elements {seed} {self._num_earlier_tasks} {name}"
+                        indices = draw_key_elements(A, B, ratio, stream)
+                    else:
+                        indices = find_key_elements(A, B, ratio)
                 except ValueError as error:
                     raise ValueError(f"matrix '{name}': {error}. Lower the learning rate and train again.") from error
             codes[name] = encode(indices, shapes[name][0] * shapes[name][1])
@@ -152,7 +160,8 @@ class RegLoraModel(LoraModel):
             return
         if not trained:
             logger.warning("The adapter is untrained (every B is 0): the key elements in %s say nothing.", file)
-        write_key_elements(KeyElements(Path(file), ratio, shapes, codes, adapter.hexdigest()))
+        selection = self._config.selection
+        write_key_elements(KeyElements(Path(file), ratio, shapes, codes, adapter.hexdigest(), selection))
 
     @property
     def _config(self) -> RegLoraConfig:

@@ -9,7 +9,12 @@ from sefe_plugin.reglora import RegLoraConfig
 
 def test_defaults_are_the_papers():
     config = RegLoraConfig()
-    assert (config.reg_weight, config.key_ratio, config.reduction) == (2500.0, 0.02, "official_mean")
+    assert (config.reg_weight, config.key_ratio, config.reduction, config.selection) == (
+        2500.0,
+        0.02,
+        "official_mean",
+        "top",
+    )
     assert config.peft_type == PeftType.REGLORA == "REGLORA"
     assert PeftType("REGLORA") is PeftType.REGLORA
     assert PeftType.REGLORA in list(PeftType)
@@ -28,6 +33,7 @@ def test_defaults_are_the_papers():
         ("key_ratio", float("nan")),
         ("key_ratio", None),
         ("reduction", "mean"),
+        ("selection", "worst"),
         ("bias", "all"),
         ("bias", "lora_only"),
         ("use_dora", True),
@@ -50,6 +56,7 @@ def test_refusals_name_the_option(option, value):
         {"reg_weight": 0},
         {"key_ratio": 1},
         {"reduction": "per_task_sum"},
+        {"selection": "random"},
         {"use_rslora": True},
         {"init_lora_weights": "gaussian"},
         {"init_lora_weights": False},
@@ -67,6 +74,7 @@ def test_on_disk_it_is_a_plain_lora(tmp_path):
         reg_weight=7,
         key_ratio=0.3,
         reduction="per_task_sum",
+        selection="random",
     )
     ours.save_pretrained(str(tmp_path / "ours"))
     LoraConfig(r=5, target_modules=["q_proj"], rank_pattern={"v_proj": 2}).save_pretrained(str(tmp_path / "plain"))
@@ -99,7 +107,7 @@ def test_a_damaged_side_file_is_refused(tmp_path, content):
 
 def test_values_of_the_side_file_are_checked(tmp_path):
     RegLoraConfig().save_pretrained(str(tmp_path))
-    options = {"reg_weight": -1, "key_ratio": 0.1, "reduction": "official_mean"}
+    options = {"reg_weight": -1, "key_ratio": 0.1, "reduction": "official_mean", "selection": "top"}
     (tmp_path / "reglora_config.json").write_text(json.dumps(options))
     with pytest.raises(ValueError, match="reg_weight"):
         RegLoraConfig.from_pretrained(str(tmp_path))

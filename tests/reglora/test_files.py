@@ -51,9 +51,10 @@ def test_the_format_on_disk(file):
     with safe_open(file, framework="pt") as archive:
         metadata = archive.metadata()
     assert metadata["format"] == "sefe_plugin.key_elements"
-    assert metadata["version"] == "2"
+    assert metadata["version"] == "3"
     assert float(metadata["key_ratio"]) == 0.1
     assert json.loads(metadata["shapes"]) == {"layers.0.q_proj": [8, 10], "layers.0.v_proj": [4, 10]}
+    assert metadata["selection"] == "top"
     assert metadata["count"] == "12"
     assert metadata["adapter_sha256"] == "ab" * 32
 
@@ -115,9 +116,10 @@ def test_any_other_bytes_are_refused(tmp_path, raw):
     [
         ({"format": "other"}, "not a file of key elements"),
         ({"format": None}, "not a file of key elements"),
-        ({"version": "1"}, "version '1' of the format; this release reads version '2'"),
-        ({"version": "3"}, "version '3' of the format; this release reads version '2'"),
+        ({"version": "2"}, "version '2' of the format; this release reads version '3'"),
+        ({"version": "4"}, "version '4' of the format; this release reads version '3'"),
         ({"key_ratio": "0.2"}, "does not match its checksum"),
+        ({"selection": "random"}, "does not match its checksum"),
         ({"shapes": "{}"}, "does not match its checksum"),
         ({"count": None}, "does not match its checksum"),
         ({"extra": "1"}, "does not match its checksum"),
@@ -159,6 +161,11 @@ def test_inconsistent_content_is_refused(file, changes, message):
 def test_key_elements_of_another_model_are_refused(file, shapes, key_ratio, message):
     with pytest.raises(ValueError, match=message):
         read_key_elements(file).check_fits(shapes, key_ratio)
+
+
+def test_key_elements_chosen_otherwise_are_refused(file):
+    with pytest.raises(ValueError, match="chosen with selection 'top', but the model's is 'random'"):
+        read_key_elements(file).check_fits(example(file).shapes, 0.1, "random")
 
 
 def test_key_elements_of_the_same_model_fit(file):

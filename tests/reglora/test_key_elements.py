@@ -3,7 +3,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sefe_plugin.reglora import key_elements
-from sefe_plugin.reglora.key_elements import find_key_elements, key_count
+from sefe_plugin.reglora.key_elements import draw_key_elements, find_key_elements, key_count
 
 
 def factors(rows, cols, rank, seed=0):
@@ -98,6 +98,35 @@ def test_refuses_what_is_not_finite(bad):
     B[2, 0] = bad
     with pytest.raises(ValueError, match="not finite in rows 0 to 3"):
         find_key_elements(A, B, 0.5)
+
+
+@pytest.mark.parametrize("ratio", [0.001, 0.02, 0.5, 1.0])
+def test_as_many_are_drawn_as_are_found_whatever_their_values(ratio):
+    A, B = factors(130, 90, 4)
+    drawn = draw_key_elements(A, B, ratio, "a")
+    assert drawn.dtype == torch.int64
+    assert len(drawn) == key_count(ratio, 130, 90) == len(find_key_elements(A, B, ratio))
+    assert (drawn.diff() > 0).all()
+    assert 0 <= drawn[0] <= drawn[-1] < 130 * 90
+    assert torch.equal(draw_key_elements(-2 * A, B[:, torch.tensor([1, 0, 2, 3])], ratio, "a"), drawn)
+    assert torch.equal(draw_key_elements(A, B, ratio, "b"), drawn) == (ratio == 1.0)
+
+
+def test_every_element_is_drawn_equally_often():
+    A, B = factors(10, 20, 2)
+    times = torch.zeros(200)
+    for stream in range(2000):
+        times[draw_key_elements(A, B, 0.1, str(stream))] += 1
+    # 200 expected, binomial with standard deviation 13.4: five of them hold for all 200 elements but once in 10,000
+    assert (times - 200).abs().max() < 5 * 13.4
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_drawing_refuses_what_is_not_finite_too(bad):
+    A, B = factors(4, 4, 2)
+    A[1, 3] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        draw_key_elements(A, B, 0.5, "a")
 
 
 def test_count_rounds_down_as_the_official_code_does():

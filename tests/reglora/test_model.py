@@ -193,6 +193,56 @@ def test_saved_key_elements_are_those_of_every_matrix(tiny_reglora, tmp_path):
         assert torch.equal(decode(elements.codes[name], len(B) * A.shape[1]), find_key_elements(A, B, 0.1))
 
 
+def drawn_positions(model, file, seed):
+    find_reglora_model(model).save_key_elements(file, seed=seed)
+    elements = read_key_elements(file)
+    assert elements.selection == "random"
+    return {name: decode(codes, 10**6).tolist() for name, codes in elements.codes.items()}
+
+
+def test_random_key_elements_depend_on_seed_task_and_matrix_only(tiny_reglora, tmp_path):
+    first, other = (tiny_reglora(seed=seed, key_ratio=0.1, selection="random") for seed in (0, 1))
+    drawn = drawn_positions(first, tmp_path / "1", 42)
+    assert drawn_positions(other, tmp_path / "2", 42) == drawn  # whatever was learned
+    again = drawn_positions(other, tmp_path / "3", 43)
+    assert all(again[name] != positions for name, positions in drawn.items())
+    assert drawn["model.layers.0.self_attn.q_proj"] != drawn["model.layers.1.self_attn.q_proj"]
+    find_reglora_model(first).load_key_elements([tmp_path / "2"])
+    second = drawn_positions(first, tmp_path / "4", 42)
+    assert all(second[name] != positions for name, positions in drawn.items())
+
+
+def test_random_key_elements_are_penalised_by_the_same_rule_and_not_mixed_with_top_ones(tiny_reglora, tmp_path):
+    files = [tmp_path / "1", tmp_path / "2"]
+    for seed, file in enumerate(files):
+        earlier = tiny_reglora(seed=seed, key_ratio=0.1, selection="random")
+        find_reglora_model(earlier).save_key_elements(file, seed=seed)
+    model = tiny_reglora(seed=7, key_ratio=0.1, selection="random", reg_weight=40.0)
+    find_reglora_model(model).load_key_elements(files)
+    expected = penalty_by_definition(model, files, "official_mean", 40.0)
+    torch.testing.assert_close(find_reglora_model(model).penalty().double(), expected, rtol=1e-6, atol=0)
+    with pytest.raises(ValueError, match="chosen with selection 'random'"):
+        find_reglora_model(tiny_reglora(key_ratio=0.1)).load_key_elements(files)
+
+
+@pytest.mark.parametrize("large", [0, 2**60])
+def test_with_ratio_one_the_penalty_is_plain_l1(tiny_reglora, tmp_path, monkeypatch, large):
+    """The control "plain L1": lambda times the mean over matrices of the mean |B A|, however many earlier tasks."""
+    from sefe_plugin.reglora import penalty
+
+    monkeypatch.setattr(penalty, "_LARGE", large)  # both ways to evaluate it
+    files = [tmp_path / "1", tmp_path / "2", tmp_path / "3"]
+    for seed, file in enumerate(files):
+        find_reglora_model(tiny_reglora(seed=seed, key_ratio=1.0)).save_key_elements(file)
+    model = tiny_reglora(seed=7, key_ratio=1.0, reg_weight=40.0)
+    find_reglora_model(model).load_key_elements(files)
+    expected = 40 * torch.stack([(B @ A).abs().mean() for A, B in factors(model).values()]).mean()
+    expected_grads = torch.autograd.grad(expected, lora_parameters(model))
+    assert find_reglora_model(model).accumulate_penalty_gradients() == pytest.approx(expected.item(), rel=1e-6)
+    grads = [parameter.grad for parameter in lora_parameters(model)]
+    torch.testing.assert_close(grads, list(expected_grads), rtol=1e-4, atol=1e-5)  # sums of up to 384 terms in fp32
+
+
 def test_names_do_not_depend_on_the_way_modules_are_targeted_or_wrapped(tiny_reglora, tmp_path):
     suffixes = tiny_reglora(target_modules=["q_proj"])
     paths = tiny_reglora(target_modules=[f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)])

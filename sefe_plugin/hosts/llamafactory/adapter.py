@@ -56,6 +56,7 @@ def reglora_in_place_of_lora(module: ModuleType, finetuning_args) -> Iterator[No
         "reg_weight": finetuning_args.reglora_weight,
         "key_ratio": finetuning_args.reglora_key_ratio,
         "reduction": finetuning_args.reglora_reduction,
+        "selection": finetuning_args.reglora_selection,
     }
 
     def new_config(**kwargs) -> RegLoraConfig:

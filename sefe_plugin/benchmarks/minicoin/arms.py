@@ -1,0 +1,68 @@
+"""The arms of mini-CoIN's table: a shipped recipe and what differs from it."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+
+class Arm(NamedTuple):
+    """One way to train.
+
+    Attributes:
+        recipe: file name of a shipped recipe.
+        overrides: recipe keys and their other values.
+    """
+
+    recipe: str
+    overrides: dict[str, Any]
+
+
+_LORA, _LORA_ASD = "minicoin_lora.yaml", "minicoin_lora_asd.yaml"
+_REGLORA, _SEFE = "minicoin_reglora.yaml", "minicoin_sefe.yaml"
+
+#: The method and its parts, the controls of RegLoRA's choice of elements, and sweeps of one setting of SEFE.
+ARMS: dict[str, Arm] = {
+    "lora": Arm(_LORA, {}),
+    "lora_asd": Arm(_LORA_ASD, {}),
+    "reglora": Arm(_REGLORA, {}),
+    "sefe": Arm(_SEFE, {}),
+    "reglora_random": Arm(_REGLORA, {"reglora_selection": "random"}),
+    "l1": Arm(_REGLORA, {"reglora_key_ratio": 1.0}),
+    **{f"asd_{percent}": Arm(_SEFE, {"asd_ratio": percent / 100}) for percent in (0, 10, 20, 40)},
+    **{f"m_{percent:g}": Arm(_SEFE, {"reglora_key_ratio": percent / 100}) for percent in (0.5, 1, 2, 5)},
+    **{f"lambda_{weight}": Arm(_SEFE, {"reglora_weight": weight}) for weight in (100, 300, 1000, 2500, 10000)},
+    **{f"rank_{rank}": Arm(_SEFE, {"lora_rank": rank, "lora_alpha": 2 * rank}) for rank in (4, 8, 16, 32, 64)},
+}
+
+
+def choose_arms(names: Sequence[str], l1_weight: float | None = None) -> dict[str, Arm]:
+    """Returns the arms called `names`.
+
+    Args:
+        names: keys of `ARMS`.
+        l1_weight: lambda of the arm `l1`; that of its recipe if None. Chosen so that |dW| is on average as small as
+            with RegLoRA, it makes the two comparable.
+
+    Raises:
+        ValueError: if there is no such arm, one is named twice, or `l1_weight` is given without the arm or below 0.
+    """
+    faults = [
+        f"`--arms`: {name!r} is no arm.{_near(name)} There are {', '.join(ARMS)}."
+        for name in names
+        if name not in ARMS
+    ]
+    if len(set(names)) < len(names):
+        faults.append(f"`--arms` must name each arm once; got {' '.join(names)}.")
+    if l1_weight is not None and ("l1" not in names or l1_weight < 0):
+        faults.append(f"`--l1-weight` must be at least 0 and needs the arm l1; got {l1_weight} and {' '.join(names)}.")
+    if faults:
+        raise ValueError("\n".join(faults))
+    arms = {name: ARMS[name] for name in names}
+    if l1_weight is not None:
+        arms["l1"] = Arm(_REGLORA, {**ARMS["l1"].overrides, "reglora_weight": l1_weight})
+    return arms
+
+
+def _near(name: str) -> str:
+    matches = get_close_matches(name, ARMS, n=1)
+    return f" Did you mean {matches[0]}?" if matches else ""

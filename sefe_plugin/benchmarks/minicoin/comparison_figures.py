@@ -1,0 +1,64 @@
+"""The pictures of a comparison: paired differences with their intervals, and accuracy along the sequence."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from sefe_plugin.evaluation.figures import COLOURS, MARKERS
+
+
+def draw_differences(differences: Sequence[Mapping], key: str, head: str) -> Figure:
+    """Draws a row for each pair of arms: the difference of every seed, their mean and its 95 % interval.
+
+    Args:
+        differences: "differences" of `comparison.compare`, at least one.
+        key: the value to draw.
+        head: its name.
+    """
+    figure = Figure(figsize=(8.0, 1.5 + 0.42 * len(differences)), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    for row, pair in enumerate(differences):
+        value = pair[key]
+        axes.plot(value["each"], [row] * len(value["each"]), "o", color=COLOURS[4], markersize=4, alpha=0.7)
+        if value["low"] is not None:
+            axes.plot([value["low"], value["high"]], [row, row], color=COLOURS[0], linewidth=2)
+        axes.plot(value["mean"], row, "D", color=COLOURS[0], markersize=7)
+    axes.axvline(0, color="#555555", linewidth=1)
+    axes.set_yticks(range(len(differences)), [f"{pair['arm']} - {pair['minus']}" for pair in differences])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"difference in {head}, points of percent")
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"{head}, paired by seed: each, mean and 95 % interval", fontsize=12, loc="left")
+    return figure
+
+
+def draw_stages(tasks: Sequence[str], runs: Mapping[str, Sequence[Mapping]]) -> Figure:
+    """Draws for each arm the mean accuracy on the tasks learned so far, and a band of its range over seeds.
+
+    Args:
+        tasks: the tasks in order.
+        runs: "runs" of `comparison.compare`.
+    """
+    figure = Figure(figsize=(max(7.0, 0.8 * len(tasks) + 2.4), 4.6), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    for number, (arm, of_seeds) in enumerate(runs.items()):
+        stages = list(zip(*(run["after_each_task"] for run in of_seeds), strict=True))
+        color = COLOURS[number % len(COLOURS)]
+        axes.plot(
+            range(len(stages)),
+            [statistics.fmean(stage) for stage in stages],
+            color=color,
+            marker=MARKERS[number % len(MARKERS)],
+            label=arm,
+        )
+        axes.fill_between(range(len(stages)), list(map(min, stages)), list(map(max, stages)), color=color, alpha=0.12)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("after training on")
+    axes.set_ylabel("accuracy on the tasks so far (%)")
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure

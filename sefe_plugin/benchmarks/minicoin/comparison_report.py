@@ -1,0 +1,126 @@
+"""The table of several arms as text, data and pictures, and its place in another Markdown file."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from sefe_plugin.benchmarks.minicoin.comparison import VALUES
+from sefe_plugin.evaluation.report import markdown_table
+from sefe_plugin.files import replacing, write_json, write_text
+
+
+#: Lines in a Markdown file between which `write_between_markers` puts the table.
+BEGIN = "<!-- begin of `sefe minicoin table` -->"
+END = "<!-- end of `sefe minicoin table` -->"
+
+_PACKAGES = ("sefe-plugin", "llamafactory", "torch", "transformers", "peft")
+
+
+def write_comparison(folder: Path, comparison: Mapping) -> None:
+    """Writes ``table.md``, the pictures of each order and, last, ``table.json``.
+
+    Args:
+        folder: where to; made if absent.
+        comparison: "command", the command line that makes it again, and "orders": order -> what
+            `comparison.compare` returned.
+    """
+    from sefe_plugin.benchmarks.minicoin.comparison_figures import draw_differences, draw_stages
+
+    for order, content in comparison["orders"].items():
+        figures = {f"accuracy_{order}.png": draw_stages(content["tasks"], content["runs"])}
+        if content["differences"]:
+            figures[f"differences_{order}.png"] = draw_differences(content["differences"], "mfn", VALUES["mfn"])
+        for name, figure in figures.items():
+            with replacing(folder / name) as temporary:
+                figure.savefig(temporary, format="png")
+    write_text(folder / "table.md", f"# Mini-CoIN, arms compared\n\n{format_comparison(comparison, pictures=True)}")
+    write_json(folder / "table.json", {**comparison, "versions": _versions()})
+
+
+def format_comparison(comparison: Mapping, pictures: bool = False) -> str:
+    """Returns the table as Markdown that also reads well in a terminal; see `write_comparison`.
+
+    Args:
+        comparison: as there.
+        pictures: whether the pictures beside ``table.md`` are shown.
+    """
+    parts = [
+        f"Made by `{comparison['command']}` with {', '.join(f'{k} {v}' for k, v in _versions().items())}.",
+        "Percent; over several seeds the mean ± the sample standard deviation. Superficial and essential are the two "
+        "parts, lost format and lost content, of what the mean task lost from just learned to the end (-BWT).",
+    ]
+    for order, content in comparison["orders"].items():
+        seeds = ", ".join(map(str, content["seeds"]))
+        parts += [
+            f"### Order {order}, seeds {seeds}",
+            markdown_table(
+                ["arm", *VALUES.values()],
+                [[arm, *(_spread(summary[key]) for key in VALUES)] for arm, summary in content["arms"].items()],
+            ),
+            "Accuracy at the end:",
+            _task_table(content, lambda task: _spread(task["accuracy"])),
+            "Points lost from just learned to the end = superficial + essential, means over seeds:",
+            _task_table(content, _loss),
+        ]
+        if content["differences"]:
+            parts += [
+                "Differences between arms, paired by seed: their mean and its 95 % t-interval. Where the interval "
+                "holds 0, the runs do not tell which arm is better; of twenty intervals about one misses the truth.",
+                markdown_table(
+                    ["arms", *VALUES.values()],
+                    [
+                        [f"{pair['arm']} - {pair['minus']}", *(_interval(pair[key]) for key in VALUES)]
+                        for pair in content["differences"]
+                    ],
+                ),
+            ]
+            if pictures:
+                parts.append(f"![Paired differences](differences_{order}.png)")
+        if pictures:
+            parts.append(f"![Mean accuracy after each task](accuracy_{order}.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def check_markers(file: Path) -> None:
+    """Checks that `write_between_markers` can write into `file`.
+
+    Raises:
+        ValueError: if `file` does not exist or does not hold the two markers once each, in order.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    if lines.count(BEGIN) != 1 or lines.count(END) != 1 or lines.index(BEGIN) > lines.index(END):
+        raise ValueError(f"{file} must hold, once each and in this order, the lines\n{BEGIN}\n{END}")
+
+
+def write_between_markers(file: Path, text: str) -> None:
+    """Puts `text` in place of what stands between the lines `BEGIN` and `END` of a Markdown file."""
+    check_markers(file)
+    whole = file.read_text(encoding="utf-8")
+    head, _, rest = whole.partition(f"{BEGIN}\n")
+    tail = rest[rest.index(END) :]
+    write_text(file, f"{head}{BEGIN}\n\n{text.strip()}\n\n{tail}")
+
+
+def _task_table(content: Mapping, cell) -> str:
+    rows = [
+        [arm, *(cell(summary["tasks"][task]) for task in content["tasks"])] for arm, summary in content["arms"].items()
+    ]
+    return markdown_table(["arm", *content["tasks"]], rows)
+
+
+def _spread(value: Mapping) -> str:
+    mean = f"{value['mean'] + 0.0:.1f}"
+    return mean if value["sd"] is None else f"{mean} ± {value['sd']:.1f}"
+
+
+def _loss(task: Mapping) -> str:
+    return f"{task['drop'] + 0.0:.1f} = {task['superficial'] + 0.0:.1f} + {task['essential'] + 0.0:.1f}"
+
+
+def _interval(value: Mapping) -> str:
+    mean = f"{value['mean'] + 0.0:+.1f}"
+    return mean if value["low"] is None else f"{mean} [{value['low']:+.1f}, {value['high']:+.1f}]"
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in _PACKAGES}

@@ -1,0 +1,106 @@
+"""Mini-CoIN twice: its eight tasks, and the same eight in another visual domain, as one sequence of sixteen.
+
+The second eight, named `<Task>_light`, have mini-CoIN's questions and answers on pictures of their own, shown light
+where mini-CoIN is dark and the other way round, under grain. Hues, shapes and places stay, so all answers stay true,
+boxes included; black and white change places, so the names of ImageNet's creatures are learned anew.
+"""
+
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops
+
+from sefe_plugin.benchmarks import BenchmarkTask
+from sefe_plugin.benchmarks.minicoin import TASKS as DARK_TASKS
+from sefe_plugin.benchmarks.minicoin import data, defaults, faults
+from sefe_plugin.files import read_json, write_json
+
+
+__all__ = ["TASKS", "defaults", "faults", "prepare"]
+
+DOMAIN = "light"
+
+TASKS = (*DARK_TASKS, *(BenchmarkTask(f"{task.name}_{DOMAIN}", task.scorer) for task in DARK_TASKS))
+
+#: Share of the grain in a picture.
+_GRAIN = 0.1
+
+_MANIFEST = "manifest.json"
+
+
+def prepare(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Draws the data of a run from its `seed`.
+
+    `folder` becomes mini-CoIN's dataset folder, `folder`/light holds the second domain.
+
+    Args:
+        folder: dataset folder of the run.
+        arguments: the recipe's keys.
+
+    Returns:
+        The key `dataset_dir` for the run.
+    """
+    seed = arguments.get("seed", 42)
+    data.write_data(folder, seed)
+    _write_light(folder, _second_seed(seed))
+    _declare(folder / "dataset_info.json")
+    return {"dataset_dir": str(folder)}
+
+
+def to_light(picture: Image.Image, grain_seed: str) -> Image.Image:
+    """Inverts the lightness of a picture, keeps its hues, and adds grain.
+
+    With the lightness (max + min) / 2 of a pixel's channels, every channel c becomes c + 255 - max - min.
+
+    Args:
+        picture: RGB.
+        grain_seed: seed of the grain.
+    """
+    channels = picture.split()
+    most = ImageChops.lighter(ImageChops.lighter(*channels[:2]), channels[2])
+    least = ImageChops.darker(ImageChops.darker(*channels[:2]), channels[2])
+    room = ImageChops.invert(most)
+    light = Image.merge("RGB", [ImageChops.add(ImageChops.subtract(c, least), room) for c in channels])
+    width, height = picture.size
+    grain = Image.frombytes("RGB", picture.size, random.Random(grain_seed).randbytes(3 * width * height))
+    return Image.blend(light, grain, _GRAIN)
+
+
+def _second_seed(seed: int) -> int:
+    """Returns a seed that no run draws its first domain from, on the same side of the validation seeds."""
+    return -1 - seed if seed < data.VALIDATION_SEEDS else seed + 10**9
+
+
+def _declare(file: Path) -> None:
+    """Adds the datasets of both domains to mini-CoIN's description of its own."""
+    own = {name: entry for name, entry in read_json(file).items() if name.startswith("minicoin_")}
+    info = dict(own)
+    for name, entry in own.items():
+        stem, split = name.replace("minicoin_", "minicoin16_").rsplit("_", 1)
+        info[f"{stem}_{split}"] = entry
+        info[f"{stem}_{DOMAIN}_{split}"] = {**entry, "file_name": f"{DOMAIN}/{entry['file_name']}"}
+    write_json(file, info)
+
+
+def _write_light(folder: Path, seed: int) -> None:
+    """Draws mini-CoIN from `seed` and keeps its light version as `folder`/light, whole or not at all."""
+    final, draft = folder / DOMAIN, folder / f".{DOMAIN}.tmp"
+    if final.is_dir() and read_json(final / _MANIFEST)["seed"] == seed:
+        return
+    for stale in (final, draft):
+        if stale.exists():
+            shutil.rmtree(stale)
+    data.write_data(draft, seed)
+    for file in sorted(draft.rglob("*.png")):
+        path = file.relative_to(draft).as_posix()
+        to_light(Image.open(file).convert("RGB"), f"{path} {seed}").save(file)
+    for file in sorted(draft.glob("*/*.json")):
+        records = read_json(file)
+        for record in records:
+            if "image" in record:
+                record["image"] = f"{DOMAIN}/{record['image']}"
+        write_json(file, records)
+    draft.replace(final)
