@@ -89,16 +89,11 @@ def test_tasks_run_in_order_and_end_in_a_report(run, tmp_path):
 
 def test_the_order_of_a_benchmarks_tasks_is_in_the_report(tmp_path):
     folder = tmp_path / "run"
-    host = tmp_path / "host.py"
-    host.write_text(HOST)
+    script = tmp_path / "host.py"
+    script.write_text(HOST)
     for order, said in (("reversed", "in the order reversed"), (["C", "B", "A"], "test.yaml: 3 tasks\n")):
         recipe = Recipe("test.yaml", {}, TASKS[::-1], folder / str(len(order)), None, order)
-        run_sequence(
-            recipe,
-            lambda file, keys: file.write_text(yaml.safe_dump(dict(keys))),
-            lambda file: [sys.executable, str(host), str(file)],
-            lambda line: None,
-        )
+        run_sequence(recipe, FakeHost(script), lambda line: None)
         report = read_json(recipe.output_dir / "report.json")
         assert (report["tasks"], report["task_order"]) == (["C", "B", "A"], order)
         assert said in (recipe.output_dir / "report.md").read_text()
