@@ -153,7 +153,9 @@ def test_task_order(minicoin, order):
     expected = order if isinstance(order, list) else list(named_orders(NAMES)[order or "coin"])
     assert [task.name for task in loaded.tasks] == expected
     assert [task.dataset for task in loaded.tasks] == [f"minicoin_{name.lower()}_train" for name in expected]
-    assert {task.name: task.scorer for task in loaded.tasks} == dict(load_benchmark("minicoin").TASKS)
+    assert {task.name: task.scorer for task in loaded.tasks} == {
+        task.name: task.scorer for task in load_benchmark("minicoin").TASKS
+    }
     assert "task_order" not in loaded.to_dict()
     assert [task["name"] for task in loaded.to_dict()["tasks"]] == expected  # what a run folder compares
 
