@@ -20,7 +20,8 @@ class Arm(NamedTuple):
 _LORA, _LORA_ASD = "minicoin_lora.yaml", "minicoin_lora_asd.yaml"
 _REGLORA, _SEFE = "minicoin_reglora.yaml", "minicoin_sefe.yaml"
 
-#: The method and its parts, the controls of RegLoRA's choice of elements, and sweeps of one setting of SEFE.
+#: The method and its parts, the controls of RegLoRA's choice of elements, ways to carry tasks on, and sweeps of one
+#: setting of SEFE.
 ARMS: dict[str, Arm] = {
     "lora": Arm(_LORA, {}),
     "lora_asd": Arm(_LORA_ASD, {}),
@@ -28,6 +29,9 @@ ARMS: dict[str, Arm] = {
     "sefe": Arm(_SEFE, {}),
     "reglora_random": Arm(_REGLORA, {"reglora_selection": "random"}),
     "l1": Arm(_REGLORA, {"reglora_key_ratio": 1.0}),
+    "sefe_stack": Arm(_SEFE, {"carry": "stack"}),
+    "sefe_4bit_stack": Arm(_SEFE, {"carry": "stack", "quantization_bit": 4}),
+    "sefe_4bit_merge": Arm(_SEFE, {"carry": "merge", "quantization_bit": 4}),
     **{f"asd_{percent}": Arm(_SEFE, {"asd_ratio": percent / 100}) for percent in (0, 10, 20, 40)},
     **{f"m_{percent:g}": Arm(_SEFE, {"reglora_key_ratio": percent / 100}) for percent in (0.5, 1, 2, 5)},
     **{f"lambda_{weight}": Arm(_SEFE, {"reglora_weight": weight}) for weight in (100, 300, 1000, 2500, 10000)},
