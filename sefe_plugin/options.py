@@ -11,7 +11,11 @@ from typing import Any, Literal
 
 
 #: Keys with a few possible values, the default first.
-CHOICES = {"reglora_reduction": ("official_mean", "per_task_sum"), "reglora_offload": ("none", "cpu")}
+CHOICES = {
+    "reglora_reduction": ("official_mean", "per_task_sum"),
+    "reglora_offload": ("none", "cpu"),
+    "carry": ("merge", "stack"),
+}
 
 
 @dataclass
@@ -62,6 +66,14 @@ class MethodArguments:
         default=None,
         metadata={"help": "Ready sequence of tasks in place of `tasks`: coin or minicoin."},
     )
+    carry: Literal["merge", "stack"] = field(
+        default="merge",
+        metadata={"help": "How a task's adapter is carried on: merged into the base, or stacked beside it."},
+    )
+    projector_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of fully trained modules (`additional_target`)."},
+    )
     test_sets: list[dict] | None = field(
         default=None,
         metadata={
@@ -105,7 +117,7 @@ class DatasetArguments:
 
 
 #: Keys that describe a whole sequence and never reach a single run.
-SEQUENCE_KEYS = ("tasks", "benchmark")
+SEQUENCE_KEYS = ("tasks", "benchmark", "carry")
 
 #: Keys that the sequence itself fills in for each task.
 FILLED_IN_KEYS = ("reglora_key_elements", "test_sets", "merge_adapter")

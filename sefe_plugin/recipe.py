@@ -27,7 +27,6 @@ _REFUSED = {
     "dataset": "each task names its own dataset",
     "adapter_name_or_path": "the sequence carries the adapters itself",
     "create_new_adapter": "every task starts a fresh adapter",
-    "quantization_bit": "an adapter cannot be merged into a quantized base between tasks",
     "do_predict": "the sequence scores the test sets itself",
     "predict_with_generate": "the sequence scores the test sets itself",
     "resume_from_checkpoint": "the same command resumes by itself",
@@ -103,13 +102,16 @@ class Recipe:
         return {**self.arguments, "benchmark": self.benchmark, "tasks": tasks}
 
 
-def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[str, HostKey]) -> Recipe:
+def load_recipe(
+    arguments: Mapping[str, Any], source: str, host_keys: Mapping[str, HostKey], check_data: bool = True
+) -> Recipe:
     """Checks a sequence recipe and resolves it.
 
     Args:
         arguments: all keys of the recipe, command-line overrides applied.
         source: name of the recipe for messages, usually its path.
         host_keys: the host's keys.
+        check_data: whether missing data is a fault.
 
     Returns:
         The recipe, with the defaults of its benchmark filled in.
@@ -133,14 +135,14 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[st
 
     tasks: list[Task] = []
     if benchmark is not None:
-        faults += benchmark.faults(common)
+        faults += benchmark.faults(common) if check_data else []
         tasks = [
             Task(task.name, f"{stem}_train", f"{stem}_test", task.scorer, {})
             for task in benchmark.TASKS
             if (stem := f"{benchmark_name}_{task.name.lower()}")
         ]
     elif "tasks" in arguments:
-        tasks, task_faults = _read_tasks(arguments["tasks"], common, host_keys)
+        tasks, task_faults = _read_tasks(arguments["tasks"], common, host_keys, check_data)
         faults += task_faults
 
     if faults:
@@ -227,7 +229,7 @@ def _is_local(model: str) -> bool:
 
 
 def _read_tasks(
-    entries: Any, common: Mapping[str, Any], host_keys: Mapping[str, HostKey]
+    entries: Any, common: Mapping[str, Any], host_keys: Mapping[str, HostKey], check_data: bool
 ) -> tuple[list[Task], list[str]]:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         return [], [f"`tasks` must be a list of at least one mapping with the keys {_TASK_KEYS}; got {entries!r}."]
@@ -261,7 +263,7 @@ def _read_tasks(
         ]
         if not entry_faults:
             tasks.append(Task(name, entry["dataset"], entry["test_dataset"], entry["scorer"], overrides))
-            entry_faults += _data_faults(tasks[-1], {**common, **overrides})
+            entry_faults += _data_faults(tasks[-1], {**common, **overrides}) if check_data else []
         faults += [f"{where}: {fault}" for fault in entry_faults]
     return tasks, faults
 

@@ -65,8 +65,9 @@ def patch_finetuning_args(module: ModuleType) -> None:
             super().__post_init__()
             if isinstance(self.reglora_key_elements, str):
                 self.reglora_key_elements = [file.strip() for file in self.reglora_key_elements.split(",")]
+            defaults = vars(MethodArguments())
             for key in SEQUENCE_KEYS:
-                if getattr(self, key) is not None:
+                if vars(self)[key] != defaults[key]:
                     raise ValueError(
                         f"`{key}` describes a sequence: start it with `llamafactory-cli train RECIPE.yaml`."
                     )
