@@ -12,8 +12,8 @@ from sefe_plugin.reglora.union import DECODED_ELEMENTS
 #: How far the true peak may lie from the total, as a share: the allocator's gaps, kernels' workspaces, lengths.
 UNCERTAINTY = 0.15
 
-#: Optimizers of Trainer whose states differ from AdamW's two numbers in fp32: bytes per trainable parameter on the GPU.
-#: 8-bit states have an fp32 scale for every 256; paged ones may leave the GPU.
+#: Optimizers of Trainer whose states differ from AdamW's two numbers in fp32: bytes per trainable parameter. 8-bit
+#: states have an fp32 scale for every 256.
 _STATE_BYTES = {
     "adamw_8bit": 2 + 8 / 256,
     "adamw_bnb_8bit": 2 + 8 / 256,
@@ -97,9 +97,9 @@ def gpu_memory(
     return {**parts, "total": sum(parts.values())}
 
 
-def is_half(arguments: Mapping[str, Any]) -> bool:
-    """Whether a recipe computes in 16 bit."""
-    return bool(arguments.get("bf16") or arguments.get("fp16") or arguments.get("pure_bf16"))
+def is_autocast(arguments: Mapping[str, Any]) -> bool:
+    """Whether a recipe computes in 16 bit whatever the precision of the weights."""
+    return bool(arguments.get("bf16") or arguments.get("fp16"))
 
 
 def _model_parts(architecture: Architecture, arguments: Mapping[str, Any], setting: Setting) -> dict[str, float]:
@@ -109,7 +109,7 @@ def _model_parts(architecture: Architecture, arguments: Mapping[str, Any], setti
     if setting.zero is None:
         # DDP collects gradients in buckets beside them; autocast keeps a 16-bit copy of fp32 adapters
         buckets = size if setting.processes > 1 else 0
-        copies = 2 * trainable if is_half(arguments) and size == 4 * trainable else 0
+        copies = 2 * trainable if is_autocast(arguments) and size == 4 * trainable else 0
         return {
             "weights": architecture.weight_bytes,
             "trainable parameters": size,
@@ -118,7 +118,7 @@ def _model_parts(architecture: Architecture, arguments: Mapping[str, Any], setti
             "buffers": copies + buckets,
         }
     # DeepSpeed turns everything into 16 bit and keeps an fp32 copy of what is trained, shared out from stage 1 on
-    width = 2 if is_half(arguments) else 4
+    width = 2 if is_autocast(arguments) else 4
     weights = architecture.weight_bytes
     if not architecture.quantized_bytes:
         weights = width * architecture.parameters
@@ -173,10 +173,12 @@ def _activations(architecture: Architecture, arguments: Mapping[str, Any], token
     With gradient checkpointing, the host's default, only the input of every layer stays. The peak is then at the end
     of the forward pass, with the logits, or where one layer is computed again in the backward pass.
     """
-    width = 2 if is_half(arguments) else 4
+    autocast = is_autocast(arguments)
+    width = 2 if autocast or architecture.weight_type in ("bfloat16", "float16") else 4
     in_batch = tokens * int(arguments.get("per_device_train_batch_size", 8))
-    # weights in another precision are turned into the one of the computation, layer by layer
-    recast = width * architecture.layer_parameters if architecture.weight_bits != 8 * width else 0
+    # autocast turns weights in another precision into its own, layer by layer
+    own = architecture.weight_type == ("float16" if arguments.get("fp16") else "bfloat16")
+    recast = 0 if own or not autocast or architecture.quantized_bytes else width * architecture.layer_parameters
     layer = architecture.layer_bytes_per_token * in_batch + recast
     logits = 0 if arguments.get("enable_liger_kernel") else architecture.vocabulary * in_batch * _LOGIT_BYTES
     if arguments.get("disable_gradient_checkpointing"):

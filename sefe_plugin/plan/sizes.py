@@ -26,7 +26,7 @@ class Architecture:
         vocabulary: number of logits of a token.
         layer_parameters: of one layer of the language model.
         layer_bytes_per_token: of what one layer keeps for its backward pass, without gradient checkpointing.
-        weight_bits: of one element of the base model, 16 or 32.
+        weight_type: of the base model's own precision, such as "bfloat16".
         image_tokens: of one image at the largest size the recipe admits; 0 without a vision tower.
     """
 
@@ -44,7 +44,7 @@ class Architecture:
     vocabulary: int
     layer_parameters: int
     layer_bytes_per_token: int
-    weight_bits: int
+    weight_type: str
     image_tokens: int
 
 

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from sefe_plugin.plan.memory import is_autocast
 from sefe_plugin.plan.sizes import Architecture, PlanError
 
 
@@ -52,8 +53,10 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
         if type(config) in AutoModelForImageTextToText._model_mapping
         else AutoModelForCausalLM
     )
+    dtype = config.dtype or torch.float32
+    compute_dtype = torch.bfloat16 if is_autocast(arguments) else dtype
     with torch.device("meta"):
-        base = automatic.from_config(config, dtype=config.dtype or torch.float32)
+        base = automatic.from_config(config, dtype=dtype)
         quantized = _quantized_linears(base, model_args.quantization_bit)
         saved = _bytes(base.parameters())
         weights = saved - sum(module.weight.nbytes for module in quantized)
@@ -74,7 +77,7 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
             "lora_bytes": _bytes(factors),
             "matrices": tuple((module.out_features, module.in_features) for module in adapted),
         }
-        layer_bytes = _layer_bytes_per_token(base, _compute_dtype(arguments), finetuning_args.lora_dropout)
+        layer_bytes = _layer_bytes_per_token(base, compute_dtype, finetuning_args.lora_dropout)
     text = config.get_text_config()
     return Architecture(
         model_type=config.model_type,
@@ -88,18 +91,13 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
         vocabulary=text.vocab_size,
         layer_parameters=layer_parameters,
         layer_bytes_per_token=layer_bytes,
-        weight_bits=8 * (config.dtype or torch.float32).itemsize,
+        weight_type=str(dtype).removeprefix("torch."),
         image_tokens=_image_tokens(config, model_args),
     )
 
 
 def _bytes(tensors) -> int:
     return sum(tensor.nbytes for tensor in tensors)
-
-
-def _compute_dtype(arguments: Mapping[str, Any]) -> torch.dtype:
-    half = arguments.get("bf16") or arguments.get("fp16") or arguments.get("pure_bf16")
-    return torch.bfloat16 if half else torch.float32
 
 
 def _quantized_linears(model: nn.Module, bits: int | None) -> list[nn.Linear]:

@@ -43,6 +43,9 @@ class Lengths:
             self._loaded = load_tokenizer(model_args)
         except (OSError, ValueError):
             self._loaded = None
+        # from a folder without tokenizer files, Transformers makes one that knows nothing but special tokens
+        if self._loaded and len(self._loaded["tokenizer"]) <= len(self._loaded["tokenizer"].all_special_tokens) + 1:
+            self._loaded = None
 
     def estimate(self) -> tuple[int, int]:
         """Returns the mean and the longest number of tokens of a sample with one image, as an estimate."""
