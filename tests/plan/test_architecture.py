@@ -37,7 +37,9 @@ def build(keys: dict, **options):
     before = {"parameters": base.num_parameters(), "bytes": sum(p.nbytes for p in base.parameters())}
     rest = {key: value for key, value in keys.items() if key != "model_name_or_path"}
     finetuning_args = FinetuningArguments(**rest, use_reglora=True)
-    model = init_adapter(base.config, base, ModelArguments(keys["model_name_or_path"]), finetuning_args, True)
+    model = init_adapter(
+        base.config, base, ModelArguments(model_name_or_path=keys["model_name_or_path"]), finetuning_args, True
+    )
     return model, before
 
 

@@ -62,46 +62,54 @@ class Lengths:
         (data_args,) = HfArgumentParser([DataArguments]).parse_dict(keys, allow_extra_keys=True)
         samples, lengths = 0, []
         for attributes in get_dataset_list(data_args.dataset, data_args.dataset_dir):
-            records = _records(attributes, Path(data_args.dataset_dir))
-            if records is None:
+            count, drawn = _read(attributes, Path(data_args.dataset_dir))
+            if count is None:
                 samples = None
                 break
             limits = [n for n in (attributes.num_samples, data_args.max_samples) if n]
-            samples += min([len(records), *limits])
+            samples += min([count, *limits])
             if self._loaded is not None:
-                lengths += self._encoded(attributes, records, data_args)
-        tests = get_dataset_list([task.test_dataset], data_args.dataset_dir)[0]
+                lengths += self._encoded(attributes, drawn, data_args)
+        (tests,) = get_dataset_list([task.test_dataset], data_args.dataset_dir)
         test_file = Path(data_args.dataset_dir) / tests.dataset_name
-        test_records = _records(tests, Path(data_args.dataset_dir))
+        test_records, _ = _read(tests, Path(data_args.dataset_dir))
         average, longest = (round(mean(lengths)), max(lengths)) if lengths else self.estimate()
         return TaskSize(
             task.name,
             samples,
             average,
             longest,
-            len(test_records),
+            test_records,
             test_file.stat().st_size,
             "measured" if lengths else "counted",
         )
 
     def _encoded(self, attributes: DatasetAttr, records: list[dict], data_args: DataArguments) -> Iterator[int]:
-        """Yields the lengths of some samples as the host trains on them."""
+        """Yields the lengths of samples as the host trains on them."""
         template = get_template_and_fix_tokenizer(self._loaded["tokenizer"], data_args)
         encoder = SupervisedDatasetProcessor(template=template, **self._loaded, data_args=data_args)
         convert = get_dataset_converter(attributes.formatting, attributes, data_args)
         columns = [column for column in vars(attributes).values() if isinstance(column, str)]
-        drawn = records[:: max(1, len(records) // _DRAWN)][:_DRAWN]
-        rows = [convert({**dict.fromkeys(columns), **record}) for record in drawn]
+        rows = [convert({**dict.fromkeys(columns), **record}) for record in records]
         encoded = encoder.preprocess_dataset({key: [row[key] for row in rows] for key in rows[0]})
         yield from map(len, encoded["input_ids"])
 
 
-def _records(attributes: DatasetAttr, folder: Path) -> list[dict] | None:
-    """Reads a local dataset of JSON files; None for any other, which only a run downloads or unpacks."""
+def _read(attributes: DatasetAttr, folder: Path) -> tuple[int | None, list[dict]]:
+    """Counts the records of a local JSON dataset and draws some, evenly spread.
+
+    Returns:
+        None and no record for any other dataset, which only a run downloads or unpacks.
+    """
     file = folder / attributes.dataset_name
-    if attributes.load_from != "file" or not file.is_file() or file.suffix not in (".json", ".jsonl"):
-        return None
-    if file.suffix == ".jsonl":
-        with file.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines if line.strip()]
-    return read_json(file)
+    if attributes.load_from != "file" or file.suffix not in (".json", ".jsonl"):
+        return None, []
+    if file.suffix == ".json":
+        records = read_json(file)
+        return len(records), _spread(records)
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return len(lines), [json.loads(line) for line in _spread(lines)]
+
+
+def _spread(records: list) -> list:
+    return records[:: max(1, len(records) // _DRAWN)][:_DRAWN]

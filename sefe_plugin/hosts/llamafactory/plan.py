@@ -51,6 +51,8 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
             recipe = load_recipe(keys, str(file), host_keys(), check_data=False)
         except RecipeError:
             raise error from None
+    if not recipe.tasks:
+        raise PlanError(f"{file} describes no sequence. Give it `tasks` or a `benchmark`.")
     processes = gpus or torch.cuda.device_count() or 1
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
