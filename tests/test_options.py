@@ -9,7 +9,8 @@ from sefe_plugin.reglora.model import OFFLOADS
 
 
 def test_choices_are_those_of_reglora():
-    assert CHOICES == {"reglora_reduction": REDUCTIONS, "reglora_offload": OFFLOADS}
+    assert CHOICES["reglora_reduction"] == REDUCTIONS
+    assert CHOICES["reglora_offload"] == OFFLOADS
     types = {field.name: field.type for field in fields(MethodArguments)}
     assert {key: get_args(types[key]) for key in CHOICES} == CHOICES
 

@@ -54,7 +54,7 @@ def test_all_faults_come_at_once(recipe):
         "reglora_reduction": "sum",
         "num_train_epochs": "many",
         "lr_scheduler_typ": "cosine",
-        "quantization_bit": 4,
+        "do_predict": True,
     }
     recipe["tasks"].append({"name": "a", "dataset": "c_train", "test_dataset": "b_tset", "scorer": "boxes"})
     text = "\n".join(faults(recipe))
@@ -66,7 +66,7 @@ def test_all_faults_come_at_once(recipe):
         "`reglora_reduction` must be one of ('official_mean', 'per_task_sum'); got 'sum'.",
         "`num_train_epochs` must be float; got 'many'.",
         "Did you mean `lr_scheduler_type`?",
-        "`quantization_bit` cannot be set in a sequence",
+        "`do_predict` cannot be set in a sequence",
         "task 3 (a): the name 'a' is taken by task 1.",
         "`scorer` must be one of",
         "got 'boxes'. Did you mean `box`?",

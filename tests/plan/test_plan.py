@@ -107,7 +107,7 @@ def test_all_other_faults_stop_the_plan(recipe):
     [
         ({"deepspeed": "nowhere.json"}, "`deepspeed`: nowhere.json cannot be read"),
         ({"model_name_or_path": "nobody/nothing"}, "`model_name_or_path`: the configuration of nobody/nothing"),
-        ({"lora_target": "no_such_module"}, "the adapter cannot be built"),
+        ({"lora_target": "no_such_module"}, "llava cannot be built or adapted as the recipe says"),
     ],
 )
 def test_what_cannot_be_planned_is_named(recipe, change, message):

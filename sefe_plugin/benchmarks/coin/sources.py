@@ -56,8 +56,8 @@ IMAGES = {
     "OCRVQA": "OCR-VQA images (ocr-vqa.github.io), book covers, for their terms see there",
 }
 
-#: Task -> samples of CoIN's training data. The first four were counted by users of the published files, the others
-#: are the benchmark's statistics; together they are the "570,000" of the official logs, within a percent.
+#: Task -> samples of CoIN's training data. The first four were counted in the published files; the others are the
+#: benchmark's statistics and not checked against its files. Together 573,840, where users' logs say about 570,000.
 PUBLISHED_TRAIN_SIZES = {
     "ScienceQA": 12_726,
     "TextVQA": 34_602,

@@ -37,63 +37,75 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
         arguments: the recipe's keys.
 
     Raises:
-        PlanError: if the model's configuration is not on this machine, or no such model can be adapted.
+        PlanError: if the model's configuration is not on this machine, if the model cannot be adapted as the recipe
+            says, or if its layers are not laid out as those of Transformers' decoders are.
     """
+    model_args, finetuning_args, config = _read(arguments)
+    dtype = config.dtype or torch.float32
+    text = config.get_text_config()
+    try:
+        with torch.device("meta"):
+            base = _automatic_class(config).from_config(config, dtype=dtype)
+            weights = _weight_sizes(base, model_args)
+            adapter = _adapter_sizes(init_adapter(config, base, model_args, finetuning_args, is_trainable=True))
+            layers = _layer_sizes(
+                base, torch.bfloat16 if is_autocast(arguments) else dtype, finetuning_args.lora_dropout
+            )
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise PlanError(f"{config.model_type} cannot be built or adapted as the recipe says: {error}") from error
+    return Architecture(
+        model_type=config.model_type,
+        **weights,
+        **adapter,
+        **layers,
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        vocabulary=text.vocab_size,
+        weight_type=str(dtype).removeprefix("torch."),
+        image_tokens=_image_tokens(config, model_args),
+    )
+
+
+def _read(arguments: Mapping[str, Any]) -> tuple[ModelArguments, FinetuningArguments, PreTrainedConfig]:
+    """The host's arguments and the model's configuration."""
     parser = HfArgumentParser([ModelArguments, FinetuningArguments])
     try:
         model_args, finetuning_args = parser.parse_dict(dict(arguments), allow_extra_keys=True)
-        config = load_config(model_args)
+        return model_args, finetuning_args, load_config(model_args)
     except (OSError, ValueError) as error:
         raise PlanError(
             f"`model_name_or_path`: the configuration of {arguments['model_name_or_path']} cannot be read ({error}). "
             "Download the model, or only its config.json, or give the path of a folder that holds it."
         ) from error
-    automatic = (
-        AutoModelForImageTextToText
-        if type(config) in AutoModelForImageTextToText._model_mapping
-        else AutoModelForCausalLM
-    )
-    dtype = config.dtype or torch.float32
-    compute_dtype = torch.bfloat16 if is_autocast(arguments) else dtype
-    with torch.device("meta"):
-        base = automatic.from_config(config, dtype=dtype)
-        quantized = _quantized_linears(base, model_args.quantization_bit)
-        saved = _bytes(base.parameters())
-        weights = saved - sum(module.weight.nbytes for module in quantized)
-        quantized_bytes = sum(_quantized_bytes(module.weight.numel(), model_args) for module in quantized)
-        parameters = sum(p.numel() for p in base.parameters())
-        try:
-            model = init_adapter(config, base, model_args, finetuning_args, is_trainable=True)
-        except ValueError as error:
-            raise PlanError(f"the adapter cannot be built: {error}") from error
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
-        factors = [p for name, p in model.named_parameters() if p.requires_grad and "lora_" in name]
-        # a fully trained module is a copy beside the base model's own
-        layer_parameters = sum(p.numel() for p in base.get_decoder().layers[0].parameters() if not p.requires_grad)
-        sizes = {
-            "trainable_parameters": sum(p.numel() for p in trainable),
-            "trainable_bytes": _bytes(trainable),
-            "lora_bytes": _bytes(factors),
-            "matrices": tuple((module.out_features, module.in_features) for module in adapted),
-        }
-        layer_bytes = _layer_bytes_per_token(base, compute_dtype, finetuning_args.lora_dropout)
-    text = config.get_text_config()
-    return Architecture(
-        model_type=config.model_type,
-        parameters=parameters,
-        weight_bytes=weights + quantized_bytes,
-        quantized_bytes=quantized_bytes,
-        saved_bytes=saved,
-        **sizes,
-        layers=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
-        vocabulary=text.vocab_size,
-        layer_parameters=layer_parameters,
-        layer_bytes_per_token=layer_bytes,
-        weight_type=str(dtype).removeprefix("torch."),
-        image_tokens=_image_tokens(config, model_args),
-    )
+
+
+def _automatic_class(config: PreTrainedConfig) -> type:
+    """The class through which the host loads such a model."""
+    is_multimodal = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
+
+
+def _weight_sizes(base: nn.Module, model_args: ModelArguments) -> dict[str, int]:
+    linears = _quantized_linears(base, model_args.quantization_bit)
+    quantized = sum(_quantized_bytes(module.weight.numel(), model_args) for module in linears)
+    saved = _bytes(base.parameters())
+    return {
+        "parameters": sum(parameter.numel() for parameter in base.parameters()),
+        "weight_bytes": saved - _bytes(module.weight for module in linears) + quantized,
+        "quantized_bytes": quantized,
+        "saved_bytes": saved,
+    }
+
+
+def _adapter_sizes(model: nn.Module) -> dict[str, Any]:
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return {
+        "trainable_parameters": sum(parameter.numel() for parameter in trainable.values()),
+        "trainable_bytes": _bytes(trainable.values()),
+        "lora_bytes": _bytes(parameter for name, parameter in trainable.items() if "lora_" in name),
+        "matrices": tuple((module.out_features, module.in_features) for module in adapted),
+    }
 
 
 def _bytes(tensors) -> int:
@@ -162,29 +174,30 @@ class _OwnCopy(nn.Module):
         return x.clone()
 
 
-def _layer_bytes_per_token(model: nn.Module, dtype: torch.dtype, dropout: float) -> int:
-    """Measures what one layer of the language model keeps for its backward pass, adapter included.
+def _layer_sizes(model: nn.Module, dtype: torch.dtype, dropout: float) -> dict[str, int]:
+    """Measures one layer of the language model: its weights, and what it keeps for its backward pass with its adapter.
 
     The layers are turned into `dtype`, as autocast has it; afterwards the model is of no other use.
     """
     AttentionInterface.register(_KEEP_INPUTS, _attention)
     model.set_attn_implementation(_KEEP_INPUTS)
     decoder = model.get_decoder()
-    layers, decoder.layers = decoder.layers, decoder.layers[:2]
+    layers, decoder.layers = decoder.layers, decoder.layers[:1]
     decoder.to(dtype).eval()
-    masks = 0
-    adapted = [module for module in decoder.layers[1].modules() if isinstance(module, LoraLayer)]
-    for module in (module for module in decoder.modules() if isinstance(module, LoraLayer)):
-        for name in module.lora_dropout if dtype != torch.float32 else ():
+    frozen = sum(parameter.numel() for parameter in layers[0].parameters() if not parameter.requires_grad)
+    half = dtype != torch.float32
+    for module in (module for module in decoder.modules() if half and isinstance(module, LoraLayer)):
+        for name in module.lora_dropout:
             module.lora_dropout[name] = _OwnCopy()
-    if dropout:
-        masks = sum(module.in_features * (1 if dtype != torch.float32 else 4) for module in adapted)
+    adapted = [module for module in layers[0].modules() if isinstance(module, LoraLayer)]
+    # dropout keeps a mask: of bytes in 16 bit, as GPUs have it, of numbers in fp32, as CPUs have it
+    masks = sum(module.in_features * (1 if half else 4) for module in adapted) if dropout else 0
     kept = []
-    for count in (1, 2):
+    for count in (0, 1):
         decoder.layers = layers[:count]
         kept.append(_kept_bytes(decoder, dtype))
     decoder.layers = layers
-    return (kept[1] - kept[0]) // _TOKENS + masks
+    return {"layer_parameters": frozen, "layer_bytes_per_token": (kept[1] - kept[0]) // _TOKENS + masks}
 
 
 def _kept_bytes(decoder: nn.Module, dtype: torch.dtype) -> int:

@@ -40,7 +40,8 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
 
     Raises:
         RecipeError: if the recipe has other faults.
-        PlanError: if the model's configuration is not on this machine.
+        PlanError: if the recipe describes no sequence, or if the model's configuration, the DeepSpeed configuration
+            or data that has no published sizes is not on this machine.
     """
     keys = read_recipe(file, overrides)
     try:
