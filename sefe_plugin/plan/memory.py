@@ -26,6 +26,9 @@ _ADAMW_BYTES = 8
 #: Bytes per logit at the end of the forward pass: in 16 bit, in fp32, and as log-probabilities in fp32.
 _LOGIT_BYTES = 10
 
+#: Bytes per token and element of a layer's widest matrix for the gradients inside the layer, as measured.
+_GRADIENT_BYTES = 8
+
 #: Parameters that ZeRO-3 may hold gathered at a time unless its configuration says otherwise.
 _LIVE_PARAMETERS = 1e9
 
@@ -92,7 +95,7 @@ def gpu_memory(
         ratio = float(arguments.get("reglora_key_ratio", 0.02))
         parts["key elements"] = key_element_memory(architecture, ratio, earlier_tasks)
     parts["stacked adapters"] = architecture.lora_bytes * earlier_tasks if stacked else 0
-    parts |= _activations(architecture, arguments, tokens)
+    parts |= _activations(architecture, arguments, setting, tokens)
     parts = {name: round(size) for name, size in parts.items()}
     return {**parts, "total": sum(parts.values())}
 
@@ -167,7 +170,9 @@ def key_element_memory(architecture: Architecture, ratio: float, tasks: int) -> 
     return total
 
 
-def _activations(architecture: Architecture, arguments: Mapping[str, Any], tokens: int) -> dict[str, float]:
+def _activations(
+    architecture: Architecture, arguments: Mapping[str, Any], setting: Setting, tokens: int
+) -> dict[str, float]:
     """What the forward pass leaves for the backward pass, for one batch of the longest samples.
 
     With gradient checkpointing, the host's default, only the input of every layer stays. The peak is then at the end
@@ -176,12 +181,14 @@ def _activations(architecture: Architecture, arguments: Mapping[str, Any], token
     autocast = is_autocast(arguments)
     width = 2 if autocast or architecture.weight_type in ("bfloat16", "float16") else 4
     in_batch = tokens * int(arguments.get("per_device_train_batch_size", 8))
-    # autocast turns weights in another precision into its own, layer by layer
+    # autocast turns weights in another precision into its own, layer by layer; DeepSpeed did so at the start
     own = architecture.weight_type == ("float16" if arguments.get("fp16") else "bfloat16")
-    recast = 0 if own or not autocast or architecture.quantized_bytes else width * architecture.layer_parameters
+    recasts = autocast and not own and not architecture.quantized_bytes and setting.zero is None
+    recast = width * architecture.layer_parameters if recasts else 0
     layer = architecture.layer_bytes_per_token * in_batch + recast
+    gradients = _GRADIENT_BYTES * architecture.layer_width * in_batch
     logits = 0 if arguments.get("enable_liger_kernel") else architecture.vocabulary * in_batch * _LOGIT_BYTES
     if arguments.get("disable_gradient_checkpointing"):
-        return {"activations": architecture.layers * layer, "logits": logits}
+        return {"activations": architecture.layers * layer, "layer or logits": max(gradients, logits)}
     inputs = architecture.layers * width * architecture.hidden_size * in_batch
-    return {"activations": inputs, "layer or logits": max(layer, logits)}
+    return {"activations": inputs, "layer or logits": max(layer + gradients, logits)}

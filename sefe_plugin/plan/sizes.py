@@ -26,6 +26,7 @@ class Architecture:
         vocabulary: number of logits of a token.
         layer_parameters: of one layer of the language model.
         layer_bytes_per_token: of what one layer keeps for its backward pass, without gradient checkpointing.
+        layer_width: inputs or outputs of the widest matrix of one layer.
         weight_type: of the base model's own precision, such as "bfloat16".
         image_tokens: of one image at the largest size the recipe admits; 0 without a vision tower.
     """
@@ -44,6 +45,7 @@ class Architecture:
     vocabulary: int
     layer_parameters: int
     layer_bytes_per_token: int
+    layer_width: int
     weight_type: str
     image_tokens: int
 

@@ -22,6 +22,7 @@ MODEL = Architecture(
     vocabulary=100,
     layer_parameters=5_000,
     layer_bytes_per_token=300,
+    layer_width=20,
     weight_type="bfloat16",
     image_tokens=0,
 )
@@ -40,19 +41,19 @@ def test_one_gpu():
     assert parts["optimizer states"] == 80_000  # two numbers in fp32
     assert parts["buffers"] == 20_000  # autocast's copies of the adapters
     assert parts["activations"] == 10 * 2 * 8 * 100  # layers x 16 bit x hidden size x tokens in a batch
-    assert parts["layer or logits"] == 100 * 100 * 10  # more than one layer's 300 x 100
+    assert parts["layer or logits"] == 100 * 100 * 10  # more than one layer's (300 + 8 x 20) x 100
     assert parts["total"] == sum(size for name, size in parts.items() if name != "total")
 
 
 def test_without_checkpointing_every_layer_stays():
     parts = memory({"disable_gradient_checkpointing": True})
     assert parts["activations"] == 10 * 300 * 100
-    assert parts["logits"] == 100 * 100 * 10
+    assert parts["layer or logits"] == 100 * 100 * 10
 
 
 def test_weights_in_another_precision_are_turned_into_autocasts():
     other = Architecture(**{**vars(MODEL), "weight_type": "float16", "vocabulary": 1})
-    assert memory(model=other)["layer or logits"] == 300 * 100 + 2 * 5_000
+    assert memory(model=other)["layer or logits"] == (300 + 8 * 20) * 100 + 2 * 5_000
 
 
 def test_ddp_adds_buckets_of_gradients():

@@ -197,7 +197,13 @@ def _layer_sizes(model: nn.Module, dtype: torch.dtype, dropout: float) -> dict[s
         decoder.layers = layers[:count]
         kept.append(_kept_bytes(decoder, dtype))
     decoder.layers = layers
-    return {"layer_parameters": frozen, "layer_bytes_per_token": (kept[1] - kept[0]) // _TOKENS + masks}
+    return {
+        "layer_parameters": frozen,
+        "layer_bytes_per_token": (kept[1] - kept[0]) // _TOKENS + masks,
+        "layer_width": max(
+            max(parameter.shape) for parameter in layers[0].parameters() if not parameter.requires_grad
+        ),
+    }
 
 
 def _kept_bytes(decoder: nn.Module, dtype: torch.dtype) -> int:
