@@ -9,6 +9,7 @@ import sefe_plugin.asd.cli as asd_cli
 import sefe_plugin.benchmarks.coin.cli as coin_cli
 import sefe_plugin.benchmarks.minicoin.cli as minicoin_cli
 import sefe_plugin.evaluation.cli as evaluation_cli
+import sefe_plugin.plan.cli as plan_cli
 from sefe_plugin.files import shipped_folder
 
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: the `output_dir` of a sequence")
     report.set_defaults(run=_report)
 
+    plan_cli.add_commands(commands)
     evaluation_cli.add_commands(commands)
     asd_cli.add_commands(commands)
     coin_cli.add_commands(commands)

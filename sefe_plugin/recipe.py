@@ -107,13 +107,16 @@ class Recipe:
         return {**self.arguments, "benchmark": self.benchmark, "tasks": tasks}
 
 
-def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[str, HostKey]) -> Recipe:
+def load_recipe(
+    arguments: Mapping[str, Any], source: str, host_keys: Mapping[str, HostKey], check_data: bool = True
+) -> Recipe:
     """Checks a sequence recipe and resolves it.
 
     Args:
         arguments: all keys of the recipe, command-line overrides applied.
         source: name of the recipe for messages, usually its path.
         host_keys: the host's keys.
+        check_data: whether missing data is a fault.
 
     Returns:
         The recipe, with the defaults of its benchmark filled in.
@@ -138,7 +141,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[st
     tasks: list[Task] = []
     order = None
     if benchmark is not None:
-        faults += benchmark.faults(common)
+        faults += benchmark.faults(common) if check_data else []
         tasks = [
             Task(task.name, f"{stem}_train", f"{stem}_test", task.scorer, {}, task.official)
             for task in benchmark.TASKS
@@ -148,7 +151,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host_keys: Mapping[st
         tasks, order_faults = _ordered(tasks, order)
         faults += order_faults
     elif "tasks" in arguments:
-        tasks, task_faults = _read_tasks(arguments["tasks"], common, host_keys)
+        tasks, task_faults = _read_tasks(arguments["tasks"], common, host_keys, check_data)
         faults += task_faults
     if "task_order" in arguments and "benchmark" not in arguments:
         faults.append(
@@ -293,7 +296,7 @@ def _is_local(model: str) -> bool:
 
 
 def _read_tasks(
-    entries: Any, common: Mapping[str, Any], host_keys: Mapping[str, HostKey]
+    entries: Any, common: Mapping[str, Any], host_keys: Mapping[str, HostKey], check_data: bool
 ) -> tuple[list[Task], list[str]]:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         return [], [f"`tasks` must be a list of at least one mapping with the keys {_TASK_KEYS}; got {entries!r}."]
@@ -335,7 +338,7 @@ def _read_tasks(
         ]
         if not entry_faults:
             tasks.append(Task(name, entry["dataset"], entry["test_dataset"], entry["scorer"], overrides))
-            entry_faults += _data_faults(tasks[-1], {**common, **overrides})
+            entry_faults += _data_faults(tasks[-1], {**common, **overrides}) if check_data else []
         faults += [f"{where}: {fault}" for fault in entry_faults]
     return tasks, faults
 

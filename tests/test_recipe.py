@@ -55,6 +55,7 @@ def test_all_faults_come_at_once(recipe):
         "num_train_epochs": "many",
         "lr_scheduler_typ": "cosine",
         "deepspeed": "absent.json",
+        "do_predict": True,
     }
     recipe["tasks"].append({"name": "a", "dataset": "c_train", "test_dataset": "b_tset", "scorer": "boxes"})
     text = "\n".join(faults(recipe))
@@ -67,6 +68,7 @@ def test_all_faults_come_at_once(recipe):
         "`num_train_epochs` must be float; got 'many'.",
         "Did you mean `lr_scheduler_type`?",
         "`deepspeed` must be a DeepSpeed configuration or a JSON file with one",
+        "`do_predict` cannot be set in a sequence",
         "task 3 (a): the name 'a' is taken by task 1.",
         "`scorer` must be one of",
         "got 'boxes'. Did you mean `box`?",

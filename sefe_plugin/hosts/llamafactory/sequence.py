@@ -41,7 +41,7 @@ def intercept(arguments: list[str]) -> bool:
         return False
     source, overrides = arguments[0], arguments[1:]
     try:
-        keys = _read_recipe(Path(source), overrides)
+        keys = read_recipe(Path(source), overrides)
         if not any(key in keys for key in PLUGIN_KEYS):
             return False
         if os.environ.get("USE_V1", "0").lower() in ("true", "1"):
@@ -85,8 +85,12 @@ def _run(recipe: Recipe, source: str) -> dict | None:
         return run_sequence(recipe, LlamaFactory(announce), say)
 
 
-def _read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
-    """Reads a recipe as the host does, command-line overrides last."""
+def read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
+    """Reads a recipe as the host does, command-line overrides last.
+
+    Raises:
+        RecipeError: if the file is absent or no YAML with keys at the top.
+    """
     try:
         merged = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_cli(overrides))
         keys = OmegaConf.to_container(merged)

@@ -13,6 +13,7 @@ from sefe_plugin.benchmarks.coin.tasks import TASKS
 from sefe_plugin.evaluation import cli as evaluation_cli
 from sefe_plugin.evaluation.score_file import MODES
 from sefe_plugin.options import PLUGIN_KEYS
+from sefe_plugin.plan import cli as plan_cli
 
 
 ROOT = Path(__file__).parents[3]
@@ -22,14 +23,17 @@ TABLE = [line for line in PAGE.splitlines() if re.match(r"\|.*\| -\d+\.\d\d \|$"
 ROWS = [re.split(r"\s*\|\s*", line.strip("| ")) for line in TABLE]
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if re.search(r"\bsefe (coin|score|judge)\b", line)])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if re.search(r"\bsefe (coin|plan|score|judge)\b", line)])
 def test_commands_are_understood(line):
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
     coin_cli.add_commands(commands)
+    plan_cli.add_commands(commands)
     evaluation_cli.add_commands(commands)
     words = shlex.split(line)
     options = parser.parse_args(words[words.index("sefe") + 1 :])
+    if "recipe" in options:
+        assert (ROOT / options.recipe).is_file()
     if "task" in options:
         assert options.task in [task.name for task in TASKS]
         assert options.file.stem == options.task
@@ -37,9 +41,9 @@ def test_commands_are_understood(line):
         assert options.mode in MODES
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("llamafactory-cli")])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "llamafactory-cli" in line])
 def test_recipes_and_their_overrides_exist(line):
-    recipe, *overrides = shlex.split(line)[2:]
+    recipe, *overrides = shlex.split(line.split("llamafactory-cli train")[1])
     assert (ROOT / recipe).is_file()
     assert all(override.split("=")[0] in (*PLUGIN_KEYS, "output_dir") for override in overrides)
 

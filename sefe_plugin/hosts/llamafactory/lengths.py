@@ -1,0 +1,115 @@
+"""How many samples a task has, and how long they are in the host's own encoding."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from llamafactory.data import get_template_and_fix_tokenizer
+from llamafactory.data.converter import get_dataset_converter
+from llamafactory.data.parser import DatasetAttr, get_dataset_list
+from llamafactory.data.processor import SupervisedDatasetProcessor
+from llamafactory.hparams import DataArguments, ModelArguments
+from llamafactory.model import load_tokenizer
+from transformers import HfArgumentParser
+
+from sefe_plugin.files import read_json
+from sefe_plugin.plan.sizes import TaskSize
+from sefe_plugin.recipe import Task
+
+
+#: Samples of a task that are encoded, evenly spread over its data.
+_DRAWN = 32
+
+#: Estimated tokens of a sample's text, without a tokenizer: the mean, and the longest.
+TEXT_TOKENS, LONGEST_TEXT = 100, 300
+
+
+class Lengths:
+    """Measures tasks with the tokenizer of a recipe if it is on this machine; otherwise estimates.
+
+    Args:
+        arguments: the recipe's keys.
+        image_tokens: of one image.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], image_tokens: int):
+        self._arguments = arguments
+        self._image_tokens = image_tokens
+        try:
+            parser = HfArgumentParser([ModelArguments])
+            (model_args,) = parser.parse_dict(dict(arguments), allow_extra_keys=True)
+            self._loaded = load_tokenizer(model_args)
+        except (OSError, ValueError):
+            self._loaded = None
+        # from a folder without tokenizer files, Transformers makes one that knows nothing but special tokens
+        if self._loaded and len(self._loaded["tokenizer"]) <= len(self._loaded["tokenizer"].all_special_tokens) + 1:
+            self._loaded = None
+
+    def estimate(self) -> tuple[int, int]:
+        """Returns the mean and the longest number of tokens of a sample with one image, as an estimate."""
+        cutoff = int(self._arguments.get("cutoff_len", 2048))
+        return min(self._image_tokens + TEXT_TOKENS, cutoff), min(self._image_tokens + LONGEST_TEXT, cutoff)
+
+    def of_task(self, task: Task) -> TaskSize:
+        """Counts and measures the datasets of one task.
+
+        Args:
+            task: whose datasets `dataset_info.json` in the recipe's `dataset_dir` describes.
+        """
+        keys = {**self._arguments, **task.overrides, "dataset": task.dataset}
+        (data_args,) = HfArgumentParser([DataArguments]).parse_dict(keys, allow_extra_keys=True)
+        samples, lengths = 0, []
+        for attributes in get_dataset_list(data_args.dataset, data_args.dataset_dir):
+            count, drawn = _read(attributes, Path(data_args.dataset_dir))
+            if count is None:
+                samples = None
+                break
+            limits = [n for n in (attributes.num_samples, data_args.max_samples) if n]
+            samples += min([count, *limits])
+            if self._loaded is not None:
+                lengths += self._encoded(attributes, drawn, data_args)
+        (tests,) = get_dataset_list([task.test_dataset], data_args.dataset_dir)
+        test_file = Path(data_args.dataset_dir) / tests.dataset_name
+        test_records, _ = _read(tests, Path(data_args.dataset_dir))
+        average, longest = (round(mean(lengths)), max(lengths)) if lengths else self.estimate()
+        return TaskSize(
+            task.name,
+            samples,
+            average,
+            longest,
+            test_records,
+            test_file.stat().st_size,
+            "measured" if lengths else "counted",
+        )
+
+    def _encoded(self, attributes: DatasetAttr, records: list[dict], data_args: DataArguments) -> Iterator[int]:
+        """Yields the lengths of samples as the host trains on them."""
+        template = get_template_and_fix_tokenizer(self._loaded["tokenizer"], data_args)
+        encoder = SupervisedDatasetProcessor(template=template, **self._loaded, data_args=data_args)
+        convert = get_dataset_converter(attributes.formatting, attributes, data_args)
+        columns = [column for column in vars(attributes).values() if isinstance(column, str)]
+        rows = [convert({**dict.fromkeys(columns), **record}) for record in records]
+        encoded = encoder.preprocess_dataset({key: [row[key] for row in rows] for key in rows[0]})
+        yield from map(len, encoded["input_ids"])
+
+
+def _read(attributes: DatasetAttr, folder: Path) -> tuple[int | None, list[dict]]:
+    """Counts the records of a local JSON dataset and draws some, evenly spread.
+
+    Returns:
+        None and no record for any other dataset, which only a run downloads or unpacks.
+    """
+    file = folder / attributes.dataset_name
+    if attributes.load_from != "file" or file.suffix not in (".json", ".jsonl"):
+        return None, []
+    if file.suffix == ".json":
+        records = read_json(file)
+        return len(records), _spread(records)
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return len(lines), [json.loads(line) for line in _spread(lines)]
+
+
+def _spread(records: list) -> list:
+    return records[:: max(1, len(records) // _DRAWN)][:_DRAWN]

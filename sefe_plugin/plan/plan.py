@@ -1,0 +1,119 @@
+"""A finished plan, as data and as text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sefe_plugin.plan.memory import UNCERTAINTY
+from sefe_plugin.plan.sizes import Architecture, TaskSize
+
+
+_SOURCES = {
+    "measured": "samples counted; tokens measured on 32 samples of each dataset, with the recipe's tokenizer",
+    "counted": "samples counted; tokens estimated, because the tokenizer is not on this machine",
+    "published": "samples are published figures, because the data is not on this machine; tokens are estimated, and "
+    "2000 test records for each task assumed",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sequence will take.
+
+    Attributes:
+        source: the recipe.
+        faults: what keeps it from starting, one sentence each.
+        gpus: processes that train together, one per GPU.
+        global_batch: samples of one optimizer step.
+        architecture: the model and its adapter.
+        tasks: the data of every task.
+        steps: optimizer steps of every task, None where its samples cannot be counted.
+        memory: bytes of one GPU at the peak of the last task, by part and in total.
+        disk: bytes that the finished run takes, by part and in total.
+    """
+
+    source: str
+    faults: Sequence[str]
+    gpus: int
+    global_batch: int
+    architecture: Architecture
+    tasks: Sequence[TaskSize]
+    steps: Sequence[int | None]
+    memory: Mapping[str, int]
+    disk: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as plain data."""
+        tasks = [
+            {**asdict(task), "steps": steps, "tokens": _tokens(task)}
+            for task, steps in zip(self.tasks, self.steps, strict=True)
+        ]
+        matrices = {"adapted_matrices": len(self.architecture.matrices)}
+        sizes = {key: value for key, value in asdict(self.architecture).items() if key != "matrices"}
+        return {
+            "source": self.source,
+            "faults": list(self.faults),
+            "gpus": self.gpus,
+            "global_batch": self.global_batch,
+            "model": {**sizes, **matrices},
+            "tasks": tasks,
+            "gpu_memory": dict(self.memory),
+            "uncertainty": UNCERTAINTY,
+            "disk": dict(self.disk),
+        }
+
+
+def format_plan(plan: Plan) -> str:
+    """Returns the plan as text: the model, a table of the tasks, memory and disk by part."""
+    model = plan.architecture
+    samples = [task.samples for task in plan.tasks]
+    lines = [
+        f"{plan.source}: {len(plan.tasks)} tasks on {plan.gpus} GPU{'s' * (plan.gpus > 1)}, global batch "
+        f"{plan.global_batch}",
+        f"{model.model_type}: {model.parameters:,} parameters, {model.trainable_parameters:,} trainable, "
+        f"{len(model.matrices)} adapted matrices",
+        "",
+        f"{'task':<20}{'samples':>12}{'steps':>10}{'tokens/epoch':>16}{'per sample':>12}{'longest':>9}",
+    ]
+    for task, steps in zip(plan.tasks, plan.steps, strict=True):
+        lines.append(
+            f"{task.name:<20}{_number(task.samples):>12}{_number(steps):>10}{_number(_tokens(task)):>16}"
+            f"{task.mean_tokens:>12}{task.longest_tokens:>9}"
+        )
+    tokens = [_tokens(task) for task in plan.tasks]
+    lines += [
+        f"{'total':<20}{_sum(samples):>12}{_sum(plan.steps):>10}{_sum(tokens):>16}",
+        *sorted({_SOURCES[task.source] for task in plan.tasks}),
+        "",
+        f"memory of one GPU at the peak of the last task, within {UNCERTAINTY:.0%}, driver's context aside:",
+        *_parts(plan.memory),
+        "",
+        "disk of the finished run:",
+        *_parts(plan.disk),
+    ]
+    return "\n".join(lines)
+
+
+def _tokens(task: TaskSize) -> int | None:
+    """Tokens of one pass over a task's data."""
+    return None if task.samples is None else task.samples * task.mean_tokens
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"
+
+
+def _sum(values: Sequence[int | None]) -> str:
+    return _number(None if None in values else sum(values))
+
+
+def _parts(sizes: Mapping[str, int]) -> list[str]:
+    return [f"  {name:<22}{_size(size):>12}" for name, size in sizes.items() if size or name == "total"]
+
+
+def _size(size: int) -> str:
+    """A number of bytes to be read: 1 GB is 10^9 bytes, as disks have it."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 1e3:.1f} kB"

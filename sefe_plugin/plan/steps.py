@@ -1,0 +1,40 @@
+"""Optimizer steps, as Transformers' Trainer counts them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def optimizer_steps(samples: int, arguments: Mapping[str, Any], processes: int) -> int:
+    """Returns the number of optimizer steps of one task.
+
+    Args:
+        samples: of its training data.
+        arguments: the task's keys.
+        processes: that train together, each with batches of its own.
+
+    Example:
+        >>> optimizer_steps(12726, {"per_device_train_batch_size": 16, "num_train_epochs": 1.0}, processes=8)
+        100
+    """
+    if int(arguments.get("max_steps", -1)) > 0:
+        return int(arguments["max_steps"])
+    batches = math.ceil(samples / (int(arguments.get("per_device_train_batch_size", 8)) * processes))
+    steps = max(math.ceil(batches / int(arguments.get("gradient_accumulation_steps", 1))), 1)
+    return math.ceil(float(arguments.get("num_train_epochs", 3.0)) * steps)
+
+
+def checkpoints(steps: int, arguments: Mapping[str, Any]) -> int:
+    """Returns how many checkpoints a task of this many steps leaves in its folder.
+
+    Trainer saves every `save_steps` steps and at the end, or after every epoch, and keeps `save_total_limit` of them.
+    """
+    strategy = str(arguments.get("save_strategy", "steps"))
+    if strategy == "steps":
+        every = float(arguments.get("save_steps", 500))
+        every = math.ceil(every * steps) if every < 1 else int(every)
+        count = math.ceil(steps / every)
+    else:
+        count = math.ceil(float(arguments.get("num_train_epochs", 3.0))) if strategy == "epoch" else 0
+    limit = arguments.get("save_total_limit")
+    return min(count, int(limit)) if limit else count

@@ -1,0 +1,123 @@
+"""The sums of a plan, beside sums by hand."""
+
+import pytest
+
+from sefe_plugin.plan.disk import disk_space
+from sefe_plugin.plan.memory import Setting, gpu_memory, read_setting, state_bytes
+from sefe_plugin.plan.sizes import Architecture, TaskSize
+
+
+MODEL = Architecture(
+    model_type="llama",
+    parameters=1_000_000,
+    weight_bytes=2_000_000,
+    quantized_bytes=0,
+    saved_bytes=2_000_000,
+    trainable_parameters=10_000,
+    trainable_bytes=40_000,
+    lora_bytes=32_000,
+    matrices=((1000, 500), (500, 1000)),
+    layers=10,
+    hidden_size=8,
+    vocabulary=100,
+    layer_parameters=5_000,
+    layer_bytes_per_token=300,
+    layer_width=20,
+    weight_type="bfloat16",
+    image_tokens=0,
+)
+KEYS = {"bf16": True, "per_device_train_batch_size": 2}
+
+
+def memory(keys=(), setting=None, earlier_tasks=0, model=MODEL, **options):
+    keys = {**KEYS, **dict(keys)}
+    return gpu_memory(model, keys, setting or Setting(1), earlier_tasks=earlier_tasks, tokens=50, **options)
+
+
+def test_one_gpu():
+    parts = memory()
+    assert parts["weights"] == 2_000_000
+    assert parts["trainable parameters"] == parts["gradients"] == 40_000
+    assert parts["optimizer states"] == 80_000  # two numbers in fp32
+    assert parts["buffers"] == 20_000  # autocast's copies of the adapters
+    assert parts["activations"] == 10 * 2 * 8 * 100  # layers x 16 bit x hidden size x tokens in a batch
+    assert parts["layer or logits"] == 100 * 100 * 10  # more than one layer's (300 + 8 x 20) x 100
+    assert parts["total"] == sum(size for name, size in parts.items() if name != "total")
+
+
+def test_without_checkpointing_every_layer_stays():
+    parts = memory({"disable_gradient_checkpointing": True})
+    assert parts["activations"] == 10 * 300 * 100
+    assert parts["layer or logits"] == 100 * 100 * 10
+
+
+def test_weights_in_another_precision_are_turned_into_autocasts():
+    other = Architecture(**{**vars(MODEL), "weight_type": "float16", "vocabulary": 1})
+    assert memory(model=other)["layer or logits"] == (300 + 8 * 20) * 100 + 2 * 5_000
+
+
+def test_ddp_adds_buckets_of_gradients():
+    assert memory(setting=Setting(4))["buffers"] == 20_000 + 40_000
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights", "trainable", "gradients", "states"),
+    [
+        (1, 2_000_000, 20_000, 20_000, 30_000),
+        (2, 2_000_000, 20_000, 5_000, 30_000),
+        (3, 500_000, 5_000, 5_000, 30_000),
+    ],
+)
+def test_zero_shares_out(stage, weights, trainable, gradients, states):
+    parts = memory(setting=Setting(4, zero=stage))
+    assert parts["weights"] == weights
+    assert parts["trainable parameters"] == trainable  # 16 bit
+    assert parts["gradients"] == gradients
+    assert parts["optimizer states"] == states  # (4 + 8) x 10,000 / 4: an fp32 copy and AdamW's two numbers
+
+
+def test_zero_configuration_is_read():
+    config = {
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_max_live_parameters": 1000,
+            "offload_optimizer": {"device": "cpu"},
+            "offload_param": {"device": "none"},
+        }
+    }
+    setting = read_setting(config, 8)
+    assert setting == Setting(8, 3, frozenset({"optimizer"}), 1000)
+    parts = memory(setting=setting)
+    assert parts["optimizer states"] == 0
+    assert parts["buffers"] == 2 * 1000
+    assert read_setting(None, 2) == Setting(2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [("adamw_torch", 8), ("adamw_8bit", 2 + 1 / 32), ("paged_adamw_8bit", 0), ("sgd", 0), ("unheard_of", 8)],
+)
+def test_optimizer_states(optimizer, expected):
+    assert state_bytes({"optim": optimizer}) == expected
+
+
+def test_key_elements_and_stacked_adapters_grow_with_the_tasks():
+    keys = {"use_reglora": True, "reglora_key_ratio": 0.02}
+    one, seven = (memory(keys, earlier_tasks=count, stacked=True) for count in (1, 7))
+    # 2 x 10,000 key elements, a byte each, and one for every gap of 248: 0.98^248 = 0.67 % of them
+    assert one["key elements"] == pytest.approx(20_133, abs=2)
+    assert seven["key elements"] == pytest.approx(7 * one["key elements"], abs=7)
+    assert (one["stacked adapters"], seven["stacked adapters"]) == (32_000, 7 * 32_000)
+    assert memory({**keys, "reglora_offload": "cpu"}, earlier_tasks=7)["key elements"] == 0
+    assert memory(earlier_tasks=7)["stacked adapters"] == 0
+
+
+def test_disk_of_a_stack_grows_and_merges_nothing():
+    tasks = [TaskSize(name, 100, 50, 60, 10, 1000, "measured") for name in "abc"]
+    merged = disk_space(MODEL, {"save_strategy": "no"}, tasks, [10, 10, None])
+    stacked = disk_space(MODEL, {"save_strategy": "no", "carry": "stack"}, tasks, [10, 10, None])
+    assert (merged["merged models"], merged["stacked adapters"]) == (6_000_000, 0)
+    assert (stacked["merged models"], stacked["stacked adapters"]) == (0, 6 * 32_000)  # ranks r, 2 r and 3 r
+    assert merged["adapters"] == stacked["adapters"] == 120_000
+    # the first task's test set is answered three times, the last one's once
+    assert merged["predictions"] == 6 * (1000 + 10 * 32)

@@ -1,0 +1,134 @@
+"""Whole plans: what is printed, what is counted, and what a recipe at fault says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from published_models import PUBLISHED
+
+from sefe_plugin.cli import main
+from sefe_plugin.hosts.llamafactory.plan import make_plan
+from sefe_plugin.plan.plan import format_plan
+from sefe_plugin.plan.sizes import PlanError
+from sefe_plugin.recipe import RecipeError
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory) -> str:
+    """The configuration of LLaVA-1.5-7B, without tokenizer or weights."""
+    folder = tmp_path_factory.mktemp("llava")
+    PUBLISHED["llava-hf/llava-1.5-7b-hf"][0]().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def recipe(llava, tmp_path):
+    """A recipe of two tasks with data on this machine; returns its keys and a function that writes them."""
+    rows = [{"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]}] * 33
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    (tmp_path / "lines.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows[:20]))
+    (tmp_path / "test.json").write_text(json.dumps([{"text": "a?", "answer": "b"}] * 5))
+    chat = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
+    info = {
+        "list": {"file_name": "list.json", **chat},
+        "few": {"file_name": "list.json", "num_samples": 10, **chat},
+        "lines": {"file_name": "lines.jsonl", **chat},
+        "far": {"hf_hub_url": "nobody/nothing", **chat},
+        "test": {"file_name": "test.json", "columns": {"prompt": "text", "response": "answer"}},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    keys = {
+        "model_name_or_path": llava,
+        "template": "llava",
+        "finetuning_type": "lora",
+        "lora_target": "all",
+        "dataset_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "run"),
+        "bf16": True,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 1.0,
+        "tasks": [
+            {"name": "A", "dataset": "list,lines", "test_dataset": "test", "scorer": "short_answer"},
+            {"name": "B", "dataset": "few", "test_dataset": "test", "scorer": "short_answer", "num_train_epochs": 2.0},
+        ],
+    }
+
+    def write():
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump(keys))
+        return file
+
+    return keys, write
+
+
+def test_samples_and_steps_of_every_task(recipe):
+    _, write = recipe
+    plan = make_plan(write(), [], gpus=2)
+    assert [task.samples for task in plan.tasks] == [53, 10]
+    assert plan.steps == [7, 4]  # ceil(53 / 8); two epochs of ceil(10 / 8)
+    assert [task.test_records for task in plan.tasks] == [5, 5]
+    assert {task.source for task in plan.tasks} == {"counted"}
+    assert plan.tasks[0].mean_tokens == 576 + 100
+    assert make_plan(write(), ["max_samples=5"], gpus=1).tasks[0].samples == 10  # of either dataset
+
+
+def test_a_dataset_that_is_not_here_is_not_guessed(recipe):
+    keys, write = recipe
+    keys["tasks"][0]["dataset"] = "far"
+    plan = make_plan(write(), [], gpus=1)
+    assert plan.steps == [None, 6]
+    assert [line.split()[1] for line in format_plan(plan).splitlines() if line.startswith(("A ", "total"))] == [
+        "?"
+    ] * 2
+
+
+def test_faults_come_after_the_plan(capsys, monkeypatch, llava):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    status = main(["plan", "recipes/coin_sefe.yaml", f"model_name_or_path={llava}", "dataset_dir=nowhere"])
+    printed = capsys.readouterr()
+    assert status == 1
+    assert "573,840" in printed.out
+    assert "published figures" in printed.out
+    assert "recipes/coin_sefe.yaml cannot start: 8 faults." in printed.err
+    assert "data of OCRVQA is missing" in printed.err
+
+
+def test_all_other_faults_stop_the_plan(recipe):
+    keys, write = recipe
+    keys |= {"lora_rnak": 8, "asd_ratio": 2}
+    with pytest.raises(RecipeError) as caught:
+        make_plan(write(), [])
+    assert len(caught.value.faults) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"deepspeed": "nowhere.json"}, "`deepspeed`: nowhere.json cannot be read"),
+        ({"model_name_or_path": "nobody/nothing"}, "`model_name_or_path`: the configuration of nobody/nothing"),
+        ({"lora_target": "no_such_module"}, "llava cannot be built or adapted as the recipe says"),
+    ],
+)
+def test_what_cannot_be_planned_is_named(recipe, change, message):
+    keys, write = recipe
+    keys |= change
+    with pytest.raises(PlanError, match=message):
+        make_plan(write(), [], gpus=1)
+
+
+def test_a_recipe_of_one_run_is_no_sequence(recipe):
+    keys, write = recipe
+    del keys["tasks"]
+    with pytest.raises(PlanError, match="describes no sequence"):
+        make_plan(write(), [])
+
+
+def test_json_holds_what_the_text_says(recipe):
+    _, write = recipe
+    plan = make_plan(write(), [], gpus=1)
+    data = json.loads(json.dumps(plan.to_dict()))
+    assert data["model"]["adapted_matrices"] == 224
+    assert data["gpu_memory"]["total"] == plan.memory["total"]
+    assert f"{plan.memory['total'] / 1e9:.1f} GB" in format_plan(plan)
+    assert [task["tokens"] for task in data["tasks"]] == [53 * 676, 10 * 676]
