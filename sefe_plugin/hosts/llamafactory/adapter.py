@@ -35,7 +35,7 @@ def set_up_adapter(module: ModuleType, host_function: Callable, config, model, m
     reglora = reglora_in_place_of_lora(module, finetuning_args) if finetuning_args.use_reglora else nullcontext()
     with reglora:
         adapted = host_function(config, model, model_args, finetuning_args, *flags)
-    if model_args.quantization_bit == 4 and model_args.quantization_method == "bnb":
+    if finetuning_args.test_sets and model_args.quantization_bit == 4 and model_args.quantization_method == "bnb":
         check_quantized(adapted)
     return adapted
 
