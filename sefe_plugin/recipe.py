@@ -180,14 +180,26 @@ def merges_apart(arguments: Mapping[str, Any]) -> bool:
     Args:
         arguments: checked keys of one task.
     """
-    return bool(arguments.get("quantization_bit")) or _zero_stage(arguments.get("deepspeed")) == 3
+    return bool(arguments.get("quantization_bit")) or _zero_stage(arguments) == 3
 
 
-def _zero_stage(deepspeed: str | dict | None) -> int:
-    """Reads the ZeRO stage from a DeepSpeed configuration or the file that holds it; 0 without one."""
-    if isinstance(deepspeed, str):
-        deepspeed = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
-    return (deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
+def read_deepspeed(arguments: Mapping[str, Any]) -> dict | None:
+    """Returns the DeepSpeed configuration that `deepspeed` holds, as a mapping or JSON text, or names; None without.
+
+    Raises:
+        OSError, ValueError: if it cannot be read.
+    """
+    value = arguments.get("deepspeed")
+    if isinstance(value, str):
+        value = json.loads(value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8"))
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"it holds {value!r}")
+    return value
+
+
+def _zero_stage(arguments: Mapping[str, Any]) -> int:
+    """Returns the ZeRO stage of a run, 0 without DeepSpeed."""
+    return (read_deepspeed(arguments) or {}).get("zero_optimization", {}).get("stage", 0)
 
 
 def _ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
@@ -281,8 +293,8 @@ def _sequence_faults(common: Mapping[str, Any]) -> list[str]:
             "`carry: merge` or `scoring_backend: generate`."
         )
     try:
-        _zero_stage(common.get("deepspeed"))
-    except (OSError, ValueError, AttributeError) as error:
+        read_deepspeed(common)
+    except (OSError, ValueError) as error:
         faults.append(f"`deepspeed` must be a DeepSpeed configuration or a JSON file with one; {error}.")
     model = common.get("model_name_or_path")
     if isinstance(model, str) and _is_local(model) and not (Path(model) / "config.json").is_file():

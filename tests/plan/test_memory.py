@@ -108,6 +108,8 @@ def test_key_elements_and_stacked_adapters_grow_with_the_tasks():
     assert one["key elements"] == pytest.approx(20_133, abs=2)
     assert seven["key elements"] == pytest.approx(7 * one["key elements"], abs=7)
     assert (one["stacked adapters"], seven["stacked adapters"]) == (32_000, 7 * 32_000)
+    # held in the precision of the computation
+    assert memory({"bf16": True}, earlier_tasks=7, stacked=True)["stacked adapters"] == 7 * 16_000
     assert memory({**keys, "reglora_offload": "cpu"}, earlier_tasks=7)["key elements"] == 0
     assert memory(earlier_tasks=7)["stacked adapters"] == 0
 

@@ -105,7 +105,6 @@ def test_all_other_faults_stop_the_plan(recipe):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"deepspeed": "nowhere.json"}, "`deepspeed`: nowhere.json cannot be read"),
         ({"model_name_or_path": "nobody/nothing"}, "`model_name_or_path`: the configuration of nobody/nothing"),
         ({"lora_target": "no_such_module"}, "llava cannot be built or adapted as the recipe says"),
     ],

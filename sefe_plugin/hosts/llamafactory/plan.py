@@ -1,6 +1,5 @@
 """The plan of a sequence recipe: the host measures the model and the data, `sefe_plugin.plan` does the sums."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.benchmarks.coin.sources import PUBLISHED_TEST_SIZE, PUBLISHED_TRAIN_SIZES
-from sefe_plugin.files import read_json
 from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.lengths import Lengths
@@ -20,7 +18,7 @@ from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan
 from sefe_plugin.plan.sizes import PlanError, TaskSize
 from sefe_plugin.plan.steps import optimizer_steps
-from sefe_plugin.recipe import Recipe, RecipeError, load_recipe
+from sefe_plugin.recipe import Recipe, RecipeError, load_recipe, read_deepspeed
 
 
 #: Bytes of a test record whose file is not there: a question with its ids.
@@ -65,7 +63,7 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
     memory = gpu_memory(
         architecture,
         arguments,
-        read_setting(_deepspeed(arguments), processes),
+        read_setting(read_deepspeed(arguments), processes),
         earlier_tasks=len(tasks) - 1,
         tokens=max(task.longest_tokens for task in tasks),
         stacked=arguments.get("carry") == "stack",
@@ -79,17 +77,6 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
 def _global_batch(arguments: Mapping[str, Any], processes: int) -> int:
     accumulated = int(arguments.get("gradient_accumulation_steps", 1))
     return processes * int(arguments.get("per_device_train_batch_size", 8)) * accumulated
-
-
-def _deepspeed(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The DeepSpeed configuration, which a recipe holds or names."""
-    value = arguments.get("deepspeed")
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value.lstrip().startswith("{") else read_json(Path(value))
-    except (OSError, ValueError) as error:
-        raise PlanError(f"`deepspeed`: {value} cannot be read ({error}). Mend the path or the file.") from error
 
 
 def _task_sizes(recipe: Recipe, image_tokens: int, complete: bool) -> list[TaskSize]:
