@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from sefe_plugin.benchmarks.minicoin.draw import SIDE
+from sefe_plugin.benchmarks.minicoin.draw import SIDE, Picture
 from sefe_plugin.benchmarks.minicoin.tasks import TASKS, Item, Task
 
 
@@ -20,8 +20,9 @@ VALIDATION_SEEDS = 1000
 #: The smallest part of the smallest task holds over twice as many different items.
 MAX_SIZE = 10_000
 
+_PARTS = (*2 * ("pretraining",), *4 * ("train",), "validation", "test")
 _MANIFEST = "manifest.json"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 80) -> None:
@@ -29,8 +30,8 @@ def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 
 
     Each task gets `<Task>/train.json` (CoIN's conversations), `<Task>/test.json` (CoIN's questions; text starts with
     `<image>` where there is a picture, as CoIN's ScienceQA and LLaMA-Factory have it) and `<Task>/images/`, with image
-    paths relative to `folder`. An item belongs to the training, validation or test part by the hash of its picture and
-    question, so that the parts are disjoint for all seeds. Equal arguments give equal files on every machine.
+    paths relative to `folder`. A picture belongs to the base's pre-training or to the training, validation or test
+    part by its hash, so that the parts are disjoint for all seeds. Equal arguments give equal files on every machine.
 
     Args:
         folder: Where to write; made if missing.
@@ -62,25 +63,27 @@ def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 
     _write_json(manifest_file, manifest)
 
 
+def part_of(content: Picture | str) -> str:
+    """Return the part that owns a picture, or a question on text alone.
+
+    A quarter belongs to "pretraining", of the base; half to "train", an eighth each to "validation" and "test".
+    """
+    return _PARTS[hashlib.sha256(repr(content).encode()).digest()[0] % len(_PARTS)]
+
+
 def _items(task: Task, part: str, seed: int) -> Iterator[tuple[Item, bytes]]:
     """Yield distinct items of a part ("train", "validation" or "test") with the PNG bytes of their pictures."""
     rng = random.Random(f"mini-coin {task.name} {part} {seed}")
     seen = set()
     while True:
         item = task.make(rng)
-        digest = hashlib.sha256(repr((item.picture, item.text)).encode()).digest()
-        if digest in seen or _part(digest) != part:
+        if (item.picture, item.text) in seen or part_of(item.picture or item.text) != part:
             continue
-        seen.add(digest)
+        seen.add((item.picture, item.text))
         file = io.BytesIO()
         if item.picture:
             item.picture.draw().save(file, "png")
         yield item, file.getvalue()
-
-
-def _part(digest: bytes) -> str:
-    """Return the part that owns an item: half of all items are for training, a quarter each for the other two."""
-    return ("train", "train", "validation", "test")[digest[0] % 4]
 
 
 def _record(folder: Path, task: Task, split: str, index: int, item: Item, png: bytes) -> dict:
