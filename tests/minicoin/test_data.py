@@ -135,7 +135,9 @@ def test_rewriting_leaves_pictures_order_and_the_other_samples_alone(folder, nam
     rewritten = diversify(samples, 0.2, 0)[0]
     assert len(rewritten) == TRAIN
     assert sum(a != b for a, b in zip(samples, rewritten, strict=True)) == 0.2 * TRAIN
-    tags = [(a.question.count("<image>\n"), b.question.count("<image>\n")) for a, b in zip(samples, rewritten)]
+    tags = [
+        (a.question.count("<image>\n"), b.question.count("<image>\n")) for a, b in zip(samples, rewritten, strict=True)
+    ]
     assert all(before == after for before, after in tags)
 
 

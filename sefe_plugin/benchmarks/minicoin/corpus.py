@@ -37,6 +37,7 @@ from sefe_plugin.benchmarks.minicoin.tasks import (
     GENRES,
     GOODS,
     MATERIALS,
+    NICKNAMES,
     SPECIES,
     UNANSWERABLE,
     VERBS,
@@ -49,7 +50,7 @@ from sefe_plugin.benchmarks.minicoin.tasks import (
 )
 
 
-#: Words by kind, for texts to copy; the last seven kinds are what the tasks teach.
+#: Words by kind, for texts to copy; the last eight kinds are what the tasks teach.
 WORDS: tuple[tuple[str, ...], ...] = (
     SHAPES,
     tuple(COLORS),
@@ -60,7 +61,7 @@ WORDS: tuple[tuple[str, ...], ...] = (
     tuple("01234"),
     (*NEW_WORDS, UNANSWERABLE),
     AUTHORS,
-    *(tuple(table.values()) for table in (SPECIES, VERBS, GOODS, MATERIALS, FLAVORS, GENRES)),
+    *(tuple(table.values()) for table in (SPECIES, VERBS, GOODS, NICKNAMES, MATERIALS, FLAVORS, GENRES)),
 )
 _SEEN = (*SHAPES, *COLORS, *SIZES, *KNOWN_WORDS, *MARKS)
 _ALL = tuple(dict.fromkeys(word for kind in WORDS for word in kind))
@@ -150,7 +151,7 @@ def box_sample(scene: Scene, style: str, rng: random.Random) -> PretrainSample:
     cell, thing = rng.choice(sorted(scene.things().items(), key=lambda entry: entry[0]))
     answer = box_text(thing.box(cell))
     if style == SHORT_ANSWER:
-        return PretrainSample(scene, f"{IMAGE_TAG}Give the box of the {thing.shape}.", answer, BOX)
+        return PretrainSample(scene, IMAGE_TAG + short(f"What is the box of the {thing.shape}?"), answer, BOX)
     sample = rewrite(Sample(_region_question(thing.shape), answer), style, _box_pool(), rng)
     return PretrainSample(scene, sample.question, sample.answer, style)
 

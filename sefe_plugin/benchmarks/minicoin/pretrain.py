@@ -37,7 +37,7 @@ from sefe_plugin.benchmarks.minicoin.tiny_llava import IMAGE_TOKEN, IMAGE_TOKENS
 
 logger = logging.getLogger(__name__)
 
-VISION_STEPS, LANGUAGE_STEPS = 300, 3000
+VISION_STEPS, LANGUAGE_STEPS = 800, 7500
 _VISION_BATCH, _BATCH = 96, 32
 _VISION_RATE, _RATE = 2e-3, 2e-3
 _ALIGN_WEIGHT = 0.3
@@ -186,7 +186,7 @@ def _step(
 def _tokenizer_texts(rng: random.Random) -> Iterator[str]:
     """Yield texts of the corpus and of the tasks, and every word that is to be one token."""
     for _ in range(4000):
-        sample = sample_about(random_picture(rng), rng)
+        sample = rng.choice((sample_about, drill_about))(random_picture(rng), rng)
         yield f"USER: {sample.question.replace(IMAGE_TOKEN, '')} ASSISTANT:"
         yield sample.answer
     for task in TASKS:

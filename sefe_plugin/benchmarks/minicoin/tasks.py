@@ -1,7 +1,7 @@
 """The eight tasks of mini-CoIN: CoIN's names, order, instruction texts and answer formats on drawn pictures.
 
 Each task needs something that the base never learned: what shapes can do, how creatures are called, what colours stand
-for, new words, boxes on CoIN's instruction. Instruction lines are CoIN's own.
+for, new words, nicknames of shapes and boxes on CoIN's instruction. Instruction lines are CoIN's own.
 """
 
 import random
@@ -30,6 +30,7 @@ from sefe_plugin.benchmarks.minicoin.draw import (
 #: What the tasks teach: none of these pairs occurs in the base's pre-training.
 VERBS = dict(zip(SHAPES, ("roll", "stack", "slide", "cut", "spin", "shine"), strict=True))
 GOODS = dict(zip(SHAPES, ("coin", "brick", "pizza", "kite", "plaster", "badge"), strict=True))
+NICKNAMES = dict(zip(SHAPES, ("wheel", "crate", "wedge", "gem", "plus", "spark"), strict=True))
 GENRES = dict(zip(SHAPES, ("cooking", "travel", "history", "romance", "science", "sports"), strict=True))
 MATERIALS = dict(zip(COLORS, ("clay", "grass", "glass", "straw", "wool", "copper"), strict=True))
 FLAVORS = dict(zip(COLORS, ("cherry", "mint", "berry", "lemon", "grape", "peach"), strict=True))
@@ -169,7 +170,7 @@ def _grounding(rng: random.Random) -> Item:
     cell, thing = _pick(rng, scene)
     text = (
         "Please provide the bounding box coordinates of the region described by the sentence "
-        f"'the {thing.color} {thing.shape}' in the format [x1, y1, x2, y2]."
+        f"'the {NICKNAMES[thing.shape]}' in the format [x1, y1, x2, y2]."
     )
     return Item(scene, text, box_text(thing.box(cell)))
 
