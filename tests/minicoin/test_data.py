@@ -172,7 +172,7 @@ def test_parts_are_disjoint_across_seeds(folder, tmp_path):
 
 
 def test_files_are_the_same_on_every_machine(folder):
-    assert digest(folder) == "471b8575d8d419c4cbf6504538efb68baf4bface998e428262554050142f4456"
+    assert digest(folder) == "06b7b18f1df4c2ed0ceb1d42891011175956deec5317ccb88c13e4d6a872fa4c"
 
 
 def test_a_complete_folder_is_kept_and_any_other_is_rewritten(tmp_path):
