@@ -25,7 +25,7 @@ _MANIFEST = "manifest.json"
 _FORMAT_VERSION = 2
 
 
-def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 80) -> None:
+def write_data(folder: Path, seed: int, train_size: int | None = None, test_size: int = 80) -> None:
     """Write the eight tasks under `folder`; a folder complete for the same seed and sizes is kept as it is.
 
     Each task gets `<Task>/train.json` (CoIN's conversations), `<Task>/test.json` (CoIN's questions; text starts with
@@ -36,16 +36,17 @@ def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 
     Args:
         folder: Where to write; made if missing.
         seed: Seed of all random streams; from `VALIDATION_SEEDS` on, test.json comes from the validation part.
-        train_size: Training samples of each task, 1 to `MAX_SIZE`.
+        train_size: Training samples of each task, 1 to `MAX_SIZE`; None: each task's own number.
         test_size: Test samples of each task, 1 to `MAX_SIZE`.
 
     Raises:
         ValueError: If a size is out of range.
     """
     for name, size in (("train_size", train_size), ("test_size", test_size)):
-        if not 1 <= size <= MAX_SIZE:
+        if size is not None and not 1 <= size <= MAX_SIZE:
             raise ValueError(f"`{name}` of mini-CoIN must be 1 to {MAX_SIZE}; got {size}")
-    manifest = {"version": _FORMAT_VERSION, "seed": seed, "train_size": train_size, "test_size": test_size}
+    sizes = {task.name: train_size or task.train_size for task in TASKS}
+    manifest = {"version": _FORMAT_VERSION, "seed": seed, "train_sizes": sizes, "test_size": test_size}
     manifest_file = folder / _MANIFEST
     if manifest_file.is_file() and json.loads(manifest_file.read_text(encoding="utf-8")) == manifest:
         return
@@ -53,7 +54,7 @@ def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 
     for task in TASKS:
         (folder / task.name / "images").mkdir(parents=True, exist_ok=True)
         for split, part, size in (
-            ("train", "train", train_size),
+            ("train", "train", sizes[task.name]),
             ("test", "validation" if seed >= VALIDATION_SEEDS else "test", test_size),
         ):
             items = _items(task, part, seed)
