@@ -14,6 +14,7 @@ from sefe_plugin.asd.diversify import diversify
 from sefe_plugin.asd.items import Sample
 from sefe_plugin.asd.rules import native_style
 from sefe_plugin.benchmarks.minicoin.data import TASKS, VALIDATION_SEEDS, _items, part_of, write_data
+from sefe_plugin.benchmarks.minicoin.draw import NEW_WORDS
 from sefe_plugin.benchmarks.minicoin.tasks import SPECIES
 from sefe_plugin.evaluation.scorers import SCORERS, score_predictions
 
@@ -153,6 +154,20 @@ def test_train_and_test_share_no_picture(folder):
 def test_items_belong_to_the_part_that_owns_their_picture(task, part):
     items = [item for item, _ in islice(_items(task, part, 42), 20)]
     assert {part_of(item.picture or item.text) for item in items} == {part}
+
+
+def test_each_task_brings_its_own_number_of_training_samples(tmp_path):
+    write_data(tmp_path, 0, test_size=1)
+    assert {task.name: len(read(tmp_path, task.name, "train")) for task in TASKS} == {
+        task.name: task.train_size for task in TASKS
+    }
+
+
+def test_no_title_of_ocr_vqa_is_a_new_word():
+    task = next(task for task in TASKS if task.name == "OCRVQA")
+    answers = {item.answer for item, _ in islice(_items(task, "train", 0), 300)}
+    assert not answers & set(NEW_WORDS)
+    assert {"cat", "dog"} < answers
 
 
 def test_parts_have_their_shares():

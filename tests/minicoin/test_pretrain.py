@@ -17,6 +17,12 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(BASE)
 
 
+def test_shipped_tokenizer_is_what_the_build_makes(tmp_path):
+    texts = pretrain._tokenizer_texts(random.Random("mini-coin tokenizer 0"))
+    tiny_llava.make_tokenizer(texts).save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_text() == (BASE / "tokenizer.json").read_text()
+
+
 def test_equal_seeds_build_equal_files_and_record_what_was_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(pretrain, "_PICTURES", 48)
     monkeypatch.setattr(pretrain, "measure", lambda *arguments: held_out.measure(*arguments, count=150))

@@ -78,7 +78,8 @@ def _items(task: Task, part: str, seed: int) -> Iterator[tuple[Item, bytes]]:
     seen = set()
     while True:
         item = task.make(rng)
-        if (item.picture, item.text) in seen or part_of(item.picture or item.text) != part:
+        owner = part_of(item.picture or item.text)
+        if owner != part or not task.keep(item) or (item.picture, item.text) in seen:
             continue
         seen.add((item.picture, item.text))
         file = io.BytesIO()

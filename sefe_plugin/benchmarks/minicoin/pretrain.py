@@ -55,7 +55,7 @@ _VISUAL = {word: i for i, word in enumerate((*_SAID, *NEW_WORDS, *AUTHORS, *_PLA
 def build(
     folder: Path, seed: int = 0, vision_steps: int = VISION_STEPS, language_steps: int = LANGUAGE_STEPS
 ) -> dict[str, float]:
-    """Make the base from nothing and write its files.
+    """Make the base from nothing and write its files; takes about 35 minutes of one CPU core.
 
     Equal arguments give equal weights on one machine with one version of PyTorch and one number of threads; elsewhere
     sums are rounded otherwise, and the weights differ while the accuracy stays about the same.
