@@ -221,7 +221,7 @@ TASKS: tuple[Task, ...] = (
     Task("ImageNet", "class_name", _image_net, 300),
     Task("GQA", "short_answer", _gqa, 600),
     Task("VizWiz", "short_answer", _viz_wiz, 300),
-    Task("Grounding", "box", _grounding, 900),
+    Task("Grounding", "box", _grounding, 1200),
     Task("VQAv2", "short_answer", _vqa_v2, 800),
-    Task("OCRVQA", "short_answer", _ocr_vqa, 1500, _readable),
+    Task("OCRVQA", "short_answer", _ocr_vqa, 2500, _readable),
 )
