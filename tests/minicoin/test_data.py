@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from PIL import Image
 from sefe_plugin.asd.diversify import diversify
 from sefe_plugin.asd.items import Sample
 from sefe_plugin.asd.rules import native_style
-from sefe_plugin.benchmarks.minicoin.data import TASKS, VALIDATION_SEEDS, write_data
+from sefe_plugin.benchmarks.minicoin.data import TASKS, VALIDATION_SEEDS, _items, part_of, write_data
+from sefe_plugin.benchmarks.minicoin.draw import NEW_WORDS
 from sefe_plugin.benchmarks.minicoin.tasks import SPECIES
 from sefe_plugin.evaluation.scorers import SCORERS, score_predictions
 
@@ -126,10 +129,52 @@ def test_every_sample_can_be_rewritten(folder, name):
     assert len(diversify(samples, 1.0, 0)[1]) == TRAIN
 
 
-def test_train_and_test_share_no_picture_with_question(folder):
+@pytest.mark.parametrize("name", NAMES)
+def test_rewriting_leaves_pictures_order_and_the_other_samples_alone(folder, name):
+    """What makes runs with and without ASD comparable: the same pictures at the same places."""
+    samples = [Sample(*(turn["value"] for turn in r["conversations"])) for r in read(folder, name, "train")]
+    rewritten = diversify(samples, 0.2, 0)[0]
+    assert len(rewritten) == TRAIN
+    assert sum(a != b for a, b in zip(samples, rewritten, strict=True)) == 0.2 * TRAIN
+    tags = [
+        (a.question.count("<image>\n"), b.question.count("<image>\n")) for a, b in zip(samples, rewritten, strict=True)
+    ]
+    assert all(before == after for before, after in tags)
+
+
+def test_train_and_test_share_no_picture(folder):
     train, test = keys(folder, "train"), keys(folder, "test")
     assert len(set(train)) == 8 * TRAIN
     assert not set(train) & set(test)
+    assert not {picture for _, picture, _ in train if picture} & {picture for _, picture, _ in test}
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_items_belong_to_the_part_that_owns_their_picture(task, part):
+    items = [item for item, _ in islice(_items(task, part, 42), 20)]
+    assert {part_of(item.picture or item.text) for item in items} == {part}
+
+
+def test_each_task_brings_its_own_number_of_training_samples(tmp_path):
+    write_data(tmp_path, 0, test_size=1)
+    assert {task.name: len(read(tmp_path, task.name, "train")) for task in TASKS} == {
+        task.name: task.train_size for task in TASKS
+    }
+
+
+def test_no_title_of_ocr_vqa_is_a_new_word():
+    task = next(task for task in TASKS if task.name == "OCRVQA")
+    answers = {item.answer for item, _ in islice(_items(task, "train", 0), 300)}
+    assert not answers & set(NEW_WORDS)
+    assert {"cat", "dog"} < answers
+
+
+def test_parts_have_their_shares():
+    counts = Counter(part_of(str(number)) for number in range(8000))
+    # Four standard deviations of 8000 draws are at most 180.
+    for part, share in {"pretraining": 2000, "train": 4000, "validation": 1000, "test": 1000}.items():
+        assert counts[part] == pytest.approx(share, abs=180)
 
 
 def test_parts_are_disjoint_across_seeds(folder, tmp_path):
@@ -142,7 +187,7 @@ def test_parts_are_disjoint_across_seeds(folder, tmp_path):
 
 
 def test_files_are_the_same_on_every_machine(folder):
-    assert digest(folder) == "471b8575d8d419c4cbf6504538efb68baf4bface998e428262554050142f4456"
+    assert digest(folder) == "2a8afba35e0423f0a77aa1d6edb71add71e3ade8d217230773d8d9ac01e42446"
 
 
 def test_a_complete_folder_is_kept_and_any_other_is_rewritten(tmp_path):

@@ -8,7 +8,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from sefe_plugin.benchmarks.minicoin.corpus import random_picture, sample_about
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
-from sefe_plugin.benchmarks.minicoin.pretrain import encode, pixels
+from sefe_plugin.benchmarks.minicoin.forward import encode, pixels
 from sefe_plugin.benchmarks.minicoin.tiny_llava import IMAGE_TOKEN, IMAGE_TOKENS
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sefe_plugin.asd.items import option_lines
 from sefe_plugin.asd.rules import BOX, AnswerPool, Sample, rewrite
 from sefe_plugin.asd.styles import BRIEF, DETAILED, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
-from sefe_plugin.benchmarks.minicoin.data import IMAGE_TAG
+from sefe_plugin.benchmarks.minicoin.data import IMAGE_TAG, part_of
 from sefe_plugin.benchmarks.minicoin.draw import (
     AUTHORS,
     COLORS,
@@ -37,12 +37,12 @@ from sefe_plugin.benchmarks.minicoin.tasks import (
     GENRES,
     GOODS,
     MATERIALS,
+    NICKNAMES,
     SPECIES,
     UNANSWERABLE,
     VERBS,
     Item,
     box_text,
-    neighbours,
     random_cover,
     random_creature,
     random_scene,
@@ -50,7 +50,7 @@ from sefe_plugin.benchmarks.minicoin.tasks import (
 )
 
 
-#: Words by kind, for texts to copy; the last seven kinds are what the tasks teach.
+#: Words by kind, for texts to copy; the last eight kinds are what the tasks teach.
 WORDS: tuple[tuple[str, ...], ...] = (
     SHAPES,
     tuple(COLORS),
@@ -61,22 +61,24 @@ WORDS: tuple[tuple[str, ...], ...] = (
     tuple("01234"),
     (*NEW_WORDS, UNANSWERABLE),
     AUTHORS,
-    *(tuple(table.values()) for table in (SPECIES, VERBS, GOODS, MATERIALS, FLAVORS, GENRES)),
+    *(tuple(table.values()) for table in (SPECIES, VERBS, GOODS, NICKNAMES, MATERIALS, FLAVORS, GENRES)),
 )
 _SEEN = (*SHAPES, *COLORS, *SIZES, *KNOWN_WORDS, *MARKS)
 _ALL = tuple(dict.fromkeys(word for kind in WORDS for word in kind))
 #: Share of each style; yes/no and lettered options are the hardest to learn.
 STYLE_WEIGHTS: dict[str, float] = {
-    YES_NO: 0.27,
-    MULTIPLE_CHOICE: 0.28,
-    SHORT_ANSWER: 0.25,
-    BRIEF: 0.08,
-    DETAILED: 0.12,
+    YES_NO: 0.25,
+    MULTIPLE_CHOICE: 0.30,
+    SHORT_ANSWER: 0.22,
+    BRIEF: 0.10,
+    DETAILED: 0.13,
 }
 #: Style name of drills, which have no response-format line.
 DRILL = "drill"
 #: Share of samples about boxes, and share of the others that start from a question with its own options.
 _BOX_SHARE, _OPTIONS_SHARE = 0.12, 0.15
+#: Share of boxes among the drills about scenes.
+_BOX_DRILLS = 0.3
 _POOL_SIZE = 6000
 
 
@@ -90,9 +92,18 @@ class PretrainSample(NamedTuple):
 
 
 def random_picture(
-    rng: random.Random, words: tuple[str, ...] = KNOWN_WORDS, flaws: tuple[str, ...] = ("blurred", "dim")
+    rng: random.Random,
+    words: tuple[str, ...] = KNOWN_WORDS,
+    flaws: tuple[str, ...] = ("blurred", "dim"),
+    part: str = "pretraining",
 ) -> Picture:
-    """Return a picture of any kind, with signs and titles from `words` and now and then one of `flaws`."""
+    """Return a picture of a part, of any kind, with signs and titles from `words` and now and then one of `flaws`."""
+    while part_of(picture := _any_picture(rng, words, flaws)) != part:
+        pass
+    return picture
+
+
+def _any_picture(rng: random.Random, words: tuple[str, ...], flaws: tuple[str, ...]) -> Picture:
     kind = rng.random()
     if kind < 0.1:
         return random_creature(rng)
@@ -107,7 +118,7 @@ def sample_about(picture: Picture | None, rng: random.Random) -> PretrainSample:
     """Ask a random question about a picture, or about a text where there is none, in a random style."""
     style = rng.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))[0]
     if isinstance(picture, Scene) and rng.random() < _BOX_SHARE:
-        return _box_sample(picture, style, rng)
+        return box_sample(picture, style, rng)
     item = question_about(picture, rng)
     sample, pool = Sample((IMAGE_TAG if picture else "") + item.text, item.answer), _short_pool()
     if rng.random() < _OPTIONS_SHARE:
@@ -122,6 +133,9 @@ def drill_about(picture: Picture | None, rng: random.Random) -> PretrainSample:
     if picture is None:
         question, answer = rng.choice((_drill_letters, _drill_text))(rng)
         return PretrainSample(None, question, answer, DRILL)
+    if isinstance(picture, Scene) and rng.random() < _BOX_DRILLS:
+        boxes = [f"{thing.shape} {box_text(thing.box(cell))}" for cell, thing in picture.things().items()]
+        return PretrainSample(picture, f"{IMAGE_TAG}What are the boxes?", ", ".join(boxes), DRILL)
     cells = [[word for word in words if word in _SEEN] for words in picture.visual_words()]
     if rng.random() < 0.5:
         places = rng.sample(range(len(POSITIONS)), len(POSITIONS))
@@ -130,6 +144,16 @@ def drill_about(picture: Picture | None, rng: random.Random) -> PretrainSample:
     cell = rng.randrange(len(POSITIONS))
     question = f"{IMAGE_TAG}Which words fit the {POSITIONS[cell]}?"
     return PretrainSample(picture, question, _claims(cells[cell], _SEEN, rng), DRILL)
+
+
+def box_sample(scene: Scene, style: str, rng: random.Random) -> PretrainSample:
+    """Ask for the box of a thing by its shape, with a question of the base's own in the place of the short answer."""
+    cell, thing = rng.choice(sorted(scene.things().items(), key=lambda entry: entry[0]))
+    answer = box_text(thing.box(cell))
+    if style == SHORT_ANSWER:
+        return PretrainSample(scene, IMAGE_TAG + short(f"What is the box of the {thing.shape}?"), answer, BOX)
+    sample = rewrite(Sample(_region_question(thing.shape), answer), style, _box_pool(), rng)
+    return PretrainSample(scene, sample.question, sample.answer, style)
 
 
 def question_about(picture: Picture | None, rng: random.Random) -> Item:
@@ -142,16 +166,6 @@ def question_about(picture: Picture | None, rng: random.Random) -> Item:
     return Item(picture, short(question), answer)
 
 
-def _box_sample(scene: Scene, style: str, rng: random.Random) -> PretrainSample:
-    """Ask for the box of a thing by its shape, with a question of the base's own in the place of the short answer."""
-    cell, thing = rng.choice(sorted(scene.things().items(), key=lambda entry: entry[0]))
-    answer = box_text(thing.box(cell))
-    if style == SHORT_ANSWER:
-        return PretrainSample(scene, f"{IMAGE_TAG}Give the box of the {thing.shape}.", answer, BOX)
-    sample = rewrite(Sample(_region_question(thing.shape), answer), style, _box_pool(), rng)
-    return PretrainSample(scene, sample.question, sample.answer, style)
-
-
 def _ask_scene(scene: Scene, rng: random.Random) -> tuple[str, str]:
     things, signs = scene.things(), scene.signs()
     if signs and rng.random() < 0.35:
@@ -160,7 +174,7 @@ def _ask_scene(scene: Scene, rng: random.Random) -> tuple[str, str]:
             ((f"What word is at the {POSITIONS[cell]}?", word), (f"Where is the word {word}?", POSITIONS[cell]))
         )
     cell, thing = rng.choice(sorted(things.items(), key=lambda entry: entry[0]))
-    kind = rng.randrange(9)
+    kind = rng.randrange(7)
     if kind == 0:
         return "How many objects are there?", str(len(things))
     if kind == 1:
@@ -176,12 +190,6 @@ def _ask_scene(scene: Scene, rng: random.Random) -> tuple[str, str]:
         return f"What shape is at the {POSITIONS[cell]}?", thing.shape
     if kind == 5:
         return f"What color is the object at the {POSITIONS[cell]}?", thing.color
-    beside = sorted(neighbours(scene, cell).items())
-    if kind < 8 and beside:
-        relation, other = rng.choice(beside)
-        if kind == 6:
-            return f"What shape is {relation} the {thing.shape}?", things[other].shape
-        return f"What color is the object {relation} the {thing.shape}?", things[other].color
     return f"What color is the {thing.shape}?", thing.color
 
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from sefe_plugin.benchmarks.minicoin.draw import SIDE
+from sefe_plugin.benchmarks.minicoin.draw import SIDE, Picture
 from sefe_plugin.benchmarks.minicoin.tasks import TASKS, Item, Task
 
 
@@ -20,31 +20,33 @@ VALIDATION_SEEDS = 1000
 #: The smallest part of the smallest task holds over twice as many different items.
 MAX_SIZE = 10_000
 
+_PARTS = (*2 * ("pretraining",), *4 * ("train",), "validation", "test")
 _MANIFEST = "manifest.json"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
-def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 80) -> None:
+def write_data(folder: Path, seed: int, train_size: int | None = None, test_size: int = 80) -> None:
     """Write the eight tasks under `folder`; a folder complete for the same seed and sizes is kept as it is.
 
     Each task gets `<Task>/train.json` (CoIN's conversations), `<Task>/test.json` (CoIN's questions; text starts with
     `<image>` where there is a picture, as CoIN's ScienceQA and LLaMA-Factory have it) and `<Task>/images/`, with image
-    paths relative to `folder`. An item belongs to the training, validation or test part by the hash of its picture and
-    question, so that the parts are disjoint for all seeds. Equal arguments give equal files on every machine.
+    paths relative to `folder`. A picture belongs to the base's pre-training or to the training, validation or test
+    part by its hash, so that the parts are disjoint for all seeds. Equal arguments give equal files on every machine.
 
     Args:
         folder: Where to write; made if missing.
         seed: Seed of all random streams; from `VALIDATION_SEEDS` on, test.json comes from the validation part.
-        train_size: Training samples of each task, 1 to `MAX_SIZE`.
+        train_size: Training samples of each task, 1 to `MAX_SIZE`; None: each task's own number.
         test_size: Test samples of each task, 1 to `MAX_SIZE`.
 
     Raises:
         ValueError: If a size is out of range.
     """
     for name, size in (("train_size", train_size), ("test_size", test_size)):
-        if not 1 <= size <= MAX_SIZE:
+        if size is not None and not 1 <= size <= MAX_SIZE:
             raise ValueError(f"`{name}` of mini-CoIN must be 1 to {MAX_SIZE}; got {size}")
-    manifest = {"version": _FORMAT_VERSION, "seed": seed, "train_size": train_size, "test_size": test_size}
+    sizes = {task.name: train_size or task.train_size for task in TASKS}
+    manifest = {"version": _FORMAT_VERSION, "seed": seed, "train_sizes": sizes, "test_size": test_size}
     manifest_file = folder / _MANIFEST
     if manifest_file.is_file() and json.loads(manifest_file.read_text(encoding="utf-8")) == manifest:
         return
@@ -52,7 +54,7 @@ def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 
     for task in TASKS:
         (folder / task.name / "images").mkdir(parents=True, exist_ok=True)
         for split, part, size in (
-            ("train", "train", train_size),
+            ("train", "train", sizes[task.name]),
             ("test", "validation" if seed >= VALIDATION_SEEDS else "test", test_size),
         ):
             items = _items(task, part, seed)
@@ -62,25 +64,28 @@ def write_data(folder: Path, seed: int, train_size: int = 300, test_size: int = 
     _write_json(manifest_file, manifest)
 
 
+def part_of(content: Picture | str) -> str:
+    """Return the part that owns a picture, or a question on text alone.
+
+    A quarter belongs to "pretraining", of the base; half to "train", an eighth each to "validation" and "test".
+    """
+    return _PARTS[hashlib.sha256(repr(content).encode()).digest()[0] % len(_PARTS)]
+
+
 def _items(task: Task, part: str, seed: int) -> Iterator[tuple[Item, bytes]]:
     """Yield distinct items of a part ("train", "validation" or "test") with the PNG bytes of their pictures."""
     rng = random.Random(f"mini-coin {task.name} {part} {seed}")
     seen = set()
     while True:
         item = task.make(rng)
-        digest = hashlib.sha256(repr((item.picture, item.text)).encode()).digest()
-        if digest in seen or _part(digest) != part:
+        owner = part_of(item.picture or item.text)
+        if owner != part or not task.keep(item) or (item.picture, item.text) in seen:
             continue
-        seen.add(digest)
+        seen.add((item.picture, item.text))
         file = io.BytesIO()
         if item.picture:
             item.picture.draw().save(file, "png")
         yield item, file.getvalue()
-
-
-def _part(digest: bytes) -> str:
-    """Return the part that owns an item: half of all items are for training, a quarter each for the other two."""
-    return ("train", "train", "validation", "test")[digest[0] % 4]
 
 
 def _record(folder: Path, task: Task, split: str, index: int, item: Item, png: bytes) -> dict:

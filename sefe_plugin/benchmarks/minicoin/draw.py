@@ -45,8 +45,8 @@ SHAPES: tuple[str, ...] = tuple(_OUTLINES)
 
 #: Words on signs and titles that the base learns to read, and those that only the tasks teach it to say.
 KNOWN_WORDS: tuple[str, ...] = ("cat", "dog", "sun", "bus", "cup", "hat", "key", "box")
-NEW_WORDS: tuple[str, ...] = ("map", "pen", "toy", "jam", "fly", "rig", "zoo", "web")
-AUTHORS: tuple[str, ...] = ("kim", "lee", "bob", "ann", "tom", "joe", "sue", "max")
+NEW_WORDS: tuple[str, ...] = ("map", "pen", "toy", "jam", "fly", "web")
+AUTHORS: tuple[str, ...] = ("kim", "lee", "bob", "ann", "tom", "joe")
 MARKS: dict[str, tuple[int, int, int]] = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 _CENTRES = ((16, 16), (48, 16), (16, 48), (48, 48))

@@ -1,7 +1,7 @@
 """The eight tasks of mini-CoIN: CoIN's names, order, instruction texts and answer formats on drawn pictures.
 
 Each task needs something that the base never learned: what shapes can do, how creatures are called, what colours stand
-for, new words, boxes on CoIN's instruction. Instruction lines are CoIN's own.
+for, new words, nicknames of shapes and boxes on CoIN's instruction. Instruction lines are CoIN's own.
 """
 
 import random
@@ -30,6 +30,7 @@ from sefe_plugin.benchmarks.minicoin.draw import (
 #: What the tasks teach: none of these pairs occurs in the base's pre-training.
 VERBS = dict(zip(SHAPES, ("roll", "stack", "slide", "cut", "spin", "shine"), strict=True))
 GOODS = dict(zip(SHAPES, ("coin", "brick", "pizza", "kite", "plaster", "badge"), strict=True))
+NICKNAMES = dict(zip(SHAPES, ("wheel", "crate", "wedge", "gem", "plus", "spark"), strict=True))
 GENRES = dict(zip(SHAPES, ("cooking", "travel", "history", "romance", "science", "sports"), strict=True))
 MATERIALS = dict(zip(COLORS, ("clay", "grass", "glass", "straw", "wool", "copper"), strict=True))
 FLAVORS = dict(zip(COLORS, ("cherry", "mint", "berry", "lemon", "grape", "peach"), strict=True))
@@ -62,11 +63,18 @@ class Item(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A task's CoIN name, the name of its scorer, and the function that makes one item from a random stream."""
+    """A task's CoIN name, scorer, function that makes one item from a random stream, and number of training samples.
+
+    Items that `keep` refuses are drawn, so the tokenizer knows their words, but belong to no data set.
+
+    The numbers differ as CoIN's do, and are about what plain LoRA needs to learn the task in four epochs.
+    """
 
     name: str
     scorer: str
     make: Callable[[random.Random], Item]
+    train_size: int
+    keep: Callable[[Item], bool] = lambda item: True
 
 
 def random_scene(
@@ -94,8 +102,8 @@ def random_creature(rng: random.Random) -> Creature:
         rng.choice(SHAPES),
         rng.choice(list(COLORS)),
         rng.choice(list(MARKS)),
-        rng.randint(-2, 2),
-        rng.randint(-2, 2),
+        rng.randint(-3, 3),
+        rng.randint(-3, 3),
         rng.randint(0, 50),
     )
 
@@ -105,14 +113,6 @@ def random_cover(rng: random.Random, titles: tuple[str, ...]) -> Cover:
     return Cover(
         rng.choice(list(COLORS)), rng.choice(SHAPES), rng.choice(titles), rng.choice(AUTHORS), rng.randint(0, 50)
     )
-
-
-def neighbours(scene: Scene, cell: int) -> dict[str, int]:
-    """Return relation -> quadrant of the thing that stands in this relation ("left of", ...) to the one in `cell`."""
-    beside = "left of" if cell % 2 else "right of"
-    across = "above" if cell >= 2 else "below"
-    places = {beside: cell ^ 1, across: cell ^ 2}
-    return {relation: place for relation, place in places.items() if place in scene.things()}
 
 
 def box_text(box: tuple[int, int, int, int]) -> str:
@@ -130,11 +130,11 @@ def _pick(rng: random.Random, scene: Scene) -> tuple[int, Thing]:
 
 
 def _science_qa(rng: random.Random) -> Item:
-    scene: Scene | None = random_scene(rng, (1, 3))
-    cell, thing = _pick(rng, scene)
-    lines = [f"What can the object at the {POSITIONS[cell]} do?"]
+    scene: Scene | None = random_scene(rng, (1, 1))
+    thing = _pick(rng, scene)[1]
+    lines = ["What can this object do?"]
     if rng.random() < 0.2:
-        scene, lines = None, ["What can this object do?", f"Context: The object is a {thing.shape}."]
+        scene, lines = None, [*lines, f"Context: The object is a {thing.shape}."]
     answer = VERBS[thing.shape]
     options = [answer, *rng.sample([verb for verb in VERBS.values() if verb != answer], rng.randint(2, 3))]
     rng.shuffle(options)
@@ -158,11 +158,9 @@ def _image_net(rng: random.Random) -> Item:
 
 
 def _gqa(rng: random.Random) -> Item:
-    scene = random_scene(rng, (3, 4))
-    cell, thing = _pick(rng, scene)
-    relation, other = rng.choice(sorted(neighbours(scene, cell).items()))
-    question = f"What is the object {relation} the {thing.shape} made of?"
-    return Item(scene, short(question), MATERIALS[scene.things()[other].color])
+    scene = random_scene(rng, (2, 4))
+    thing = _pick(rng, scene)[1]
+    return Item(scene, short(f"What is the {thing.shape} made of?"), MATERIALS[thing.color])
 
 
 def _viz_wiz(rng: random.Random) -> Item:
@@ -179,7 +177,7 @@ def _grounding(rng: random.Random) -> Item:
     cell, thing = _pick(rng, scene)
     text = (
         "Please provide the bounding box coordinates of the region described by the sentence "
-        f"'the {thing.color} {thing.shape}' in the format [x1, y1, x2, y2]."
+        f"'the {NICKNAMES[thing.shape]}' in the format [x1, y1, x2, y2]."
     )
     return Item(scene, text, box_text(thing.box(cell)))
 
@@ -187,7 +185,7 @@ def _grounding(rng: random.Random) -> Item:
 def _vqa_v2(rng: random.Random) -> Item:
     scene = random_scene(rng, (1, 4))
     cell, thing = _pick(rng, scene)
-    kind = rng.randrange(3)
+    kind = rng.randrange(4)
     if kind == 0:
         size = rng.choice(list(SIZES))
         count = sum(other.size == size for other in scene.things().values())
@@ -211,14 +209,19 @@ def _ocr_vqa(rng: random.Random) -> Item:
     return Item(cover, short(question), answer)
 
 
+def _readable(item: Item) -> bool:
+    """Leave out the titles that the frozen vision tower and projector do not tell apart well enough to be learned."""
+    return item.answer not in NEW_WORDS
+
+
 #: CoIN's tasks in CoIN's order.
 TASKS: tuple[Task, ...] = (
-    Task("ScienceQA", "multiple_choice", _science_qa),
-    Task("TextVQA", "short_answer", _text_vqa),
-    Task("ImageNet", "class_name", _image_net),
-    Task("GQA", "short_answer", _gqa),
-    Task("VizWiz", "short_answer", _viz_wiz),
-    Task("Grounding", "box", _grounding),
-    Task("VQAv2", "short_answer", _vqa_v2),
-    Task("OCRVQA", "short_answer", _ocr_vqa),
+    Task("ScienceQA", "multiple_choice", _science_qa, 2000),
+    Task("TextVQA", "short_answer", _text_vqa, 400),
+    Task("ImageNet", "class_name", _image_net, 300),
+    Task("GQA", "short_answer", _gqa, 600),
+    Task("VizWiz", "short_answer", _viz_wiz, 300),
+    Task("Grounding", "box", _grounding, 1200),
+    Task("VQAv2", "short_answer", _vqa_v2, 800),
+    Task("OCRVQA", "short_answer", _ocr_vqa, 2500, _readable),
 )

@@ -15,7 +15,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sefe_plugin.asd.styles import FORMAT_LINES
 from sefe_plugin.benchmarks.minicoin.draw import SIDE
 
 
@@ -24,8 +23,8 @@ IMAGE_TOKEN = "<image>"  # noqa: S105
 PATCH = 32
 IMAGE_TOKENS = (SIDE // PATCH) ** 2
 
-#: Option letters with their line break and two-decimal numbers are pieces of their own, so that each is one token.
-_PIECES = r"\n[A-E]\.|,▁(?=\d)|\d\.\d\d|\n|▁?\w+|▁?[^\w\s▁]+|▁+|\s+"
+#: Places, option letters with their line break and two-decimal numbers are pieces, so that each is one token.
+_PIECES = r"▁?(?:top|bottom)▁(?:left|right)|\n[A-E]\.|,▁(?=\d)|\d\.\d\d|\n|▁?\w+|▁?[^\w\s▁]+|▁+|\s+"
 _MAX_VOCABULARY = 1024
 #: The untrained model's common embedding component, and the head made of it: how many rotary pairs, how strong.
 _SHARED_PART, _LOOK_BACK_PAIRS, _LOOK_BACK_STRENGTH = 0.5, 4, 1.2
@@ -58,8 +57,6 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # One token for each response-format line saves a third of all positions.
-    tokenizer.add_tokens(list(FORMAT_LINES.values()))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",  # noqa: S106
