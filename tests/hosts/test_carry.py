@@ -38,6 +38,17 @@ def run(train, recipe: Path, folder: Path, *overrides: str, **environment: str) 
     return json.loads((folder / "report.json").read_text())
 
 
+def updates(folder: Path) -> dict[str, torch.Tensor]:
+    """The change that the adapter in `folder` makes to each matrix."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    weights = load_file(folder / "adapter_model.safetensors")
+    return {
+        key: weights[key.replace("lora_A", "lora_B")] @ value * (config["lora_alpha"] / config["r"])
+        for key, value in weights.items()
+        if "lora_A" in key
+    }
+
+
 @pytest.fixture(scope="module")
 def merged(train, recipe, tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("merge") / "run"
@@ -124,18 +135,21 @@ def test_zero_sequence_is_that_of_one_process(train, recipe, merged, tmp_path, s
         NPROC_PER_NODE="2",
         OMP_NUM_THREADS="1",
     )
-    for i, row in enumerate(merged[1]["accuracy_matrix"]):
-        for j in range(i + 1):
-            assert abs(report["accuracy_matrix"][i][j] - row[j]) <= (200 if stage == 2 else 400) / 16
     ours, theirs = (load_file(f / TASKS[0] / "adapter_model.safetensors") for f in (tmp_path / "run", merged[0]))
     assert ours.keys() == theirs.keys()
-    for key, value in theirs.items():
-        # ZeRO-3 draws other initial values; else rounding differs by the order of sums, which Adam amplifies
-        limit = 1e-2 * value.abs().max() if stage == 2 else 3 * value.abs().max()
-        assert (value - ours[key]).abs().max() <= limit, key
+    if stage == 2:  # ZeRO-3 draws other initial values, so only what it carries can be checked
+        for key, value in theirs.items():
+            assert (value - ours[key]).abs().max() <= 2e-3 * value.abs().max(), key
+        for i, row in enumerate(merged[1]["accuracy_matrix"]):
+            for j in range(i + 1):
+                assert abs(report["accuracy_matrix"][i][j] - row[j]) <= 200 / 16  # two answers may flip
     if carry == "merge":
         expected = PeftModel.from_pretrained(base(), tmp_path / "run" / TASKS[0]).merge_and_unload()
         assert torch.allclose(logits(expected), logits(base(tmp_path / "run" / TASKS[0] / "merged")), atol=1e-4)
+    else:
+        first, second, stacked = (updates(tmp_path / "run" / f) for f in (*TASKS[:2], f"{TASKS[1]}/stacked"))
+        for key, value in stacked.items():
+            assert torch.allclose(value, first[key] + second[key], atol=1e-6), key
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def report(shift):
     """A run of three tasks whose later accuracies move with `shift`."""
     accuracy = [[80, None, None], [60 + shift, 90, None], [50 + 2 * shift, 70 + shift, 40 + shift]]
     formats = [[100, None, None], [90, 95, None], [60 + 3 * shift, 100, 80]]
-    return build_report(TASKS, accuracy, formats)
+    return build_report(TASKS, accuracy, formats) | {"update": 2e-4 + 1e-5 * shift}
 
 
 #: Arm -> the shift of each of three seeds.
@@ -72,6 +72,8 @@ def test_values_of_a_run():
     assert values["mft"] == pytest.approx((80 + 90 + 41) / 3)
     assert values["mfn"] == pytest.approx((52 + 71 + 41) / 3)
     assert values["format"] == pytest.approx((63 + 100 + 80) / 3)
+    assert values["mean_format"] == pytest.approx((100 + (90 + 95) / 2 + (63 + 100 + 80) / 3) / 3)
+    assert values["update"] == pytest.approx(2.1)
     # task A: format 100 to 63, content 0.8 to 52 / 63; task B: 95 to 100, 90 / 95 to 0.71
     superficial = 37 * (0.8 + 52 / 63) / 2 - 5 * (90 / 95 + 0.71) / 2
     assert values["superficial"] == pytest.approx(superficial / 3)
@@ -109,6 +111,13 @@ def test_every_pair_of_arms_is_compared_once():
     arms = {arm: {1: report(shift)} for arm, shift in (("a", 0), ("b", 1), ("c", 2))}
     pairs = [(pair["arm"], pair["minus"]) for pair in compare(arms)["differences"]]
     assert pairs == [("b", "a"), ("c", "a"), ("c", "b")]
+
+
+def test_every_arm_is_compared_with_one():
+    arms = {arm: {1: report(shift)} for arm, shift in (("a", 0), ("b", 1), ("c", 2))}
+    differences = compare(arms, against="b")["differences"]
+    assert [(pair["arm"], pair["minus"]) for pair in differences] == [("a", "b"), ("c", "b")]
+    assert [pair["mfn"]["mean"] for pair in differences] == pytest.approx([-4 / 3, 4 / 3])
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from sefe_plugin.benchmarks.minicoin.arms import ARMS, choose_arms
 from sefe_plugin.benchmarks.minicoin.comparison_report import BEGIN, END
-from sefe_plugin.benchmarks.minicoin.table import Plan, compare_runs, run_all
+from sefe_plugin.benchmarks.minicoin.table import Plan, compare_runs, mean_update, run_all
 from sefe_plugin.cli import main
 from sefe_plugin.files import shipped_folder
 from sefe_plugin.hosts.llamafactory.keys import host_keys
@@ -26,6 +28,8 @@ import os, sys
 from pathlib import Path
 from sefe_plugin.evaluation.report import build_report
 from sefe_plugin.files import write_json
+import numpy as np
+from safetensors.numpy import save_file
 keys = dict(argument.split("=", 1) for argument in sys.argv[2:])
 out = Path(keys["output_dir"])
 with (out.parent / "calls").open("a") as calls:
@@ -34,6 +38,10 @@ print("this is", out.name)
 if (out.parent / "fail").is_file() and out.name in (out.parent / "fail").read_text().split():
     sys.exit(3)
 gain = int(keys["seed"]) % 10 + (5 if "reglora" in sys.argv[1] else 0)
+for number, task in enumerate("AB", start=1):
+    factors = {"q.lora_A.weight": np.ones((2, 4)), "q.lora_B.weight": np.full((3, 2), -1e-4 * number)}
+    (out / f"{number}_{task}").mkdir(parents=True, exist_ok=True)
+    save_file(factors, out / f"{number}_{task}" / "adapter_model.safetensors")
 accuracy, formats = [[80, None], [40 + gain, 70]], [[100, None], [90, 100]]
 write_json(out / "report.json", build_report(["A", "B"], accuracy, formats))
 write_json(out / "manifest.json", {"version": 1, "recipe": {}, "complete": [{"seconds": 1.5}, {"seconds": 2.0}]})
@@ -74,6 +82,22 @@ def test_every_run_is_made_once_and_said_in_a_line(plan, run):
     table = compare_runs(plan)
     assert list(table) == ["coin", "reversed"]
     assert table["coin"]["differences"][0]["mfn"]["each"] == [2.5, 2.5]
+    # the second task's |B A| alone: 2 * 2e-4 everywhere
+    assert [run["update"] for run in table["coin"]["runs"]["lora"]] == pytest.approx([4.0, 4.0])
+
+
+def test_mean_update_is_over_all_elements(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    values = []
+    for name, shapes in (("one", [(3, 5)]), ("two", [(7, 2), (4, 4)])):
+        factors = {}
+        for i, (rows, cols) in enumerate(shapes):
+            A, B = torch.randn(2, cols, generator=generator), torch.randn(rows, 2, generator=generator)
+            factors |= {f"m{i}.lora_A.weight": A, f"m{i}.lora_B.weight": B}
+            values += [abs(sum(B[i, k] * A[k, j] for k in range(2)).item()) for i in range(rows) for j in range(cols)]
+        (tmp_path / name).mkdir()
+        save_file(factors, tmp_path / name / "adapter_model.safetensors")
+    assert mean_update([tmp_path / "one", tmp_path / "two"]) == pytest.approx(sum(values) / len(values), rel=1e-6)
 
 
 def test_finished_runs_are_kept_and_failed_ones_made_again(plan, run):
@@ -173,8 +197,7 @@ def test_arms_say_what_their_names_say():
         "lambda_2500": {"reglora_weight": 2500},
         "rank_64": {"lora_rank": 64, "lora_alpha": 128},
     }
-    assert choose_arms(["l1"], 30.0)["l1"].overrides == {"reglora_key_ratio": 1.0, "reglora_weight": 30.0}
-    assert "reglora_weight" not in choose_arms(["l1"])["l1"].overrides
+    assert choose_arms(["l1", "lora"])["l1"].overrides["reglora_key_ratio"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -182,8 +205,7 @@ def test_arms_say_what_their_names_say():
     [
         (["--arms", "lora", "sfee"], "'sfee' is no arm. Did you mean sefe?"),
         (["--arms", "lora", "lora"], "must name each arm once"),
-        (["--arms", "lora", "--l1-weight", "3"], "needs the arm l1"),
-        (["--arms", "l1", "--l1-weight", "-3"], "must be at least 0"),
+        (["--arms", "lora", "--against", "sefe"], "`--against` must be one of the arms, lora; got sefe."),
         (["--orders", "backwards"], "`--orders` must be of coin, reversed, shuffled"),
         (["--seeds", "1", "1", "--jobs", "0"], "`--jobs` must be at least 1; got 0."),
         (["--set", "seed=3"], "got 'seed=3'"),

@@ -20,35 +20,33 @@ class Arm(NamedTuple):
 _LORA, _LORA_ASD = "minicoin_lora.yaml", "minicoin_lora_asd.yaml"
 _REGLORA, _SEFE = "minicoin_reglora.yaml", "minicoin_sefe.yaml"
 
+#: lambda at which plain L1 makes |B A| as small on average as RegLoRA does with its recipe's lambda.
+_L1_WEIGHT = 300.0
+
 #: The method and its parts, the controls of RegLoRA's choice of elements, ways to carry tasks on, and sweeps of one
-#: setting of SEFE.
+#: setting of SEFE around the values of its recipe.
 ARMS: dict[str, Arm] = {
     "lora": Arm(_LORA, {}),
     "lora_asd": Arm(_LORA_ASD, {}),
     "reglora": Arm(_REGLORA, {}),
     "sefe": Arm(_SEFE, {}),
     "reglora_random": Arm(_REGLORA, {"reglora_selection": "random"}),
-    "l1": Arm(_REGLORA, {"reglora_key_ratio": 1.0}),
+    "l1": Arm(_REGLORA, {"reglora_key_ratio": 1.0, "reglora_weight": _L1_WEIGHT}),
     "sefe_stack": Arm(_SEFE, {"carry": "stack"}),
     "sefe_4bit_stack": Arm(_SEFE, {"carry": "stack", "quantization_bit": 4}),
     "sefe_4bit_merge": Arm(_SEFE, {"carry": "merge", "quantization_bit": 4}),
-    **{f"asd_{percent}": Arm(_SEFE, {"asd_ratio": percent / 100}) for percent in (0, 10, 20, 40)},
-    **{f"m_{percent:g}": Arm(_SEFE, {"reglora_key_ratio": percent / 100}) for percent in (0.5, 1, 2, 5)},
-    **{f"lambda_{weight}": Arm(_SEFE, {"reglora_weight": weight}) for weight in (100, 300, 1000, 2500, 10000)},
-    **{f"rank_{rank}": Arm(_SEFE, {"lora_rank": rank, "lora_alpha": 2 * rank}) for rank in (4, 8, 16, 32, 64)},
+    **{f"asd_{percent}": Arm(_SEFE, {"asd_ratio": percent / 100}) for percent in (10, 40)},
+    **{f"m_{percent:g}": Arm(_SEFE, {"reglora_key_ratio": percent / 100}) for percent in (0.5, 1, 5)},
+    **{f"lambda_{weight}": Arm(_SEFE, {"reglora_weight": weight}) for weight in (100, 1000, 2500, 10000)},
+    **{f"rank_{rank}": Arm(_SEFE, {"lora_rank": rank, "lora_alpha": 2 * rank}) for rank in (4, 8, 32, 64)},
 }
 
 
-def choose_arms(names: Sequence[str], l1_weight: float | None = None) -> dict[str, Arm]:
+def choose_arms(names: Sequence[str]) -> dict[str, Arm]:
     """Returns the arms called `names`.
 
-    Args:
-        names: keys of `ARMS`.
-        l1_weight: lambda of the arm `l1`; that of its recipe if None. Chosen so that |dW| is on average as small as
-            with RegLoRA, it makes the two comparable.
-
     Raises:
-        ValueError: if there is no such arm, one is named twice, or `l1_weight` is given without the arm or below 0.
+        ValueError: if there is no such arm, or one is named twice.
     """
     faults = [
         f"`--arms`: {name!r} is no arm.{_near(name)} There are {', '.join(ARMS)}."
@@ -57,14 +55,9 @@ def choose_arms(names: Sequence[str], l1_weight: float | None = None) -> dict[st
     ]
     if len(set(names)) < len(names):
         faults.append(f"`--arms` must name each arm once; got {' '.join(names)}.")
-    if l1_weight is not None and ("l1" not in names or l1_weight < 0):
-        faults.append(f"`--l1-weight` must be at least 0 and needs the arm l1; got {l1_weight} and {' '.join(names)}.")
     if faults:
         raise ValueError("\n".join(faults))
-    arms = {name: ARMS[name] for name in names}
-    if l1_weight is not None:
-        arms["l1"] = Arm(_REGLORA, {**ARMS["l1"].overrides, "reglora_weight": l1_weight})
-    return arms
+    return {name: ARMS[name] for name in names}
 
 
 def _near(name: str) -> str:

@@ -36,7 +36,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--orders", nargs="+", default=["coin"], metavar="ORDER", help="coin, reversed, shuffled (default: coin)"
     )
     table.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each if N > 1")
-    table.add_argument("--l1-weight", type=float, metavar="LAMBDA", help="lambda of the arm l1")
+    table.add_argument(
+        "--against", metavar="ARM", help="compare every other arm with this one (default: each two arms)"
+    )
     table.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="recipe keys of every run"
     )
@@ -68,7 +70,7 @@ def _table(options: argparse.Namespace) -> None:
 
     _check(options)
     plan = Plan(
-        choose_arms(options.arms, options.l1_weight),
+        choose_arms(options.arms),
         options.seeds,
         options.orders,
         options.out.absolute(),
@@ -86,7 +88,7 @@ def _table(options: argparse.Namespace) -> None:
         raise SystemExit(130) from None
     finally:
         signal.signal(signal.SIGTERM, handler)
-    comparison = {"command": _command(options), "orders": compare_runs(plan)}
+    comparison = {"command": _command(options), "orders": compare_runs(plan, options.against)}
     write_comparison(options.out, comparison)
     text = format_comparison(comparison)
     if options.write:
@@ -99,6 +101,8 @@ def _check(options: argparse.Namespace) -> None:
     from sefe_plugin.benchmarks import named_orders
 
     faults = []
+    if options.against not in (None, *options.arms):
+        faults.append(f"`--against` must be one of the arms, {', '.join(options.arms)}; got {options.against}.")
     orders = tuple(named_orders([]))
     if not set(options.orders) <= set(orders) or len(set(options.orders)) < len(options.orders):
         faults.append(f"`--orders` must be of {', '.join(orders)}, each once; got {' '.join(options.orders)}.")
@@ -120,8 +124,8 @@ def _command(options: argparse.Namespace) -> str:
     """The command line that makes the same table."""
     words = ["sefe", "minicoin", "table", "--arms", *options.arms, "--seeds", *map(str, options.seeds)]
     words += ["--orders", *options.orders]
-    if options.l1_weight is not None:
-        words += ["--l1-weight", f"{options.l1_weight:g}"]
+    if options.against:
+        words += ["--against", options.against]
     if options.settings:
         words += ["--set", *options.settings]
     return shlex.join([*words, "--out", str(options.out)])

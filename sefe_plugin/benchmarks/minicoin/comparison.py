@@ -8,12 +8,14 @@ from typing import NamedTuple
 from sefe_plugin.evaluation.report import METRICS
 
 
-#: Value of a run -> table head. The last two are means over all tasks and add up to -BWT.
+#: Value of a run -> table head.
 VALUES = {
     **{key: head for key, (head, _) in METRICS.items()},
     "format": "Format",
+    "mean_format": "Mean format",
     "superficial": "Superficial",
     "essential": "Essential",
+    "update": "Update",
 }
 
 _CONFIDENCE = 0.95
@@ -28,16 +30,22 @@ class Interval(NamedTuple):
 
 
 def run_values(report: Mapping) -> dict[str, float]:
-    """Returns the `VALUES` of a finished run, in percent or points of percent.
+    """Returns the `VALUES` of a finished run.
+
+    All but the last are in percent or points of percent: the metrics of the report; "format", the mean share of
+    answers in their task's format at the end; "mean_format", the same after each task, averaged as MAA averages
+    accuracy; "superficial" and "essential", means over all tasks that add up to -BWT. "update" is in units of 1e-4.
 
     Args:
-        report: what `evaluation.report.build_report` returned.
+        report: what `evaluation.report.build_report` returned, and under "update" the mean |B A| of the adapters.
     """
-    losses = report["losses"]
+    formats, losses = report["format_matrix"], report["losses"]
     return {
         **{key: report[key] for key in METRICS},
-        "format": statistics.fmean(report["format_matrix"][-1]),
+        "format": statistics.fmean(formats[-1]),
+        "mean_format": statistics.fmean(_after_each_task(formats)),
         **{key: statistics.fmean(loss[key] for loss in losses) for key in ("superficial", "essential")},
+        "update": 1e4 * report["update"],
     }
 
 
@@ -60,18 +68,20 @@ def t_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, float(mean - half), float(mean + half))
 
 
-def compare(reports: Mapping[str, Mapping[int, Mapping]]) -> dict:
+def compare(reports: Mapping[str, Mapping[int, Mapping]], against: str | None = None) -> dict:
     """Compares arms over one order of tasks.
 
     Args:
-        reports: arm -> seed -> report; the same seeds for every arm, and the same tasks in every report.
+        reports: arm -> seed -> report as `run_values` takes it; the same seeds for every arm, and the same tasks in
+            every report.
+        against: the arm that every other is compared with; if None, each is compared with all before it.
 
     Returns:
         Plain data for JSON: "tasks"; "seeds"; "runs", arm -> one entry for each seed with its `VALUES` and
         "after_each_task", the mean accuracy on the tasks learned so far; "arms", arm -> mean and sample standard
         deviation "sd" (None for one seed) of each value, and under "tasks" for each task those of its accuracy at the
-        end and the means of its loss; "differences", for each two arms the `t_interval` of every value of the later
-        minus that of the earlier, paired by seed.
+        end and the means of its loss; "differences", for each pair of arms the `t_interval` of every value of the one
+        minus that of the other, paired by seed.
 
     Raises:
         ValueError: if a run is unfinished, or the seeds or tasks differ.
@@ -85,6 +95,10 @@ def compare(reports: Mapping[str, Mapping[int, Mapping]]) -> dict:
                     f"the runs of a table must be finished and over the same tasks and seeds; {arm}, seed {seed}, has "
                     f"scored {report['num_scored_tasks']} of {report['tasks']}, of seeds {list(by_seed)}, not {seeds}"
                 )
+    if against is None:
+        pairs = [(later, earlier) for earlier, later in itertools.combinations(reports, 2)]
+    else:
+        pairs = [(arm, against) for arm in reports if arm != against]
     values = {arm: [run_values(report) for report in by_seed.values()] for arm, by_seed in reports.items()}
     return {
         "tasks": tasks,
@@ -105,28 +119,29 @@ def compare(reports: Mapping[str, Mapping[int, Mapping]]) -> dict:
         },
         "differences": [
             {
-                "arm": later,
-                "minus": earlier,
+                "arm": arm,
+                "minus": other,
                 **{
-                    key: _difference([run[key] for run in values[later]], [run[key] for run in values[earlier]])
+                    key: _difference([run[key] for run in values[arm]], [run[key] for run in values[other]])
                     for key in VALUES
                 },
             }
-            for earlier, later in itertools.combinations(reports, 2)
+            for arm, other in pairs
         ],
     }
 
 
-def _after_each_task(accuracy: Sequence[Sequence[float]]) -> list[float]:
-    return [statistics.fmean(row[: i + 1]) for i, row in enumerate(accuracy)]
+def _after_each_task(matrix: Sequence[Sequence[float]]) -> list[float]:
+    """The means over the tasks learned so far."""
+    return [statistics.fmean(row[: i + 1]) for i, row in enumerate(matrix)]
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
 
 
-def _difference(later: Sequence[float], earlier: Sequence[float]) -> dict:
-    each = [a - b for a, b in zip(later, earlier, strict=True)]
+def _difference(values: Sequence[float], others: Sequence[float]) -> dict:
+    each = [a - b for a, b in zip(values, others, strict=True)]
     return {**t_interval(each)._asdict(), "each": each}
 
 

@@ -46,8 +46,10 @@ def format_comparison(comparison: Mapping, pictures: bool = False) -> str:
     """
     parts = [
         f"Made by `{comparison['command']}` with {', '.join(f'{k} {v}' for k, v in _versions().items())}.",
-        "Percent; over several seeds the mean ± the sample standard deviation. Superficial and essential are the two "
-        "parts, lost format and lost content, of what the mean task lost from just learned to the end (-BWT).",
+        "Percent; over several seeds the mean ± the sample standard deviation. Format is the share of answers in "
+        "their task's format at the end, mean format the same after each task, averaged. Superficial and essential "
+        "are the two parts, lost format and lost content, of what the mean task lost from just learned to the end "
+        "(-BWT). Update is the mean |B A| of an adapter's elements, from the second task on, times 10^4.",
     ]
     for order, content in comparison["orders"].items():
         seeds = ", ".join(map(str, content["seeds"]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import filelock
+from safetensors.torch import load_file
 
 from sefe_plugin.benchmarks.minicoin.arms import Arm
 from sefe_plugin.benchmarks.minicoin.comparison import VALUES, compare, run_values
@@ -100,17 +101,38 @@ def run_all(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], 
         raise ValueError("\n".join([head, *failed]))
 
 
-def compare_runs(plan: Plan) -> dict[str, dict]:
+def compare_runs(plan: Plan, against: str | None = None) -> dict[str, dict]:
     """Returns for each order what `comparison.compare` says of the finished runs."""
     return {
         order: compare(
-            {
-                arm: {seed: load_report(plan.out / Run(arm, order, seed).name) for seed in plan.seeds}
-                for arm in plan.arms
-            }
+            {arm: {seed: _load(plan.out / Run(arm, order, seed).name) for seed in plan.seeds} for arm in plan.arms},
+            against,
         )
         for order in plan.orders
     }
+
+
+def mean_update(adapters: Sequence[Path]) -> float:
+    """Returns the mean of |B A| over all elements of all matrices that LoRA adapters change.
+
+    Args:
+        adapters: folders of PEFT adapters, at least one.
+    """
+    total, count = 0.0, 0
+    for adapter in adapters:
+        weights = load_file(adapter / "adapter_model.safetensors")
+        for name, factor in weights.items():
+            if name.endswith("lora_A.weight"):
+                update = weights[name.replace("lora_A", "lora_B")] @ factor
+                total, count = total + update.abs().sum().item(), count + update.numel()
+    return total / count
+
+
+def _load(folder: Path) -> dict:
+    """A run's report, and the mean update of its tasks from the second on: the first has no penalty in any arm."""
+    report = load_report(folder)
+    adapters = [RunFolder(folder).task_folder(index, name) for index, name in enumerate(report["tasks"])]
+    return {**report, "update": mean_update(adapters[1:])}
 
 
 def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], None]) -> list[str]:
@@ -168,7 +190,7 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
 
 def _line(plan: Plan, run: Run) -> str:
     """What a finished run is worth, in one line."""
-    values = run_values(load_report(plan.out / run.name))
+    values = run_values(_load(plan.out / run.name))
     shown = "  ".join(f"{VALUES[key]} {values[key]:.1f}" for key in ("mft", "mfn", "maa", "bwt", "format"))
     seconds = sum(task["seconds"] for task in RunFolder(plan.out / run.name).read_manifest()["complete"])
     return f"{run.arm}, order {run.order}, seed {run.seed}: {shown} | {seconds:.0f} s"
