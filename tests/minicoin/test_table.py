@@ -211,6 +211,7 @@ def test_arms_say_what_their_names_say():
         (["--set", "seed=3"], "got 'seed=3'"),
         (["--set", "num_train_epochs"], "`--set` takes KEY=VALUE"),
         (["--write", "nowhere.md"], "nowhere.md must hold"),
+        (["--pictures", "docs"], "`--pictures` needs `--write`"),
     ],
 )
 def test_refusals_come_before_anything_starts(tmp_path, capsys, monkeypatch, arguments, expected):
@@ -232,7 +233,7 @@ def test_the_command_writes_the_table_and_puts_it_where_it_is_wanted(tmp_path, m
     monkeypatch.chdir(tmp_path)
     Path("README.md").write_text(f"Head\n{BEGIN}\n{END}\nTail\n")
     command = ["minicoin", "table", "--arms", "lora", "reglora", "--seeds", "101", "102", "--out", "out"]
-    assert main([*command, "--write", "README.md"]) == 0
+    assert main([*command, "--write", "README.md", "--pictures", "docs/table"]) == 0
     said = capsys.readouterr().out
     assert "[4/4] reglora, order coin, seed 102" in said
     text = Path("README.md").read_text()
@@ -243,3 +244,7 @@ def test_the_command_writes_the_table_and_puts_it_where_it_is_wanted(tmp_path, m
     assert "| reglora - lora |" in said
     assert json.loads(Path("out/table.json").read_text())["orders"]["coin"]["seeds"] == [101, 102]
     assert Path("out/differences_coin.png").is_file()
+    for name in ("differences_coin.png", "accuracy_coin.png"):
+        assert f"](docs/table/{name})" in text
+        assert Path("docs/table", name).read_bytes().startswith(b"\x89PNG")
+    assert ".png" not in said

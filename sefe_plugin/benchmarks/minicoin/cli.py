@@ -2,6 +2,7 @@
 """`sefe minicoin`: the benchmark's data, its base model, and the table that compares methods on it."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -43,6 +44,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="recipe keys of every run"
     )
     table.add_argument("--write", type=Path, metavar="FILE.md", help="also put the table between its markers there")
+    table.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="also put the pictures there, linked from the file of --write"
+    )
     table.set_defaults(run=_table)
 
 
@@ -65,6 +69,7 @@ def _table(options: argparse.Namespace) -> None:
         format_comparison,
         write_between_markers,
         write_comparison,
+        write_pictures,
     )
     from sefe_plugin.benchmarks.minicoin.table import Plan, compare_runs, run_all
 
@@ -90,10 +95,13 @@ def _table(options: argparse.Namespace) -> None:
         signal.signal(signal.SIGTERM, handler)
     comparison = {"command": _command(options), "orders": compare_runs(plan, options.against)}
     write_comparison(options.out, comparison)
-    text = format_comparison(comparison)
+    pictures = None
+    if options.pictures:
+        write_pictures(options.pictures, comparison)
+        pictures = Path(os.path.relpath(options.pictures, options.write.parent))
     if options.write:
-        write_between_markers(options.write, text)
-    print(text, end="")
+        write_between_markers(options.write, format_comparison(comparison, pictures))
+    print(format_comparison(comparison), end="")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -116,6 +124,8 @@ def _check(options: argparse.Namespace) -> None:
             faults.append(
                 f"`--set` takes KEY=VALUE, with seeds, orders and folders from options of their own; got {setting!r}."
             )
+    if options.pictures and not options.write:
+        faults.append("`--pictures` needs `--write`, the file that shows them.")
     if faults:
         raise ValueError("\n".join(faults))
 

@@ -17,15 +17,28 @@ _PACKAGES = ("sefe-plugin", "llamafactory", "torch", "transformers", "peft")
 
 
 def write_comparison(folder: Path, comparison: Mapping) -> None:
-    """Writes ``table.md``, the pictures of each order and, last, ``table.json``.
+    """Writes ``table.md``, its pictures and, last, ``table.json``.
 
     Args:
         folder: where to; made if absent.
         comparison: "command", the command line that makes it again, and "orders": order -> what
             `comparison.compare` returned.
     """
+    write_pictures(folder, comparison)
+    write_text(folder / "table.md", f"# Mini-CoIN, arms compared\n\n{format_comparison(comparison, pictures=Path())}")
+    write_json(folder / "table.json", {**comparison, "versions": _versions()})
+
+
+def write_pictures(folder: Path, comparison: Mapping) -> None:
+    """Writes ``accuracy_<order>.png`` and, of two arms or more, ``differences_<order>.png`` for each order.
+
+    Args:
+        folder: where to; made if absent.
+        comparison: see `write_comparison`.
+    """
     from sefe_plugin.benchmarks.minicoin.comparison_figures import draw_differences, draw_stages
 
+    folder.mkdir(parents=True, exist_ok=True)
     for order, content in comparison["orders"].items():
         figures = {f"accuracy_{order}.png": draw_stages(content["tasks"], content["runs"])}
         if content["differences"]:
@@ -33,16 +46,14 @@ def write_comparison(folder: Path, comparison: Mapping) -> None:
         for name, figure in figures.items():
             with replacing(folder / name) as temporary:
                 figure.savefig(temporary, format="png")
-    write_text(folder / "table.md", f"# Mini-CoIN, arms compared\n\n{format_comparison(comparison, pictures=True)}")
-    write_json(folder / "table.json", {**comparison, "versions": _versions()})
 
 
-def format_comparison(comparison: Mapping, pictures: bool = False) -> str:
-    """Returns the table as Markdown that also reads well in a terminal; see `write_comparison`.
+def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
+    """Returns the table as Markdown that also reads well in a terminal.
 
     Args:
-        comparison: as there.
-        pictures: whether the pictures beside ``table.md`` are shown.
+        comparison: see `write_comparison`.
+        pictures: the folder of `write_pictures`, as seen from the file of the text; None leaves the pictures out.
     """
     parts = [
         f"Made by `{comparison['command']}` with {', '.join(f'{k} {v}' for k, v in _versions().items())}.",
@@ -76,10 +87,10 @@ def format_comparison(comparison: Mapping, pictures: bool = False) -> str:
                     ],
                 ),
             ]
-            if pictures:
-                parts.append(f"![Paired differences](differences_{order}.png)")
-        if pictures:
-            parts.append(f"![Mean accuracy after each task](accuracy_{order}.png)")
+            if pictures is not None:
+                parts.append(f"![Paired differences]({(pictures / f'differences_{order}.png').as_posix()})")
+        if pictures is not None:
+            parts.append(f"![Mean accuracy after each task]({(pictures / f'accuracy_{order}.png').as_posix()})")
     return "\n\n".join(parts) + "\n"
 
 
