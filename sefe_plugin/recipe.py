@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sefe_plugin.benchmarks import BENCHMARKS, OWN_ORDER, load_benchmark, named_orders
 from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.test_sets import test_set_faults
 from sefe_plugin.options import FILLED_IN_KEYS, PLUGIN_KEYS, SEQUENCE_KEYS, option_faults
 
 
@@ -356,7 +357,7 @@ def _read_tasks(
 
 
 def _data_faults(task: Task, arguments: Mapping[str, Any]) -> list[str]:
-    """Checks that the task's datasets are declared and that local files exist."""
+    """Checks that the task's datasets are declared, that local files exist and that the test set can be scored."""
     folder = Path(arguments.get("dataset_dir", "data"))
     info_file = folder / "dataset_info.json"
     try:
@@ -374,4 +375,6 @@ def _data_faults(task: Task, arguments: Mapping[str, Any]) -> list[str]:
             faults.append(f"`{key}`: the file {folder / info[name]['file_name']} of {name!r} does not exist.")
         elif key == "test_dataset" and Path(info[name].get("file_name", "")).suffix not in (".json", ".jsonl"):
             faults.append(f"`test_dataset`: {name!r} must be a local .json or .jsonl file; got {info[name]!r}.")
+        elif key == "test_dataset":
+            faults += test_set_faults(name, folder, task.scorer)
     return faults

@@ -90,8 +90,11 @@ class RunFolder:
     def open_run(self, recipe: Mapping[str, Any]) -> list[dict]:
         """Starts a run of `recipe` here or continues it.
 
+        Tasks that are not complete may differ from those of the run so far: a finished sequence can be given further
+        tasks, and one that failed other keys. What is left of an unfinished task that now differs is removed.
+
         Args:
-            recipe: the recipe as plain data.
+            recipe: the recipe as plain data, with its "tasks".
 
         Returns:
             The records of the complete tasks, in order.
@@ -108,12 +111,21 @@ class RunFolder:
                 )
             self._write_manifest(recipe, [])
             return []
-        if manifest["recipe"] != json.loads(json.dumps(recipe)):
+        complete = manifest["complete"]
+        old, new = manifest["recipe"], json.loads(json.dumps(recipe))
+        if new == old:
+            return complete
+        if _done(old, len(complete)) != _done(new, len(complete)):
             raise RunFolderError(
-                f"{self.path} holds a run of another recipe; continuing would mix the two. Undo the change or choose "
-                f"another `output_dir`.\n{_difference(manifest['recipe'], recipe)}"
+                f"{self.path} holds a run of another recipe; continuing would mix the two. Only tasks that are not "
+                "complete may change. Undo the other changes or choose another `output_dir`.\n"
+                f"{_difference(_done(old, len(complete)), _done(new, len(complete)))}"
             )
-        return manifest["complete"]
+        for index, task in enumerate(old["tasks"]):
+            if index >= len(complete) and task not in new["tasks"][index : index + 1]:
+                shutil.rmtree(self.task_folder(index, task["name"]), ignore_errors=True)
+        self._write_manifest(new, complete)
+        return complete
 
     def complete_task(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
         """Records the complete tasks; call it when everything of the newest one is on disk."""
@@ -155,6 +167,11 @@ class RunFolder:
         )
         has_official = any(value is not None for row in official for value in row)
         return accuracy, formatted, official if has_official else None
+
+
+def _done(recipe: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The part of a recipe that made its first `count` tasks."""
+    return {**recipe, "tasks": recipe["tasks"][:count]}
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

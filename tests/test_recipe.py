@@ -15,7 +15,7 @@ from sefe_plugin.recipe import RecipeError, load_recipe, merges_apart, single_ru
 def recipe(tmp_path):
     """A sound recipe of two tasks on files in tmp_path."""
     for name in ("a_train", "a_test", "b_train", "b_test"):
-        (tmp_path / f"{name}.json").write_text("[]")
+        (tmp_path / f"{name}.json").write_text('[{"output": "red", "answer_bbox": "[0, 0, 1, 1]"}]')
     info = {path.stem: {"file_name": path.name} for path in tmp_path.glob("*.json")}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     return {
@@ -44,6 +44,15 @@ def test_sound_recipe_is_resolved(recipe):
     assert loaded.tasks[1].overrides == {"num_train_epochs": 2}
     assert "tasks" not in loaded.arguments
     assert loaded.to_dict()["tasks"] == recipe["tasks"]
+
+
+def test_test_sets_are_read_before_anything_starts(recipe, tmp_path):
+    (tmp_path / "b_test.json").write_text('[{"output": "red"}]')
+    assert faults(recipe) == [
+        "task 2 (B): `test_dataset`: 1 of 1 records of 'b_test' have no gold answer for the scorer 'box'; record 0, "
+        "counted from 0: 'answer_bbox' must be written as '[x1, y1, x2, y2]', got 'red'. Put it into a field "
+        "'answer_bbox', or where dataset_info.json says that the response is, or choose another scorer."
+    ]
 
 
 def test_all_faults_come_at_once(recipe):

@@ -31,6 +31,33 @@ def test_a_run_is_continued_by_the_same_recipe_only(folder):
     assert "tasks" not in str(caught.value).split("\n", 1)[1]
 
 
+def test_a_run_takes_further_tasks_and_keeps_the_complete_ones(folder):
+    done = [{"name": name, "folder": f"{i}_{name}", "seconds": 1.0} for i, name in ((1, "A"), (2, "B"))]
+    folder.open_run(RECIPE)
+    folder.complete_task(RECIPE, done)
+    longer = RECIPE | {"tasks": [*RECIPE["tasks"], {"name": "C"}]}
+    assert folder.open_run(longer) == done
+    assert folder.read_manifest()["recipe"] == longer
+    for tasks in ([{"name": "A"}], [{"name": "B"}, {"name": "A"}], [{"name": "A"}, {"name": "B", "seed": 1}]):
+        with pytest.raises(RunFolderError, match="Only tasks that are not complete may change"):
+            folder.open_run(RECIPE | {"tasks": tasks})
+    with pytest.raises(RunFolderError, match="learning_rate"):
+        folder.open_run(longer | {"learning_rate": 2e-4})
+    assert folder.read_manifest() == {"version": 1, "recipe": longer, "complete": done}
+
+
+def test_an_unfinished_task_that_differs_starts_anew(folder):
+    recipe = RECIPE | {"tasks": [{"name": "A"}, {"name": "B"}, {"name": "C"}]}
+    folder.open_run(recipe)
+    folder.complete_task(recipe, [{"name": "A", "folder": "1_A", "seconds": 1.0}])
+    for index, name in enumerate("ABC"):
+        checkpoint = folder.task_folder(index, name) / "checkpoint-3"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "trainer_state.json").touch()
+    folder.open_run(RECIPE | {"tasks": [{"name": "A"}, {"name": "B", "learning_rate": 1e-5}, {"name": "C"}]})
+    assert sorted(entry.name for entry in folder.path.iterdir()) == ["1_A", "3_C", "manifest.json"]
+
+
 def test_foreign_files_are_left_alone(folder):
     (folder.path / "thesis.tex").touch()
     with pytest.raises(RunFolderError, match=r"thesis\.tex"):

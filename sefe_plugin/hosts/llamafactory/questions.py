@@ -1,8 +1,6 @@
-"""Test sets as the host reads them: records, and questions in its own template."""
+"""The questions of test sets as the host asks them, in its own template."""
 
 import copy
-import json
-from pathlib import Path
 
 from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.data.converter import get_dataset_converter
@@ -10,28 +8,12 @@ from llamafactory.data.parser import get_dataset_list
 from llamafactory.data.processor import UnsupervisedDatasetProcessor
 from llamafactory.model import load_tokenizer
 
-from sefe_plugin.files import read_json
-
 
 _IMAGE_TOKEN = "<image>"  # noqa: S105 - the host's placeholder
 
 
-def read_records(dataset: str, data_args) -> list[dict]:
-    """Reads the records of a local test set, `.json` or `.jsonl`.
-
-    Args:
-        dataset: its name in `dataset_info.json`.
-        data_args: the host's arguments of the data.
-    """
-    (attributes,) = get_dataset_list([dataset], data_args.dataset_dir)
-    file = Path(data_args.dataset_dir) / attributes.dataset_name
-    if file.suffix == ".jsonl":
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return read_json(file)
-
-
 class QuestionReader:
-    """Reads local test sets and encodes their questions with the host's template, tokenizer and processor.
+    """Encodes the questions of test sets with the host's template, tokenizer and processor.
 
     Args:
         model_args: the host's arguments of the model.

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from sefe_plugin.evaluation.generate import generate_answers
 from sefe_plugin.evaluation.results import write_results
-from sefe_plugin.hosts.llamafactory.questions import QuestionReader, read_records
+from sefe_plugin.evaluation.test_sets import read_test_set
+from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
 
 def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path, arguments: tuple) -> None:
@@ -41,7 +42,7 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
     for test_set in progress:
         name = test_set["name"]
         progress.set_postfix_str(name)
-        records[name] = read_records(test_set["dataset"], data_args)
+        records[name] = read_test_set(test_set["dataset"], data_args.dataset_dir, test_set["scorer"])
         features = reader.questions(test_set["dataset"], records[name])
         order = order_by_length(features)
         batches = share_batches(order, rank, world, training_args.per_device_eval_batch_size)

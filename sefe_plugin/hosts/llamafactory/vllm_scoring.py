@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from sefe_plugin.evaluation.test_sets import read_test_set
 from sefe_plugin.files import read_json
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 
@@ -43,7 +44,6 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
         keys: the task's recipe.
     """
     from sefe_plugin.evaluation.results import write_results
-    from sefe_plugin.hosts.llamafactory.questions import read_records
 
     model_args, data_args, finetuning_args, _ = _parse(keys)
     size = (model_args.vllm_config or {}).get("tensor_parallel_size", 1)
@@ -54,7 +54,7 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     records, predictions = {}, {}
     for test_set in finetuning_args.test_sets:
         name = test_set["name"]
-        records[name] = read_records(test_set["dataset"], data_args)
+        records[name] = read_test_set(test_set["dataset"], data_args.dataset_dir, test_set["scorer"])
         answers = {index: answer for share in shares for index, answer in share[name].items()}
         predictions[name] = [answers[index] for index in range(len(records[name]))]
     write_results(Path(keys["output_dir"]), finetuning_args.test_sets, records, predictions)
@@ -110,15 +110,15 @@ def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    from sefe_plugin.hosts.llamafactory.questions import QuestionReader, read_records
+    from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
     arguments = _parse(keys)
     model_args, data_args, finetuning_args, generating_args = arguments
     reader = QuestionReader(model_args, data_args, expand_images=False)
-    features = {
-        test_set["name"]: reader.questions(test_set["dataset"], read_records(test_set["dataset"], data_args))
-        for test_set in finetuning_args.test_sets
-    }
+    features = {}
+    for test_set in finetuning_args.test_sets:
+        records = read_test_set(test_set["dataset"], data_args.dataset_dir, test_set["scorer"])
+        features[test_set["name"]] = reader.questions(test_set["dataset"], records)
     most_images = max(len(feature["images"] or ()) for rows in features.values() for feature in rows)
     adapter = None if _merged(keys).is_dir() else LoRARequest("task", 1, str(_adapter(keys)))
     engine = LLM(**_engine_options(keys, arguments, most_images))

@@ -1,0 +1,83 @@
+"""Local test sets: their records, each with a gold answer that its scorer can read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.files import read_json
+
+
+#: The host's names where `dataset_info.json` has no "tags".
+_TAGS = {"role_tag": "from", "content_tag": "value", "assistant_tag": "gpt"}
+
+
+def read_test_set(dataset: str, dataset_dir: str | Path, scorer: str) -> list[dict]:
+    """Reads the records of a `.json` or `.jsonl` test set.
+
+    A record without the field that its scorer reads ("answer", or "answer_bbox" for boxes) gets it from where the
+    host finds the response: the declared column, or the assistant's last message.
+
+    Args:
+        dataset: its name in `dataset_info.json`.
+        dataset_dir: the folder of that file.
+        scorer: a name in `SCORERS`.
+
+    Raises:
+        ValueError: if the file holds anything but records.
+    """
+    declared = read_json(Path(dataset_dir) / "dataset_info.json")[dataset]
+    file = Path(dataset_dir) / declared["file_name"]
+    if file.suffix == ".jsonl":
+        with file.open(encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines if line.strip()]
+    else:
+        records = read_json(file)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"{file} must hold a list of records")
+    field = "answer_bbox" if scorer == "box" else "answer"
+    ready = {field, "answers"} if scorer == "text_vqa" else {field}
+    return [record if ready & record.keys() else record | {field: _response(record, declared)} for record in records]
+
+
+def test_set_faults(dataset: str, dataset_dir: str | Path, scorer: str) -> list[str]:
+    """Lists what keeps a test set from being scored, so that it is known before anything is trained.
+
+    Args:
+        dataset, dataset_dir, scorer: as in `read_test_set`.
+    """
+    try:
+        records = read_test_set(dataset, dataset_dir, scorer)
+    except (OSError, ValueError) as error:
+        return [f"`test_dataset`: {dataset!r} cannot be read: {error}."]
+    if not records:
+        return [f"`test_dataset`: {dataset!r} holds no records. Give it some."]
+    faults = {}
+    for index, record in enumerate(records):
+        try:
+            SCORERS[scorer]("", record)
+        except ValueError as error:
+            faults[index] = error
+    if not faults:
+        return []
+    first, reason = next(iter(faults.items()))
+    field = "answer_bbox" if scorer == "box" else "answer"
+    return [
+        f"`test_dataset`: {len(faults)} of {len(records)} records of {dataset!r} have no gold answer for the scorer "
+        f"{scorer!r}; record {first}, counted from 0: {reason}. Put it into a field {field!r}, or where "
+        "dataset_info.json says that the response is, or choose another scorer."
+    ]
+
+
+def _response(record: Mapping[str, Any], declared: Mapping[str, Any]) -> Any:
+    """The response as the host reads it; None where there is none."""
+    columns = declared.get("columns", {"response": "output", "messages": "conversations"})
+    if declared.get("formatting", "alpaca") == "alpaca":
+        return record.get(columns.get("response"))
+    tags = declared.get("tags", _TAGS)
+    messages = record.get(columns.get("messages"))
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or last.get(tags.get("role_tag")) != tags.get("assistant_tag"):
+        return None
+    return last.get(tags.get("content_tag"))
