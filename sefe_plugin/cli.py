@@ -42,7 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     coin_cli.add_commands(commands)
     minicoin_cli.add_commands(commands)
 
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes `key=value` of `sefe plan` before its options only
+    if rest and not ("overrides" in options and all(word.partition("=")[0].isidentifier() for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
     try:
         options.run(options)
     except (OSError, ValueError) as error:

@@ -4,6 +4,7 @@ The host's argument classes inherit these dataclasses, so the keys appear in `ll
 recipe check uses the same rules before anything starts.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -166,6 +167,15 @@ FILLED_IN_KEYS = ("reglora_key_elements", "test_sets", "merge_adapter", "stacked
 #: Optimizers of the host that make parameter groups of their own.
 _OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "use_adam_mini", "use_muon")
 
+#: Keys of the host that RegLoRA cannot work with, and why.
+_WITHOUT_REGLORA = {
+    "use_dora": "DoRA's weight change is not B A",
+    "pissa_init": "PiSSA's weight change is not B A",
+    "use_unsloth": "Unsloth has layers of its own",
+    "use_hyper_parallel": "its training is not the one that this plugin extends",
+    "fsdp": "FSDP leaves no process a whole matrix",
+}
+
 #: Every key of the plugin -> the section of a recipe that it belongs to.
 PLUGIN_KEYS = {
     f.name: section
@@ -175,7 +185,7 @@ PLUGIN_KEYS = {
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def option_faults(arguments: Mapping[str, Any]) -> list[str]:
@@ -241,10 +251,11 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
             faults.append(f"`use_reglora` needs `finetuning_type: lora`; got {arguments['finetuning_type']!r}.")
         if arguments.get("stage", "sft") != "sft":
             faults.append(f"`use_reglora` works in `stage: sft` only; got {arguments['stage']!r}.")
-        if arguments.get("use_dora"):
-            faults.append(
-                "`use_dora` cannot be combined with `use_reglora`: DoRA's weight change is not B A. Drop one."
-            )
+        faults += [
+            f"`{key}` cannot be combined with `use_reglora`: {reason}. Drop one."
+            for key, reason in _WITHOUT_REGLORA.items()
+            if arguments.get(key)
+        ]
     if arguments.get("asd_ratio"):
         if arguments.get("tokenized_path"):
             faults.append(

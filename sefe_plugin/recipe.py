@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sefe_plugin.benchmarks import BENCHMARKS, OWN_ORDER, load_benchmark, named_orders
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.evaluation.test_sets import test_set_faults
-from sefe_plugin.options import FILLED_IN_KEYS, PLUGIN_KEYS, SEQUENCE_KEYS, option_faults
+from sefe_plugin.options import FILLED_IN_KEYS, SEQUENCE_KEYS, option_faults
+from sefe_plugin.recipe_keys import HostKey, key_faults, near
 
 
 _TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
@@ -31,8 +31,23 @@ _REFUSED = {
     "do_predict": "the sequence scores the test sets itself",
     "predict_with_generate": "the sequence scores the test sets itself",
     "resume_from_checkpoint": "the same command resumes by itself",
+    "use_hyper_parallel": "its training is not the one that this plugin extends",
     "overwrite_output_dir": "the same command resumes by itself; for a fresh start choose another `output_dir`",
 }
+
+
+#: Keys that a task cannot override.
+_WHOLE_SEQUENCE = (
+    *SEQUENCE_KEYS,
+    *FILLED_IN_KEYS,
+    *_REFUSED,
+    *_FIXED,
+    "carry",
+    "output_dir",
+    "model_name_or_path",
+    "reglora_key_ratio",
+    "reglora_selection",
+)
 
 
 class RecipeError(ValueError):
@@ -46,18 +61,6 @@ class RecipeError(ValueError):
         self.faults = faults
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         super().__init__("\n".join([f"{source} cannot start: {count}.", *(f"  - {fault}" for fault in faults)]))
-
-
-class HostKey(NamedTuple):
-    """One key of the host.
-
-    Attributes:
-        section: section of a recipe it belongs to, such as "model" or "train".
-        types: accepted type names and ("literal", value) pairs, or None when any value may be right.
-    """
-
-    section: str
-    types: tuple | None
 
 
 @dataclass(frozen=True)
@@ -131,13 +134,13 @@ def load_recipe(
     if benchmark is not None:
         common = {**benchmark.defaults(), **common}
 
-    faults = _key_faults(common, host_keys) + option_faults(common)
-    faults += _sequence_faults(common)
+    faults = key_faults(common, host_keys) + option_faults(common)
+    faults += _deepspeed_faults(common) + _sequence_faults(common)
     if "tasks" in arguments and "benchmark" in arguments:
         faults.append("`tasks` and `benchmark` exclude each other: a benchmark brings its own tasks. Drop one.")
     if "benchmark" in arguments and benchmark is None:
-        near = _near(benchmark_name, BENCHMARKS)
-        faults.append(f"`benchmark` must be one of {tuple(BENCHMARKS)}; got {benchmark_name!r}.{near}")
+        hint = near(benchmark_name, BENCHMARKS)
+        faults.append(f"`benchmark` must be one of {tuple(BENCHMARKS)}; got {benchmark_name!r}.{hint}")
 
     tasks: list[Task] = []
     order = None
@@ -167,9 +170,14 @@ def load_recipe(
 
 def single_run_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> list[str]:
     """Lists the faults of a recipe for one ordinary run that uses keys of the plugin."""
-    faults = _key_faults(arguments, host_keys) + option_faults(arguments)
+    faults = key_faults(arguments, host_keys) + option_faults(arguments) + _deepspeed_faults(arguments)
     if "carry" in arguments:
         faults.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")
+    faults += [
+        f"`{key}` follows training. Set `do_train: true`, or remove it."
+        for key in ("test_sets", "merge_adapter")
+        if arguments.get(key) and not arguments.get("do_train")
+    ]
     return faults
 
 
@@ -198,6 +206,19 @@ def read_deepspeed(arguments: Mapping[str, Any]) -> dict | None:
     return value
 
 
+def _deepspeed_faults(arguments: Mapping[str, Any]) -> list[str]:
+    try:
+        config = read_deepspeed(arguments) or {}
+    except (OSError, ValueError) as error:
+        return [f"`deepspeed` must be a DeepSpeed configuration or a JSON file with one; {error}."]
+    if config.get("optimizer") and arguments.get("projector_learning_rate") is not None:
+        return [
+            "`projector_learning_rate` needs the Trainer's optimizer, but the configuration of `deepspeed` brings its "
+            "own. Remove its section `optimizer`."
+        ]
+    return []
+
+
 def _zero_stage(arguments: Mapping[str, Any]) -> int:
     """Returns the ZeRO stage of a run, 0 without DeepSpeed."""
     return (read_deepspeed(arguments) or {}).get("zero_optimization", {}).get("stage", 0)
@@ -209,7 +230,7 @@ def _ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
     named = named_orders(list(by_name))
     if isinstance(order, list) and all(isinstance(name, str) for name in order):
         faults = [
-            f"`task_order`: {name!r} is no task of the benchmark.{_near(name, by_name)}"
+            f"`task_order`: {name!r} is no task of the benchmark.{near(name, by_name)}"
             for name in order
             if name not in by_name
         ]
@@ -222,56 +243,8 @@ def _ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
         order, faults = named[order], []
     else:
         rule = f"one of {tuple(named)} or a list of all tasks of the benchmark"
-        faults = [f"`task_order` must be {rule}; got {order!r}.{_near(order, named)}"]
+        faults = [f"`task_order` must be {rule}; got {order!r}.{near(order, named)}"]
     return ([] if faults else [by_name[name] for name in order]), faults
-
-
-def _near(word: Any, known) -> str:
-    matches = get_close_matches(str(word), list(known), n=1)
-    return f" Did you mean `{matches[0]}`?" if matches else ""
-
-
-def _key_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> list[str]:
-    known = [*PLUGIN_KEYS, *host_keys]
-    faults = []
-    for key, value in arguments.items():
-        if key not in known:
-            faults.append(
-                f"`{key}` is not a key of LLaMA-Factory or of this plugin; got value {value!r}.{_near(key, known)}"
-            )
-        elif key in host_keys:
-            faults += _type_faults(key, value, host_keys[key].types)
-    return faults
-
-
-def _type_faults(key: str, value: Any, types: tuple | None) -> list[str]:
-    if types is None or _matches(value, types):
-        return []
-    literals = [item[1] for item in types if isinstance(item, tuple)]
-    names = [item for item in types if isinstance(item, str) and item != "None"]
-    rule = " or ".join([*names, *(f"one of {tuple(literals)}" for _ in literals[:1])])
-    return [f"`{key}` must be {rule}; got {value!r}.{_near(value, literals) if literals else ''}"]
-
-
-def _matches(value: Any, types: tuple) -> bool:
-    """Whether a YAML value fits, with the leniency of the host: numbers may be written as text, as in 1e-4."""
-    if value is None:
-        return "None" in types
-    if ("literal", value) in types or "str" in types:
-        return not isinstance(value, dict | list) or type(value).__name__ in types
-    if isinstance(value, str) and ("int" in types or "float" in types):
-        try:
-            number = float(value)
-        except ValueError:
-            return "dict" in types
-        return "float" in types or number.is_integer()
-    if isinstance(value, bool):
-        return "bool" in types
-    if isinstance(value, int):
-        return "int" in types or "float" in types
-    if isinstance(value, str):
-        return "dict" in types or "list" in types
-    return type(value).__name__ in types
 
 
 def _sequence_faults(common: Mapping[str, Any]) -> list[str]:
@@ -288,19 +261,25 @@ def _sequence_faults(common: Mapping[str, Any]) -> list[str]:
     for key in FILLED_IN_KEYS:
         if key in common:
             faults.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {common[key]!r}.")
+    faults += [
+        f"`{key}` cannot be combined with `carry: stack`: its weight change is not B A on the base. Drop one."
+        for key in ("use_dora", "pissa_init")
+        if common.get("carry") == "stack" and common.get(key)
+    ]
     if common.get("carry") == "stack" and common.get("scoring_backend") == "vllm" and common.get("pad_images"):
         faults.append(
             "`pad_images` with `scoring_backend: vllm` needs merged models, which hold the padding processor. Set "
             "`carry: merge` or `scoring_backend: generate`."
         )
-    try:
-        read_deepspeed(common)
-    except (OSError, ValueError) as error:
-        faults.append(f"`deepspeed` must be a DeepSpeed configuration or a JSON file with one; {error}.")
     model = common.get("model_name_or_path")
     if isinstance(model, str) and _is_local(model) and not (Path(model) / "config.json").is_file():
         faults.append(f"`model_name_or_path` names the folder {model!r}, which holds no config.json. Mend the path.")
     return faults
+
+
+def _needs_equal_targets(common: Mapping[str, Any]) -> bool:
+    """Key elements and stacks are of the same matrices in every task."""
+    return bool(common.get("use_reglora")) or common.get("carry") == "stack"
 
 
 def _is_local(model: str) -> bool:
@@ -329,24 +308,15 @@ def _read_tasks(
         first_at.setdefault(name.casefold(), position)
         if isinstance(entry.get("scorer"), str) and entry["scorer"] not in SCORERS:
             entry_faults.append(
-                f"`scorer` must be one of {tuple(SCORERS)}; got {entry['scorer']!r}.{_near(entry['scorer'], SCORERS)}"
+                f"`scorer` must be one of {tuple(SCORERS)}; got {entry['scorer']!r}.{near(entry['scorer'], SCORERS)}"
             )
         overrides = {key: value for key, value in entry.items() if key not in _TASK_KEYS}
-        entry_faults += _key_faults(overrides, host_keys)
-        entry_faults += [
-            fault for fault in option_faults({**common, **overrides}) if fault not in option_faults(common)
-        ]
+        entry_faults += key_faults(overrides, host_keys)
+        for rule in (option_faults, _deepspeed_faults):
+            entry_faults += [fault for fault in rule({**common, **overrides}) if fault not in rule(common)]
         entry_faults += [
             f"`{key}` belongs to the whole sequence. Move it out of the task; got {overrides[key]!r}."
-            for key in (
-                *SEQUENCE_KEYS,
-                *FILLED_IN_KEYS,
-                *_REFUSED,
-                *_FIXED,
-                "carry",
-                "output_dir",
-                "model_name_or_path",
-            )
+            for key in (*_WHOLE_SEQUENCE, *(("lora_target",) if _needs_equal_targets(common) else ()))
             if key in overrides
         ]
         if not entry_faults:
@@ -370,7 +340,7 @@ def _data_faults(task: Task, arguments: Mapping[str, Any]) -> list[str]:
     named = [("dataset", name.strip()) for name in task.dataset.split(",")] + [("test_dataset", task.test_dataset)]
     for key, name in named:
         if name not in info:
-            faults.append(f"`{key}`: {name!r} is not declared in {info_file}.{_near(name, info)}")
+            faults.append(f"`{key}`: {name!r} is not declared in {info_file}.{near(name, info)}")
         elif "file_name" in info[name] and not (folder / info[name]["file_name"]).exists():
             faults.append(f"`{key}`: the file {folder / info[name]['file_name']} of {name!r} does not exist.")
         elif key == "test_dataset" and Path(info[name].get("file_name", "")).suffix not in (".json", ".jsonl"):

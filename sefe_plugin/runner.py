@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.callback import KEY_ELEMENTS_FILE
 from sefe_plugin.evaluation.report import build_report, write_report
 from sefe_plugin.files import read_json
 from sefe_plugin.recipe import Recipe, Task, merges_apart
@@ -65,6 +66,8 @@ def run_sequence(recipe: Recipe, host: Host, say: Callable[[str], None]) -> dict
             file = task_folder / "task.yaml"
             _run(task, host.train(file, keys))
             _require(task, *(task_folder / name for name in ("adapter_config.json", WEIGHTS_FILE)))
+            if keys.get("use_reglora"):
+                _require(task, task_folder / KEY_ELEMENTS_FILE)
             _require(task, _carry(task, host, keys, stacks))
             if keys.get("scoring_backend", "generate") != "generate":
                 _run(task, host.score(file))
@@ -112,8 +115,11 @@ def task_arguments(
     elif earlier:
         keys["model_name_or_path"] = str(earlier[-1] / "merged")
     if keys.get("use_reglora"):
-        files = [path / "key_elements.safetensors" for path in earlier]
-        keys["reglora_key_elements"] = [str(file) for file in files if file.is_file()]
+        keys["reglora_key_elements"] = [
+            str(path / KEY_ELEMENTS_FILE)
+            for path, t in zip(earlier, tasks, strict=False)
+            if {**arguments, **t.overrides}.get("use_reglora")
+        ]
     return keys
 
 
@@ -141,7 +147,7 @@ def _run(task: Task, command: Sequence[str]) -> None:
     if result.returncode != 0:
         raise TaskFailedError(
             f"Task {task.name} failed with exit status {result.returncode}; its output is above. The complete tasks "
-            f"are kept, and the same command continues with this one. To try it alone: {' '.join(command)}"
+            f"are kept, and the same command continues with this one. Its own command was: {' '.join(command)}"
         )
 
 

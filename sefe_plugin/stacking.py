@@ -25,24 +25,26 @@ _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 def stack_adapters(adapters: list[Path], folder: Path) -> None:
     """Writes one plain LoRA adapter whose weight change is the sum of those of `adapters`.
 
-    Its scale is 1: each B is multiplied by its own alpha / r (alpha / sqrt(r) with rsLoRA). Modules that are trained
-    as a whole (`modules_to_save`) are the last adapter's.
+    Its scale is 1: each B is multiplied by its own alpha / r (alpha / sqrt(r) with rsLoRA). A module that was trained
+    as a whole (`modules_to_save`) is as the last adapter that trained it has it.
 
     Args:
         adapters: folders of PEFT LoRA adapters of the same matrices, the oldest first.
         folder: where to; its configuration is written last.
 
     Raises:
-        ValueError: if the adapters change different matrices, or have scales of their own for some matrices.
+        ValueError: if the adapters change different matrices, or change them by anything but a plain B A.
     """
     configs = [json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8")) for adapter in adapters]
     parts = [load_file(adapter / WEIGHTS_FILE) for adapter in adapters]
     for adapter, config, part in zip(adapters, configs, parts, strict=True):
         if config.get("rank_pattern") or config.get("alpha_pattern"):
             raise ValueError(f"{adapter}: `rank_pattern` and `alpha_pattern` cannot be stacked. Leave them out.")
+        if config.get("use_dora") or "pissa" in str(config.get("init_lora_weights")):
+            raise ValueError(f"{adapter}: DoRA and PiSSA do not add B A to the base. Train plain LoRA.")
         if _factors(part) != _factors(parts[0]):
             raise ValueError(f"{adapter} and {adapters[0]} change different matrices. Use one `lora_target` for both.")
-    stacked = dict(parts[-1])
+    stacked = {name: value for part in parts for name, value in part.items()}
     for name in _factors(stacked):
         if name.endswith(_A):
             stacked[name] = torch.cat([part[name] for part in parts], dim=0)
@@ -54,7 +56,9 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
     with replacing(folder / WEIGHTS_FILE) as temporary:
         save_file(stacked, temporary, metadata={"format": "pt"})
     with replacing(folder / CONFIG_FILE) as temporary:
+        whole = sorted({name for config in configs for name in config.get("modules_to_save") or ()})
         changes = {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "use_rslora": False}
+        changes |= {"init_lora_weights": True, "modules_to_save": whole or None}
         temporary.write_text(json.dumps(configs[-1] | changes, indent=2, sort_keys=True), encoding="utf-8")
 
 

@@ -113,6 +113,12 @@ def test_all_faults_come_at_once(recipe):
         ({"bf16": "maybe"}, "`bf16` must be bool; got 'maybe'."),
         ({"lora_rank": 8.5}, "`lora_rank` must be int; got 8.5."),
         ({"max_samples": [1]}, "`max_samples` must be int; got [1]."),
+        ({"lora_target": ["q_proj", 1]}, "`lora_target` must be str; got ['q_proj', 1]."),
+        ({"reglora_weight": float("inf")}, "`reglora_weight` must be a number of at least 0"),
+        ({"use_hyper_parallel": True}, "`use_hyper_parallel` cannot be set in a sequence"),
+        ({"use_reglora": True, "fsdp": "full_shard"}, "`fsdp` cannot be combined with `use_reglora`"),
+        ({"carry": "stack", "use_dora": True}, "`use_dora` cannot be combined with `carry: stack`"),
+        ({"carry": "stack", "pissa_init": True}, "`pissa_init` cannot be combined with `carry: stack`"),
     ],
 )
 def test_one_fault(recipe, change, expected):
@@ -261,3 +267,38 @@ def test_carry_belongs_to_the_whole_sequence(recipe):
     recipe["tasks"][1]["carry"] = "stack"
     assert any("`carry` belongs to the whole sequence" in fault for fault in faults(recipe))
     assert any("`carry` belongs to a sequence" in f for f in single_run_faults({"carry": "stack"}, host_keys()))
+
+
+@pytest.mark.parametrize(
+    ("common", "change", "expected"),
+    [
+        ({}, {"reglora_key_ratio": 0.1}, "task 2 (B): `reglora_key_ratio` belongs to the whole sequence"),
+        ({}, {"reglora_selection": "random"}, "`reglora_selection` belongs to the whole sequence"),
+        ({"use_reglora": True}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
+        ({"carry": "stack"}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
+        ({}, {"deepspeed": "nowhere.json"}, "task 2 (B): `deepspeed` must be a DeepSpeed configuration"),
+    ],
+)
+def test_what_a_task_cannot_change_is_said_before_the_first_starts(recipe, common, change, expected):
+    recipe["tasks"][1] |= change
+    assert any(expected in fault for fault in faults(recipe | common))
+
+
+def test_a_task_of_a_plain_sequence_may_have_other_targets(recipe):
+    recipe["tasks"][1]["lora_target"] = ["q_proj", "v_proj"]
+    assert load_recipe(recipe, "test.yaml", host_keys()).tasks[1].overrides["lora_target"] == ["q_proj", "v_proj"]
+
+
+def test_the_projectors_learning_rate_needs_the_trainers_optimizer(recipe):
+    config = {"optimizer": {"type": "AdamW"}, "zero_optimization": {"stage": 2}}
+    keys = {"additional_target": "multi_modal_projector", "projector_learning_rate": 2e-5, "deepspeed": config}
+    assert any("Remove its section `optimizer`" in fault for fault in faults(recipe | keys))
+    assert any("Remove its section `optimizer`" in fault for fault in single_run_faults(keys, host_keys()))
+    del config["optimizer"]
+    load_recipe(recipe | keys, "test.yaml", host_keys())
+
+
+def test_scores_and_merged_models_follow_training():
+    keys = {"test_sets": [], "merge_adapter": True}
+    assert [fault.split()[0] for fault in single_run_faults(keys, host_keys())] == ["`merge_adapter`"]
+    assert single_run_faults(keys | {"do_train": True}, host_keys()) == []

@@ -187,4 +187,9 @@ def test_arguments_of_a_task(tmp_path):
     assert third["reglora_key_elements"] == [str(tmp_path / d / "key_elements.safetensors") for d in ("1_A", "2_B")]
     assert [t["name"] for t in third["test_sets"]] == ["A", "B", "C"]
     assert third["output_dir"] == str(tmp_path / "3_C")
+    unprotected = (Task("A", "a_train", "a_test", "box", {"use_reglora": False}), *tasks[1:])
+    third = task_arguments(common, unprotected, 2, folder)
+    assert third["reglora_key_elements"] == [str(tmp_path / "2_B" / "key_elements.safetensors")]
+    (tmp_path / "2_B" / "key_elements.safetensors").unlink()  # a lost file is named, so that the check finds it
+    assert task_arguments(common, unprotected, 2, folder) == third
     assert json.dumps(third)

@@ -97,6 +97,23 @@ def test_adapters_of_different_matrices_are_refused(adapters, tiny_llama, tmp_pa
     assert not (tmp_path / "stacked").exists()
 
 
+def test_modules_trained_whole_are_those_of_the_last_task_that_trained_them(adapters, tiny_llama, tmp_path):
+    stack_adapters([adapters[2], adapters[0]], tmp_path / "stacked")  # the head was trained by the first
+    model = PeftModel.from_pretrained(tiny_llama().double(), tmp_path / "stacked", autocast_adapter_dtype=False)
+    assert list(model.peft_config["default"].modules_to_save) == ["lm_head"]
+    expected = merged_one_by_one(tiny_llama(), [adapters[2], adapters[0]])(INPUT).logits
+    assert (model.double().eval()(INPUT).logits - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("change", [{"use_dora": True}, {"init_lora_weights": "pissa_niter_16"}])
+def test_adapters_that_are_no_plain_product_are_refused(adapters, tmp_path, change):
+    file = adapters[1] / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ValueError, match="task1: DoRA and PiSSA do not add B A to the base"):
+        stack_adapters(adapters[:2], tmp_path / "stacked")
+    assert not (tmp_path / "stacked").exists()
+
+
 def test_scales_of_single_matrices_are_refused(adapters, tmp_path):
     file = adapters[1] / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {"q_proj": 3}}))

@@ -27,7 +27,7 @@ class Plan:
         global_batch: samples of one optimizer step.
         architecture: the model and its adapter.
         tasks: the data of every task.
-        steps: optimizer steps of every task, None where its samples cannot be counted.
+        steps: optimizer steps of every task, None where its samples cannot be counted, or are packed.
         memory: bytes of one GPU at the peak of the last task, by part and in total.
         disk: bytes that the finished run takes, by part and in total.
     """

@@ -9,7 +9,7 @@ def optimizer_steps(samples: int, arguments: Mapping[str, Any], processes: int) 
     """Returns the number of optimizer steps of one task.
 
     Args:
-        samples: of its training data.
+        samples: of its training data, before the host takes `val_size` of them away.
         arguments: the task's keys.
         processes: that train together, each with batches of its own.
 
@@ -19,6 +19,8 @@ def optimizer_steps(samples: int, arguments: Mapping[str, Any], processes: int) 
     """
     if int(arguments.get("max_steps", -1)) > 0:
         return int(arguments["max_steps"])
+    held_back = float(arguments.get("val_size", 0))
+    samples -= int(held_back) if held_back > 1 else math.ceil(held_back * samples)
     batches = math.ceil(samples / (int(arguments.get("per_device_train_batch_size", 8)) * processes))
     steps = max(math.ceil(batches / int(arguments.get("gradient_accumulation_steps", 1))), 1)
     return math.ceil(float(arguments.get("num_train_epochs", 3.0)) * steps)

@@ -61,15 +61,12 @@ class RegLoraModel(LoraModel):
         if len(files) > _MAX_TASKS:
             raise ValueError(f"at most {_MAX_TASKS} files of key elements can be loaded; got {len(files)}")
         shapes = self._shapes()
-        tasks: dict[str, KeyElements] = {}
-        for elements in map(read_key_elements, files):
+        tasks: dict[Path, KeyElements] = {}
+        for file in files:
+            elements = read_key_elements(file)
             elements.check_fits(shapes, self._config.key_ratio, self._config.selection)
-            if elements.adapter_sha256 in tasks:
-                raise ValueError(
-                    f"{elements.file}: key elements of the same adapter as in "
-                    f"{tasks[elements.adapter_sha256].file}. Give one file per earlier task."
-                )
-            tasks[elements.adapter_sha256] = elements
+            if tasks.setdefault(Path(file).resolve(), elements) is not elements:
+                raise ValueError(f"{elements.file} is given twice. Give one file per earlier task.")
         self._num_earlier_tasks = len(tasks)
         self._key_elements = []
         for name, layer in self._layers().items() if tasks else ():

@@ -100,6 +100,28 @@ def test_four_bit_merge_is_into_the_base_of_full_precision(train, recipe, tmp_pa
         start = folder / name / "merged"
 
 
+@pytest.mark.parametrize("carry", ["merge", "stack"])
+def test_sequence_of_a_16_bit_base_whose_projector_is_trained(train, recipe, tmp_path, carry):
+    """The projector is trained in fp32 beside 16-bit weights, and the model must still answer."""
+    folder = tmp_path / "base"
+    model = LlavaForConditionalGeneration.from_pretrained(BASE, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    for file in BASE.iterdir():
+        if not (folder / file.name).exists():
+            (folder / file.name).write_bytes(file.read_bytes())
+    keys = [f"model_name_or_path={folder}", "bf16=true", "additional_target=multi_modal_projector", f"carry={carry}"]
+    run(train, recipe, tmp_path / "run", *keys, "projector_learning_rate=1e-3")
+    weights = load_file(tmp_path / "run" / TASKS[0] / "adapter_model.safetensors")
+    before = model.state_dict()
+    moved = [
+        (value.float() - before[name].float()).abs().max()
+        for key, value in weights.items()
+        if "lora" not in key and (name := key.removeprefix("base_model.model."))
+    ]
+    assert len(moved) == 4
+    assert min(moved) > 1e-4
+
+
 def test_incomplete_base_is_refused(train, recipe, tmp_path):
     from safetensors.torch import save_file
 

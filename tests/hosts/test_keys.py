@@ -40,7 +40,7 @@ def test_types_of_well_known_keys():
 
 def test_defaults_fit_their_own_types(host_fields):
     """The type rules never refuse what the host itself sets."""
-    from sefe_plugin.recipe import _matches
+    from sefe_plugin.recipe_keys import _matches
 
     for name, key in host_keys().items():
         default = host_fields[name].default

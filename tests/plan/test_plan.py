@@ -123,6 +123,39 @@ def test_a_recipe_of_one_run_is_no_sequence(recipe):
         make_plan(write(), [])
 
 
+def test_missing_data_is_named(recipe):
+    keys, write = recipe
+    keys["tasks"][1]["dataset"] = "lisst"
+    with pytest.raises(RecipeError, match=r"'lisst' is not declared .* Did you mean `list`"):
+        make_plan(write(), [])
+
+
+def test_packed_samples_cannot_be_counted_beforehand(recipe):
+    keys, write = recipe
+    keys["packing"] = True
+    assert make_plan(write(), [], gpus=1).steps == [None, None]
+
+
+def test_memory_is_that_of_the_greediest_task(recipe):
+    keys, write = recipe
+    plain = make_plan(write(), [], gpus=1).memory
+    keys["tasks"][0] |= {"lora_rank": 64, "per_device_train_batch_size": 8}
+    greedy = make_plan(write(), [], gpus=1).memory
+    alone = make_plan(write(), ["lora_rank=64", "per_device_train_batch_size=8"], gpus=1).memory
+    assert plain["total"] < greedy["total"] == alone["total"]
+
+
+def test_overrides_may_stand_anywhere(recipe, capsys):
+    _, write = recipe
+    file = str(write())
+    assert main(["plan", file, "--gpus", "1", "--json", "lora_rank=64"]) == 0
+    behind = capsys.readouterr().out
+    assert main(["plan", file, "lora_rank=64", "--gpus", "1", "--json"]) == 0
+    assert capsys.readouterr().out == behind
+    with pytest.raises(SystemExit):
+        main(["plan", file, "--gpsu=1"])
+
+
 def test_json_holds_what_the_text_says(recipe):
     _, write = recipe
     plan = make_plan(write(), [], gpus=1)

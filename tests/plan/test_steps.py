@@ -36,6 +36,16 @@ def test_processes_share_the_data():
     assert optimizer_steps(1, keys, processes=8) == 1
 
 
+@pytest.mark.parametrize(("held_back", "left"), [(0.1, 89), (7, 92), (0, 99)])
+def test_samples_held_back_are_not_trained(held_back, left):
+    from datasets import Dataset
+
+    keys = {"per_device_train_batch_size": 1, "num_train_epochs": 1.0, "val_size": held_back}
+    assert optimizer_steps(99, keys, 1) == left
+    if held_back:  # as the host divides
+        assert Dataset.from_dict({"a": range(99)}).train_test_split(test_size=held_back)["train"].num_rows == left
+
+
 def test_max_steps_comes_first():
     assert optimizer_steps(1000, {"max_steps": 7, "num_train_epochs": 3}, processes=1) == 7
 

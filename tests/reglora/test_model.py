@@ -312,8 +312,21 @@ def test_key_elements_that_do_not_fit_are_refused(tiny_reglora, key_element_file
 
 def test_one_task_given_twice_is_refused(tiny_reglora, key_element_files):
     reglora = find_reglora_model(tiny_reglora(key_ratio=0.1))
-    with pytest.raises(ValueError, match=r"task1.safetensors: key elements of the same adapter as in"):
+    with pytest.raises(ValueError, match=r"task1.safetensors is given twice"):
         reglora.load_key_elements([key_element_files[1], key_element_files[0], key_element_files[1]])
+
+
+def test_tasks_that_learned_nothing_count_too(tiny_reglora, tmp_path):
+    """After a run of one warm-up step B is 0, so two tasks of one seed end in the same adapter."""
+    reglora = find_reglora_model(tiny_reglora(key_ratio=0.1))
+    with torch.no_grad():
+        for name, parameter in reglora.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    for name in "ab":
+        reglora.save_key_elements(tmp_path / name)
+    reglora.load_key_elements([tmp_path / "a", tmp_path / "b"])
+    assert reglora.penalty() == 0
 
 
 def test_more_tasks_than_a_byte_counts_are_refused(tiny_reglora, key_element_files):

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from sefe_plugin.recipe import HostKey
+from sefe_plugin.recipe_keys import HostKey
 
 
 #: Source file -> section of a recipe its keys belong to.
@@ -23,6 +23,19 @@ _SOURCES = {
     ("transformers", "training_args_seq2seq.py"): "train",
 }
 _OUTPUT_KEYS = ("output_dir", "logging_steps", "save_steps", "save_strategy", "plot_loss", "report_to", "run_name")
+
+#: Keys for which the host takes a list as well as names separated by commas.
+_NAMES = (
+    "dataset",
+    "eval_dataset",
+    "lora_target",
+    "oft_target",
+    "additional_target",
+    "galore_target",
+    "apollo_target",
+    "freeze_trainable_modules",
+    "freeze_extra_modules",
+)
 
 
 @cache
@@ -43,6 +56,8 @@ def host_keys() -> dict[str, HostKey]:
                     if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_init(field):
                         name = field.target.id
                         keys[name] = HostKey("output" if name in _OUTPUT_KEYS else section, _types(field.annotation))
+    for name in _NAMES:
+        keys[name] = HostKey(keys[name].section, (*keys[name].types, "names"))
     return keys
 
 

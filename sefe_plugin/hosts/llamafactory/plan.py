@@ -1,7 +1,7 @@
 """The plan of a sequence recipe: the host measures the model and the data, `sefe_plugin.plan` does the sums."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sefe_plugin.hosts.llamafactory.sequence import read_recipe
 from sefe_plugin.plan.disk import disk_space
 from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan
-from sefe_plugin.plan.sizes import PlanError, TaskSize
+from sefe_plugin.plan.sizes import Architecture, PlanError, TaskSize
 from sefe_plugin.plan.steps import optimizer_steps
 from sefe_plugin.recipe import Recipe, RecipeError, load_recipe, read_deepspeed
 
@@ -34,12 +34,12 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
         gpus: on all nodes together; those visible here, or one, if None.
 
     Returns:
-        The plan, with the recipe's faults if it has some that do not keep it from being planned: missing data.
+        The plan, with the recipe's faults if it has some that do not keep it from being planned: CoIN's data missing.
 
     Raises:
-        RecipeError: if the recipe has other faults.
-        PlanError: if the recipe describes no sequence, or if the model's configuration, the DeepSpeed configuration
-            or data that has no published sizes is not on this machine.
+        RecipeError: if the recipe has other faults, or data that has no published sizes is missing.
+        PlanError: if the recipe describes no sequence, or if the model's configuration or the DeepSpeed configuration
+            is not on this machine.
     """
     keys = read_recipe(file, overrides)
     try:
@@ -50,27 +50,48 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
             recipe = load_recipe(keys, str(file), host_keys(), check_data=False)
         except RecipeError:
             raise error from None
+    if faults and recipe.benchmark != "coin":
+        raise RecipeError(str(file), faults)  # only CoIN's sizes are published
     if not recipe.tasks:
         raise PlanError(f"{file} describes no sequence. Give it `tasks` or a `benchmark`.")
     processes = gpus or torch.cuda.device_count() or 1
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
     tasks = _task_sizes(recipe, architecture.image_tokens, complete=not faults)
-    steps = [
-        None if size.samples is None else optimizer_steps(size.samples, {**arguments, **task.overrides}, processes)
-        for task, size in zip(recipe.tasks, tasks, strict=True)
-    ]
-    memory = gpu_memory(
-        architecture,
-        arguments,
-        read_setting(read_deepspeed(arguments), processes),
-        earlier_tasks=len(tasks) - 1,
-        tokens=max(task.longest_tokens for task in tasks),
-        stacked=arguments.get("carry") == "stack",
+    keys_of_tasks = [{**arguments, **task.overrides} for task in recipe.tasks]
+    steps = [_steps(size.samples, keys, processes) for keys, size in zip(keys_of_tasks, tasks, strict=True)]
+    different = [keys for i, keys in enumerate(keys_of_tasks) if keys not in keys_of_tasks[:i]]
+    memory = max(
+        (
+            _memory(architecture if keys == arguments else measure_architecture(keys), keys, processes, tasks)
+            for keys in different
+        ),
+        key=lambda parts: parts["total"],
     )
     disk = disk_space(architecture, arguments, tasks, steps)
     return Plan(
         str(file), faults, processes, _global_batch(arguments, processes), architecture, tasks, steps, memory, disk
+    )
+
+
+def _steps(samples: int | None, keys: Mapping[str, Any], processes: int) -> int | None:
+    """The optimizer steps of a task; None where packing makes them depend on the text of every sample."""
+    if samples is None or keys.get("packing") or keys.get("neat_packing"):
+        return None
+    return optimizer_steps(samples, keys, processes)
+
+
+def _memory(
+    architecture: Architecture, keys: Mapping[str, Any], processes: int, tasks: Sequence[TaskSize]
+) -> dict[str, int]:
+    """The memory of a GPU where a task with these keys is the last one and has the longest sample of all."""
+    return gpu_memory(
+        architecture,
+        keys,
+        read_setting(read_deepspeed(keys), processes),
+        earlier_tasks=len(tasks) - 1,
+        tokens=max(task.longest_tokens for task in tasks),
+        stacked=keys.get("carry") == "stack",
     )
 
 
@@ -88,8 +109,6 @@ def _task_sizes(recipe: Recipe, image_tokens: int, complete: bool) -> list[TaskS
         lengths = Lengths(arguments, image_tokens)
         if complete:
             return [lengths.of_task(task) for task in recipe.tasks]
-        if recipe.benchmark != "coin":
-            raise PlanError("the data is missing, so neither samples nor steps can be counted.")
         average, longest = lengths.estimate()
         limit = recipe.arguments.get("max_samples")
         return [

@@ -46,19 +46,23 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
         features = reader.questions(test_set["dataset"], records[name])
         order = order_by_length(features)
         batches = share_batches(order, rank, world, training_args.per_device_eval_batch_size)
-        answers = generate_answers(
-            model,
-            DataLoader(
-                features,
-                batch_sampler=batches,
-                collate_fn=partial(_collate, collator),
-                num_workers=training_args.dataloader_num_workers,
-            ),
-            reader.decode,
-            max_new_tokens=generating_args.max_new_tokens,
-            eos_token_id=reader.stop_token_ids,
-            pad_token_id=reader.tokenizer.pad_token_id,
+        loader = DataLoader(
+            features,
+            batch_sampler=batches,
+            collate_fn=partial(_collate, collator),
+            num_workers=training_args.dataloader_num_workers,
         )
+        # as in training: modules that are trained as a whole are in fp32, and the rest of the model is not
+        mixed = training_args.bf16 or training_args.fp16
+        with torch.autocast(model.device.type, model_args.compute_dtype, enabled=mixed):
+            answers = generate_answers(
+                model,
+                loader,
+                reader.decode,
+                max_new_tokens=generating_args.max_new_tokens,
+                eos_token_id=reader.stop_token_ids,
+                pad_token_id=reader.tokenizer.pad_token_id,
+            )
         answered = dict(zip(chain.from_iterable(batches), answers, strict=True))
         own = {index: answered[index] for index in order[rank::world]}
         shares = [own]

@@ -138,7 +138,8 @@ class LlamaFactory:
 
 def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
     command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, str(file)]
-    write_recipe(file, keys, f"# One step of a sequence; to run it alone: llamafactory-cli {verb} {file}")
+    again = " overwrite_output_dir=true" if verb == "train" else ""
+    write_recipe(file, keys, f"# One step of a sequence; to run it alone: llamafactory-cli {verb} {file}{again}")
     return command
 
 

@@ -33,6 +33,8 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
     """
     model_args, _, training_args, finetuning_args, _ = arguments
     end_with_runner()
+    if finetuning_args.stacked_adapter and training_args.ddp_broadcast_buffers is None:
+        training_args.ddp_broadcast_buffers = False  # the stacked adapters are buffers, and the same everywhere
     trained = _KeepModel()
     added = [trained]
     if finetuning_args.use_reglora:
