@@ -21,7 +21,7 @@ _LORA, _LORA_ASD = "minicoin_lora.yaml", "minicoin_lora_asd.yaml"
 _REGLORA, _SEFE = "minicoin_reglora.yaml", "minicoin_sefe.yaml"
 
 #: lambda at which plain L1 makes |B A| as small on average as RegLoRA does with its recipe's lambda.
-_L1_WEIGHT = 60.0
+_L1_WEIGHT = 45.0
 
 #: The method and its parts, the controls of RegLoRA's choice of elements, ways to carry tasks on, and sweeps of one
 #: setting of SEFE around the values of its recipe.
