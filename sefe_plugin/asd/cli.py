@@ -54,7 +54,10 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
         "--dataset-dir", "--dataset_dir", type=Path, default=Path("data"), help="folder of dataset_info.json"
     )
     parser.add_argument(
-        "--media-dir", "--media_dir", type=Path, help="folder of the images (default: dataset-dir, or the file's own)"
+        "--media-dir",
+        "--media_dir",
+        type=Path,
+        help="folder of the images (default: dataset-dir; of a file, its own or the one that it was built with)",
     )
 
 
