@@ -6,7 +6,7 @@ import re
 
 Box = tuple[float, float, float, float]
 
-_NUMBER = re.compile(r"-?\d*\.?\d+")
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _BOX = re.compile(r"\[\s*(N)\s*,\s*(N)\s*,\s*(N)\s*,\s*(N)\s*\]".replace("N", _NUMBER.pattern))
 
 
@@ -47,19 +47,18 @@ def box_iou(first: Box, second: Box) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def place_in_words(box: Box, extent: float) -> str:
+def place_in_words(box: Box) -> str:
     """Say in which of the nine parts of the image a box has its centre.
 
     Args:
-        box: x1, y1, x2, y2.
-        extent: The coordinate of the image's right and lower edge; thirds of it divide the image.
+        box: x1, y1, x2, y2, in shares of the image.
 
     Example:
-        >>> place_in_words((0.0, 0.1, 0.2, 0.3), 1.0), place_in_words((40, 40, 60, 60), 100)
+        >>> place_in_words((0.0, 0.1, 0.2, 0.3)), place_in_words((0.4, 0.4, 0.6, 0.6))
         ('top left', 'center')
     """
-    column = ("left", "", "right")[_third(box[0] + box[2], extent)]
-    row = ("top", "", "bottom")[_third(box[1] + box[3], extent)]
+    column = ("left", "", "right")[_third(box[0] + box[2])]
+    row = ("top", "", "bottom")[_third(box[1] + box[3])]
     return f"{row} {column}".strip() or "center"
 
 
@@ -70,18 +69,17 @@ def box_notation(text: str) -> str:
         >>> box_notation("[0.5,0.25, 1, 1]")
         '[%.2f,%.2f, %.2f, %.2f]'
     """
-    decimals = max(len(number.partition(".")[2]) for number in _NUMBER.findall(text))
+    decimals = max(map(_decimals, _NUMBER.findall(text)))
     return _NUMBER.sub(f"%.{decimals}f", text)
 
 
-def box_nearby(box: Box, extent: float, rng: random.Random) -> Box:
+def box_nearby(box: Box, rng: random.Random) -> Box:
     """Draw a box of about the same size near a given one.
 
     Each side is 0.5 to 1 times as long and the centre moves by up to one side; the result stays inside the image.
 
     Args:
-        box: The box to move.
-        extent: The coordinate of the image's right and lower edge.
+        box: The box to move, in shares of the image.
         rng: Source of randomness.
     """
     low, high = [0.0, 0.0], [0.0, 0.0]
@@ -89,7 +87,7 @@ def box_nearby(box: Box, extent: float, rng: random.Random) -> Box:
         side = box[axis + 2] - box[axis]
         length = side * (0.5 + 0.5 * rng.random())
         centre = (box[axis] + box[axis + 2]) / 2 + side * (2 * rng.random() - 1)
-        low[axis] = min(max(centre - length / 2, 0.0), extent - length)
+        low[axis] = min(max(centre - length / 2, 0.0), 1.0 - length)
         high[axis] = low[axis] + length
     return (*low, *high)
 
@@ -120,9 +118,14 @@ def square_to_image(box: Box, width: int, height: int) -> Box:
     return tuple(min(max(share, 0.0), 1.0) for share in shares)
 
 
+def _decimals(number: str) -> int:
+    mantissa, _, exponent = number.lower().partition("e")
+    return max(len(mantissa.partition(".")[2]) - int(exponent or 0), 0)
+
+
 def _area(box: Box) -> float:
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
-def _third(doubled_centre: float, extent: float) -> int:
-    return min(max(int(1.5 * doubled_centre / extent), 0), 2)
+def _third(doubled_centre: float) -> int:
+    return min(max(int(1.5 * doubled_centre), 0), 2)

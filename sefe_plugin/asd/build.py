@@ -1,6 +1,7 @@
 """Answer Style Diversification ahead of time: a dataset file in, the same file with rewritten samples out."""
 
 import hashlib
+import os
 import random
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from sefe_plugin.asd.questions import Chosen, Entry, Request, group, needs_model
 from sefe_plugin.asd.records import Replacements, write_replaced
 from sefe_plugin.asd.rules import check_native, native_style
 from sefe_plugin.asd.templates import Prompts, Task
-from sefe_plugin.files import shipped_folder, write_json
+from sefe_plugin.files import read_json, shipped_folder, write_json
 
 
 #: Who wrote a sample's texts, where that is no model.
@@ -98,6 +99,8 @@ def build(
         write_replaced(dataset.records, replaced, target)
     manifest = {
         "source": {"name": dataset.records.path.name, "sha256": _sha256(dataset.records.path)},
+        # From the result's folder, so that a tree may move as a whole.
+        "media_dir": Path(os.path.relpath(dataset.media_dir, target.parent)).as_posix(),
         "result": {"name": target.name, "sha256": _sha256(target)},
         "ratio": ratio,
         "seed": seed,
@@ -105,8 +108,15 @@ def build(
         # The number of replies depends on how often the build was interrupted.
         **{name: value for name, value in asdict(summary).items() if name != "asked"},
     }
-    write_json(target.with_name(f"{target.name}.manifest.json"), manifest)
+    write_json(_manifest_of(target), manifest)
     return summary
+
+
+def built_media_dir(file: Path) -> Path | None:
+    """Return the folder that the images of a built file lie in, None where no manifest names one that exists."""
+    manifest = _manifest_of(file)
+    media_dir = read_json(manifest).get("media_dir") if manifest.is_file() else None
+    return file.parent / media_dir if media_dir and (file.parent / media_dir).is_dir() else None
 
 
 class _Rewriting:
@@ -149,7 +159,7 @@ class _Rewriting:
 
         def write(samples: list[Chosen]) -> Request:
             items = [
-                parse_item(self.dataset.read(sample.index), self.pool.native, self.pool.extent) for sample in samples
+                parse_item(self.dataset.read(sample.index), self.pool.native, self.pool.shares) for sample in samples
             ]
             records = [self.dataset.record(sample.index) for sample in samples]
             images = tuple(self.dataset.media_dir / image for image in self.dataset.images(samples[0].index))
@@ -179,6 +189,10 @@ class _Rewriting:
             "generator": author,
         }
         self.replaced[index] = {**self.dataset.layout.write(record, sample), ORIGIN: origin}
+
+
+def _manifest_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.manifest.json")
 
 
 def _sha256(file: Path) -> str:

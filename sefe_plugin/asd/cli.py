@@ -29,10 +29,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     server = build.add_argument_group("--generator openai", "the key is read from OPENAI_API_KEY alone")
     server.add_argument("--model", help="name of the model on the server")
-    server.add_argument("--base_url", help="address of the server up to /v1 (default: OPENAI_BASE_URL, or OpenAI)")
+    server.add_argument(
+        "--base-url", "--base_url", help="address of the server up to /v1 (default: OPENAI_BASE_URL, or OpenAI)"
+    )
     server.add_argument("--concurrency", type=int, default=16, help="requests under way at once (default: 16)")
     server.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer (default: 120)")
-    server.add_argument("--max_tokens", type=int, default=2048, help="longest reply (default: 2048)")
+    server.add_argument("--max-tokens", "--max_tokens", type=int, default=2048, help="longest reply (default: 2048)")
     server.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0)")
 
     host = build.add_argument_group("--generator llamafactory")
@@ -48,8 +50,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="name in dataset_info.json, or a .json or .jsonl file")
-    parser.add_argument("--dataset_dir", type=Path, default=Path("data"), help="folder of dataset_info.json")
-    parser.add_argument("--media_dir", type=Path, help="folder of the images (default: dataset_dir, or the file's)")
+    parser.add_argument(
+        "--dataset-dir", "--dataset_dir", type=Path, default=Path("data"), help="folder of dataset_info.json"
+    )
+    parser.add_argument(
+        "--media-dir",
+        "--media_dir",
+        type=Path,
+        help="folder of the images (default: dataset-dir; of a file, its own or the one that it was built with)",
+    )
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -77,6 +86,9 @@ def _build(options: argparse.Namespace) -> None:
 
 def _generator(options: argparse.Namespace):
     try:
+        if options.generator != "rules":
+            # What reads the replies has packages of its own; without them no model need be loaded.
+            import sefe_plugin.asd.replies  # noqa: F401
         if options.generator == "openai":
             from sefe_plugin.asd.generators import OpenAIGenerator
 
@@ -115,7 +127,9 @@ def _table(summary) -> str:
 
 
 def _preview(options: argparse.Namespace) -> None:
+    from sefe_plugin.asd.build import built_media_dir
     from sefe_plugin.asd.dataset import open_dataset
     from sefe_plugin.asd.preview import write_preview
 
-    write_preview(open_dataset(options.dataset, options.dataset_dir, options.media_dir), options.out, options.samples)
+    media_dir = options.media_dir or built_media_dir(Path(options.dataset))
+    write_preview(open_dataset(options.dataset, options.dataset_dir, media_dir), options.out, options.samples)

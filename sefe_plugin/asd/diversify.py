@@ -139,7 +139,7 @@ def rewrites(
             # Each sample has a stream of its own; seeding takes longer than writing the styles that draw nothing.
             rng.seed(f"{seed}/{index}")
         try:
-            item = parse_item(read(index), pool.native, pool.extent)
+            item = parse_item(read(index), pool.native, pool.shares)
             by_rule = pool.native not in EXPLANATIONS or style in (YES_NO, MULTIPLE_CHOICE)
             sample = rewrite_item(item, style, pool, rng, truth) if by_rule else None
         except UnsuitableSampleError as reason:

@@ -4,10 +4,10 @@ import asyncio
 import base64
 import mimetypes
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 #: Takes a conversation (user and assistant in turn, the user first and last) and the images that belong to its first
@@ -19,15 +19,21 @@ class NoReplyError(Exception):
     """A request got no reply, however often it was sent; the message holds nothing that a server wrote."""
 
 
+class UnreadableImageError(NoReplyError):
+    """A request could not even be sent, for one of its images; this tells nothing of the model."""
+
+
 class Generator(Protocol):
     """A model that replies.
 
     Attributes:
         model: Its name; replies of one model are never taken for another's.
+        options: What else its replies depend on, as JSON knows it; replies under other options are asked for anew.
         concurrency: How many requests may be under way at once.
     """
 
     model: str
+    options: Mapping[str, Any]
     concurrency: int
 
     def session(self) -> AbstractAsyncContextManager[Reply]:
@@ -72,9 +78,9 @@ class OpenAIGenerator:
         if base_url and ("@" in base_url or "?" in base_url):
             raise ValueError("the server's address must hold no password and no query; use OPENAI_API_KEY for the key")
         self.model, self.concurrency = model, concurrency
+        self.options = {"max_tokens": max_tokens, "temperature": temperature}
         self._openai = openai
         self._client = {"base_url": base_url, "timeout": timeout, "max_retries": retries}
-        self._options = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Reply]:
@@ -92,7 +98,7 @@ class OpenAIGenerator:
     async def _send(self, client, messages: list[dict]) -> str:
         openai = self._openai
         try:
-            completion = await client.chat.completions.create(messages=messages, **self._options)
+            completion = await client.chat.completions.create(model=self.model, messages=messages, **self.options)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             # The server's own words may repeat the key.
             raise ConnectionError(
@@ -127,6 +133,6 @@ def _data_url(image: Path) -> str:
     try:
         content = image.read_bytes()
     except OSError as error:
-        raise NoReplyError("an image cannot be read") from error
+        raise UnreadableImageError("an image cannot be read") from error
     kind = mimetypes.guess_type(image.name)[0] or "image/jpeg"
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from sefe_plugin.asd.assembly import Texts
-from sefe_plugin.asd.generators import Generator, NoReplyError, Reply
+from sefe_plugin.asd.generators import Generator, NoReplyError, Reply, UnreadableImageError
 from sefe_plugin.asd.journal import Journal, request_key
 from sefe_plugin.asd.questions import Chosen, Entry, Request
 from sefe_plugin.asd.replies import read_json_reply, read_plain_reply
@@ -77,8 +77,7 @@ class Interview:
     async def _ask(self, group: list[Chosen], write: Callable[[list[Chosen]], Request], reply: Reply) -> None:
         try:
             request = write(group)
-        except NoReplyError as error:
-            self._count_silence(error)
+        except UnreadableImageError as error:
             self.failures[str(error)] += len(group)
             return
         entries, turns, reason = dict(request.entries), [request.prompt], "no usable reply"
@@ -99,12 +98,15 @@ class Interview:
     async def _reply(self, request: Request, turns: list[str], reply: Reply) -> str:
         indices = [sample.index for sample in request.chosen.values()]
         style, images = request.chosen[1].style, [image.name for image in request.images]
-        key = request_key(self.generator.model, style, indices, images, turns)
+        key = request_key(self.generator.model, self.generator.options, style, indices, images, turns)
         text = self.journal.get(key)
         if text is not None:
+            self._silent = 0
             return text
         try:
             text = await reply(turns, request.images)
+        except UnreadableImageError:
+            raise
         except NoReplyError as error:
             self._count_silence(error)
             raise
@@ -113,7 +115,10 @@ class Interview:
         return text
 
     def _count_silence(self, error: NoReplyError) -> None:
-        """Give up where nothing is answered at all, rather than fall back to rules for a whole dataset."""
+        """Give up where nothing is answered at all, rather than fall back to rules for a whole dataset.
+
+        A reply in the journal is an answer like a new one, so that a build gives up no earlier when it is repeated.
+        """
         self._silent += 1
         if self._silent >= min(2 * self.generator.concurrency + 8, self._total):
             raise ConnectionError(

@@ -6,7 +6,17 @@ from functools import cached_property
 
 from sefe_plugin.asd.boxes import Box, box_iou, parse_box, place_in_words
 from sefe_plugin.asd.styles import MULTIPLE_CHOICE
-from sefe_plugin.asd.texts import BOX, answer_kind, option_letter, option_lines, split_options, split_question
+from sefe_plugin.asd.texts import (
+    BOX,
+    answer_kind,
+    has_placeholder,
+    in_words,
+    option_letter,
+    option_lines,
+    placeholders,
+    split_options,
+    split_question,
+)
 
 
 _TOKENS = "Reference OCR token:"
@@ -41,7 +51,7 @@ class Item:
 
     Attributes:
         head: Image placeholders in front, with the line break after them; "" without an image.
-        stem: The question with its context and hint lines, without options.
+        stem: The question with its context and hint lines, without options; image placeholders within it stay there.
         gold: The answer in words (of a multiple-choice sample, the text of the right option).
         options: Texts of the sample's own options, in order; empty where it has none.
     """
@@ -58,7 +68,7 @@ class Item:
 
     @property
     def question(self) -> str:
-        """The question alone, on one line: the lines before the first hint, or the last line after one."""
+        """The question alone, on one line, to quote: the lines before the first hint, or the last line after one."""
         return " ".join(self._question_and_rest[0])
 
     @property
@@ -73,11 +83,11 @@ class Item:
         if start < 0:
             return []
         line = self.stem[start + len(_TOKENS) :].split("\n", 1)[0]
-        return [token for token in map(str.strip, line.split(", ")) if token]
+        return [token for token in map(str.strip, line.split(", ")) if token and not has_placeholder(token)]
 
     @property
     def _question_and_rest(self) -> tuple[list[str], list[str]]:
-        lines = self.stem.split("\n")
+        lines = in_words(self.stem, self.head).split("\n")
         hint = next((i for i, line in enumerate(lines) if line.startswith(_HINTS)), len(lines))
         return (lines[:hint], lines[hint:]) if hint else (lines[-1:], lines[:-1])
 
@@ -106,7 +116,7 @@ class Item:
         parts = [f"The question is: {self.question}"]
         if self.options:
             parts.append(f"The choices are {', '.join(option.rstrip('.') for option in self.options)}.")
-        clause = "Looking at the image, the" if self.head else "The"
+        clause = "Looking at the image, the" if self.head or has_placeholder(self.stem) else "The"
         return " ".join([*parts, _sentence(f"{clause} answer is {self.gold}")])
 
 
@@ -116,11 +126,12 @@ class Region(Item):
 
     Attributes:
         box: The gold box as numbers.
-        extent: The coordinate of the image's right and lower edge.
+        shares: Whether the box is given in shares of the image. If not, nobody knows how large the image is, and the
+            texts say nothing of place and size.
     """
 
     box: Box = (0.0, 0.0, 0.0, 0.0)
-    extent: float = 1.0
+    shares: bool = True
 
     kind = BOX
 
@@ -142,29 +153,34 @@ class Region(Item):
 
     def brief(self) -> str:
         """Give the box and its place in words."""
-        return f"The region is {self.gold}, at the {place_in_words(self.box, self.extent)} of the image."
+        place = f", at the {place_in_words(self.box)} of the image" if self.shares else ""
+        return f"The region is {self.gold}{place}."
 
     def detailed(self) -> str:
         """Restate the sentence, then give the box, its place in words and its size in percent of the image."""
-        width, height = (round(100 * (self.box[i + 2] - self.box[i]) / self.extent) for i in (0, 1))
-        place = place_in_words(self.box, self.extent)
+        found = (
+            f"The sentence to find is '{self.stem}'. "
+            f"Looking at the image, the region that it describes is {self.gold}."
+        )
+        if not self.shares:
+            return found
+        width, height = (round(100 * (self.box[i + 2] - self.box[i])) for i in (0, 1))
         return (
-            f"The sentence to find is '{self.stem}'. Looking at the image, the region that it describes is "
-            f"{self.gold}. It lies at the {place} of the image and takes up about {width} percent of its width "
-            f"and {height} percent of its height."
+            f"{found} It lies at the {place_in_words(self.box)} of the image and takes up about {width} percent of "
+            f"its width and {height} percent of its height."
         )
 
 
-def parse_item(sample: Sample, native: str, extent: float = 1.0) -> Item:
+def parse_item(sample: Sample, native: str, shares: bool = True) -> Item:
     """Take a sample apart.
 
     Args:
         sample: The sample in its task's own style.
         native: That style.
-        extent: For boxes, the coordinate of the image's right and lower edge.
+        shares: Whether boxes are given in shares of the image.
 
     Returns:
-        The item; its head keeps the image placeholders (one at the very end moves to the front, as LLaVA does).
+        The item; its head keeps the image placeholders (those after the question move to the front, as LLaVA does).
 
     Raises:
         UnsuitableSampleError: Where the text does not have the parts that its style needs.
@@ -173,31 +189,35 @@ def parse_item(sample: Sample, native: str, extent: float = 1.0) -> Item:
     answer = sample.answer.strip()
     if not stem or not answer:
         raise UnsuitableSampleError(f"question or answer is empty: {sample}")
+    if has_placeholder(answer):
+        raise UnsuitableSampleError(f"the answer holds an image placeholder: {sample}")
     if native == BOX:
-        return _parse_region(sample, head, stem, answer, extent)
+        return _parse_region(sample, head, stem, answer, shares)
     if native == MULTIPLE_CHOICE:
         return _parse_choice(sample, head, stem, answer)
     return Item(head, stem, answer)
 
 
-def _parse_region(sample: Sample, head: str, stem: str, answer: str, extent: float) -> Region:
+def _parse_region(sample: Sample, head: str, stem: str, answer: str, shares: bool) -> Region:
     match, box = _SENTENCE.search(stem), parse_box(answer)
-    if match is None or box is None:
+    sentence = (match.group(1) or match.group(2) or "") if match else ""
+    if not sentence.strip() or has_placeholder(sentence) or box is None:
         raise UnsuitableSampleError(
             "a grounding sample asks for the region described by the sentence '...' in the format [x1, y1, x2, y2] "
             f"and answers with one such box, got {sample}"
         )
-    return Region(head, match.group(1) or match.group(2), answer, box=box, extent=extent)
+    # The sentence alone is kept of the question, so its other placeholders go to the head.
+    return Region(head + placeholders(stem), sentence, answer, box=box, shares=shares)
 
 
 def _parse_choice(sample: Sample, head: str, stem: str, answer: str) -> Item:
     stem, options = split_options(stem)
     letter = option_letter(answer)
     index = ord(letter) - ord("A") if letter else len(options)
-    if index >= len(options) or not stem:
+    if index >= len(options) or not stem or any(map(has_placeholder, options)):
         raise UnsuitableSampleError(
-            "a multiple-choice sample has a question and lines 'A. ...', and answers with one of their letters, "
-            f"got {sample}"
+            "a multiple-choice sample has a question and lines 'A. ...' of words, and answers with one of their "
+            f"letters, got {sample}"
         )
     return Item(head, stem, options[index], options)
 

@@ -76,4 +76,4 @@ class Journal:
 
 def request_key(*parts: Any) -> bytes:
     """Return a key of 16 bytes for everything that a request consists of, as JSON knows it."""
-    return hashlib.sha256(json.dumps(parts).encode()).digest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:16]

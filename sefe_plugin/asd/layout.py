@@ -79,10 +79,18 @@ class MessagesLayout:
 
         Raises:
             UnsuitableSampleError: Where the record is not one turn of one question and one answer.
+            ValueError: Where a message has a list of parts in the place of a text.
         """
         first = self._first_turn(record)
-        user, assistant = record[self.messages][first:]
-        return Sample(user[self.tags["content_tag"]], assistant[self.tags["content_tag"]])
+        question, answer = (message.get(self.tags["content_tag"]) for message in record[self.messages][first:])
+        if isinstance(question, list) or isinstance(answer, list):
+            raise ValueError(
+                f"a message's {self.tags['content_tag']!r} must be a text, not a list of parts: write <image> where a "
+                f"picture belongs, and list the pictures in a column of their own; got {_excerpt(record)}"
+            )
+        if not isinstance(question, str) or not isinstance(answer, str):
+            raise UnsuitableSampleError(f"the sample is not one question with one answer: {_excerpt(record)}")
+        return Sample(question, answer)
 
     def write(self, record: Record, sample: Sample) -> Record:
         """Return the record with another question and answer; everything else stays as it is."""
@@ -170,7 +178,7 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
         return Path(name), None
     info = folder / "dataset_info.json"
     if not info.is_file():
-        raise ValueError(f"{info} does not exist; name its folder with --dataset_dir, or a .json or .jsonl file")
+        raise ValueError(f"{info} does not exist; name its folder with --dataset-dir, or a .json or .jsonl file")
     entries = read_json(info)
     if name not in entries:
         raise ValueError(f"{info} has no dataset {name!r}; it has {', '.join(entries) or 'none'}")

@@ -7,7 +7,7 @@ from itertools import islice
 from sefe_plugin.asd.boxes import box_nearby, box_notation, parse_box
 from sefe_plugin.asd.items import Item, Region, Sample, UnsuitableSampleError
 from sefe_plugin.asd.styles import MULTIPLE_CHOICE
-from sefe_plugin.asd.texts import BOX, answer_key, answer_kind, split_question
+from sefe_plugin.asd.texts import BOX, answer_key, answer_kind, content_key, has_placeholder, split_question
 
 
 #: Draws from one group, whole where it is smaller, before the next wider one is tried.
@@ -24,11 +24,15 @@ class AnswerPool:
     Args:
         samples: All samples of the task.
         native: The task's own answer style.
+
+    Attributes:
+        native: The task's own answer style.
+        shares: Whether all boxes are given in shares of the image: none goes beyond 1.
     """
 
     def __init__(self, samples: Iterable[Sample], native: str):
         self.native = native
-        self.extent = 1.0
+        self.shares = True
         self._groups: dict[tuple[str, ...], list[str]] = {}
         # A multiple-choice sample brings its own wrong answers.
         if native != MULTIPLE_CHOICE:
@@ -37,7 +41,9 @@ class AnswerPool:
         self._distinct = {keys: list(dict.fromkeys(self._groups[keys])) for keys in self._groups if len(keys) < 2}
 
     def distractors(self, item: Item, count: int, rng: random.Random) -> list[str]:
-        """Draw wrong answers that differ from the gold and from one another, whatever their case.
+        """Draw wrong answers that differ from the gold and from one another in what they say, however it is spelled.
+
+        A sample's own options are not compared so: they differ where their texts do.
 
         Args:
             item: The question and its gold answer.
@@ -51,9 +57,10 @@ class AnswerPool:
             UnsuitableSampleError: Where the task has no other answer at all.
         """
         found: list[str] = []
-        taken = {answer_key(item.gold)}
+        key_of = _as_claimed if item.options else answer_key if isinstance(item, Region) else content_key
+        taken = {key_of(item.gold)}
         for candidate in self._candidates(item, rng):
-            key = answer_key(candidate)
+            key = key_of(candidate)
             if key not in taken and item.admits(candidate):
                 taken.add(key)
                 found.append(candidate)
@@ -65,11 +72,13 @@ class AnswerPool:
 
     def _add(self, sample: Sample) -> None:
         answer = sample.answer.strip()
+        if has_placeholder(answer):
+            return
         if self.native == BOX:
             box = parse_box(answer)
             if box is None:
                 return
-            self.extent = max(self.extent, *box)
+            self.shares = self.shares and max(box) <= 1
             keys = ((BOX,),)
         else:
             keys = _group_keys(split_question(sample.question)[1], answer_kind(answer))
@@ -87,7 +96,9 @@ class AnswerPool:
     def _boxes(self, item: Region, rng: random.Random) -> Iterator[str]:
         nearby, notation = rng.random() < 0.5, box_notation(item.gold)
         for _ in range(4 * _DRAWS):
-            yield notation % box_nearby(item.box, item.extent, rng) if nearby else pick(self._groups[BOX,], rng)
+            # Without the image's size, a box that is made up may lie outside of it.
+            made_up = nearby and item.shares
+            yield notation % box_nearby(item.box, rng) if made_up else pick(self._groups[BOX,], rng)
             nearby = not nearby
         yield from _around(self._distinct[BOX,], rng)
 
@@ -117,6 +128,11 @@ def shuffled(values: Sequence[str], rng: random.Random) -> list[str]:
         j = int(rng.random() * (i + 1))
         values[i], values[j] = values[j], values[i]
     return values
+
+
+def _as_claimed(option: str) -> str:
+    """Return an option as a claim writes it, without final periods."""
+    return option.rstrip(".")
 
 
 def _group_keys(stem: str, kind: str) -> tuple[tuple[str, ...], ...]:

@@ -94,7 +94,7 @@ def _picture(file: Path) -> str:
         with Image.open(file) as image:
             small = image.convert("RGB")
     except OSError:
-        logger.warning("Image %s cannot be shown.", file)
+        logger.warning("Image %s cannot be shown; name the folder of the images with --media-dir.", file)
         return f"<p>{escape(file.name)} cannot be read</p>"
     small.thumbnail((_SIDE, _SIDE))
     content = io.BytesIO()

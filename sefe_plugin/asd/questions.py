@@ -10,11 +10,11 @@ from PIL import Image
 
 from sefe_plugin.asd.assembly import distractors_needed
 from sefe_plugin.asd.boxes import Box, square_to_image
-from sefe_plugin.asd.generators import NoReplyError
+from sefe_plugin.asd.generators import UnreadableImageError
 from sefe_plugin.asd.items import Item, Region
 from sefe_plugin.asd.styles import EXPLANATIONS, SHORT_ANSWER
 from sefe_plugin.asd.templates import Prompts, Task
-from sefe_plugin.asd.texts import BOX
+from sefe_plugin.asd.texts import BOX, in_words
 
 
 #: Most samples in one request: more make a reply long, and one fault costly.
@@ -131,18 +131,19 @@ def write_request(
         prompts: The prompts of its kind.
 
     Raises:
-        NoReplyError: Where a box needs the size of an image that cannot be read.
+        UnreadableImageError: Where a box needs the size of an image that cannot be read.
     """
     shown, entries = [], {}
+    first = in_words(items[0].open(), items[0].head)
     for number, (sample, item, record) in enumerate(zip(group, items, records, strict=True), start=1):
         entry = {"index": number, **_entry(item, images, task)}
         entry |= {name: record[column] for name, column in task.columns.items() if column in record}
         shown.append(entry)
-        question = items[0].open() if task.replies == "plain" else entry["question"]
+        question = first if task.replies == "plain" else entry["question"]
         entries[number] = Entry(item, sample.style, sample.truth, question)
     values = {
         "items": "[" + ",\n ".join(json.dumps(entry, ensure_ascii=False) for entry in shown) + "]",
-        "question": items[0].open(),
+        "question": first,
         "answer": items[0].gold,
     }
     return Request(dict(enumerate(group, start=1)), entries, prompts.ask(group[0].style, values), images)
@@ -168,7 +169,7 @@ def _shares(box: Box, images: Sequence[Path], boxes: str) -> Box:
         with Image.open(images[0]) as image:
             width, height = image.size
     except (OSError, IndexError) as error:
-        raise NoReplyError("an image cannot be read") from error
+        raise UnreadableImageError("an image cannot be read") from error
     if boxes == "square":
         return square_to_image(box, width, height)
     return tuple(value / edge for value, edge in zip(box, (width, height, width, height), strict=True))

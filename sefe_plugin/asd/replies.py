@@ -7,14 +7,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import json_repair
-from pydantic import BaseModel, Field, ValidationError
+
+try:
+    import json_repair
+    from pydantic import BaseModel, Field, ValidationError
+except ImportError as error:
+    raise ImportError("reading a model's replies needs: pip install 'sefe-plugin[asd]'") from error
 
 from sefe_plugin.asd.assembly import Texts, distractors_needed
 from sefe_plugin.asd.items import Item
 from sefe_plugin.asd.questions import Entry
 from sefe_plugin.asd.styles import EXPLANATIONS, SHORT_ANSWER, YES_NO
-from sefe_plugin.asd.texts import answer_key
+from sefe_plugin.asd.texts import answer_key, content_key
 
 
 _LONGEST = {SHORT_ANSWER: 10} | dict.fromkeys(EXPLANATIONS, 200)
@@ -141,9 +145,11 @@ def _usable(texts: list[str], entry: Entry) -> tuple[Texts, str]:
         return Texts(), "has markup or control characters in a text"
     count = distractors_needed(*_asked(entry))
     if count:
-        distinct = {answer_key(text): text for text in reversed(texts)}
-        distinct.pop(answer_key(entry.item.gold), None)
-        wrong = [text for text in texts if text and distinct.get(answer_key(text)) is text][:count]
+        distinct: dict[str, str] = {}
+        for text in filter(None, texts):
+            distinct.setdefault(content_key(text), text)
+        distinct.pop(content_key(entry.item.gold), None)
+        wrong = list(distinct.values())[:count]
         longest = 5 * len(entry.item.gold) + 100
         if len(wrong) < count or any(len(text) > longest for text in wrong):
             return (

@@ -65,6 +65,11 @@ def native_style(samples: Iterable[Sample]) -> str:
     if lines[SHORT_ANSWER] or forms[SHORT_ANSWER]:
         forms[SHORT_ANSWER] += forms.pop(YES_NO, 0)
     seen = lines + forms
+    if not seen:
+        raise ValueError(
+            "the task has no sample of one question and one answer to recognise its own answer style by; conversations"
+            " of several turns are rewritten by `asd_ratio` in the recipe alone"
+        )
     style, count = max(seen.items(), key=lambda pair: pair[1], default=("", 0))
     if 2 * count <= seen.total() or style == _EMPTY:
         raise ValueError(
@@ -120,7 +125,7 @@ def rewrite(
             f"{answers_pool.native!r}, got {style!r}"
         )
     check_native(answers_pool.native)
-    item = parse_item(sample, answers_pool.native, answers_pool.extent)
+    item = parse_item(sample, answers_pool.native, answers_pool.shares)
     return rewrite_item(item, style, answers_pool, rng, rng.random() < 0.5 if truth is None else truth)
 
 

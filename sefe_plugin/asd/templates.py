@@ -70,14 +70,21 @@ def load_task(name: str | None, folder: Path) -> Task:
         folder: The folder of the prompts.
 
     Raises:
-        ValueError: Where the task or a key is not known.
+        ValueError: Where the task or a key is not known, or its keys are no mapping.
     """
     if name is None:
         return Task()
     file = folder / "tasks.yaml"
     tasks = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    if not isinstance(tasks, dict):
+        raise ValueError(f"{file} must hold one line `NAME: {{...}}` for each task, got {str(tasks)[:200]!r}")
     if name not in tasks:
         raise ValueError(f"{file} describes no task {name!r}, only {', '.join(tasks)}; add a line for it")
+    if not isinstance(tasks[name], dict):
+        raise ValueError(
+            f"{file}: task {name} needs its keys in braces, such as `{name}: {{native_style: short_answer}}`, or "
+            f"`{name}: {{}}` to have all recognised; got {tasks[name]!r}"
+        )
     known = [option.name for option in fields(Task)]
     if unknown := sorted(tasks[name].keys() - set(known)):
         raise ValueError(f"{file}: task {name} has unknown keys {unknown}; known are {known}")

@@ -1,25 +1,32 @@
 """The parts of a text: image placeholders, response-format line, lettered options; and the kinds of an answer."""
 
 import re
+from collections import Counter
+from functools import lru_cache
 
 from sefe_plugin.asd.boxes import parse_box
 from sefe_plugin.asd.styles import FORMAT_LINES
+from sefe_plugin.evaluation.text_vqa import normalize_answer
 
 
 #: Native style of grounding tasks, which answer with a box; it stands in the place of their short answer.
 BOX = "box"
 
-_LINES = tuple(FORMAT_LINES.values())
-_STYLE_OF_LINE = {line: style for style, line in FORMAT_LINES.items()}
+_LINES = tuple((style, line, line.removesuffix(".").casefold()) for style, line in FORMAT_LINES.items())
+_KEYS = tuple(key for _, _, key in _LINES)
+_LONGEST = max(map(len, _KEYS))
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>")
-_HEAD = re.compile(f"(?:(?:{'|'.join(_PLACEHOLDERS)})\\s*)+")
+_PLACEHOLDER = re.compile("|".join(_PLACEHOLDERS))
+_HEAD = re.compile(f"(?:(?:{_PLACEHOLDER.pattern})\\s*)+")
 _OPTION = re.compile(r"\(?([A-Z])[.)]\s*(\S.*)")
-_LETTER = re.compile(r"\(?([A-Z])\)?(?:[.:](?:\s.*)?)?", re.DOTALL)
+_LETTER = re.compile(r"\(?([A-Z])(?:\)[.:]?(?:\s.*)?|[.:](?:\s.*)?)?", re.DOTALL)
 _NUMBER = re.compile(r"[-+$£€#]?\d[\d.,:/-]*%?")
 
 
 def split_question(text: str) -> tuple[str, str, str | None]:
     r"""Split a user text into image placeholders, the question, and the style its response-format line asks for.
+
+    Placeholders before the question, after it and after its line come to the head; those within it stay there.
 
     Example:
         >>> split_question("<image>\nWhat is it?\nAnswer the question using a single word or phrase.")
@@ -28,14 +35,52 @@ def split_question(text: str) -> tuple[str, str, str | None]:
     match = _HEAD.match(text)
     head, stem = (match.group(), text[match.end() :]) if match else ("", text)
     stem, style = stem.strip(), None
-    while stem.endswith(_PLACEHOLDERS):
-        start = stem.rindex("<")
-        head, stem = f"{stem[start:]}\n{head}", stem[:start].rstrip()
-    while stem.endswith(_LINES):
-        line = next(line for line in _LINES if stem.endswith(line))
-        style = _STYLE_OF_LINE[line]
-        stem = stem[: -len(line)].rstrip()
-    return head, stem, style
+    while True:
+        if stem.endswith(_PLACEHOLDERS):
+            start = stem.rindex("<")
+            head, stem = f"{stem[start:]}\n{head}", stem[:start].rstrip()
+        elif found := _line_at_end(stem):
+            style, start = found
+            stem = stem[:start].rstrip()
+        else:
+            return head, stem, style
+
+
+def has_placeholder(text: str) -> bool:
+    """Tell whether a text has a media placeholder, which the host would take for one more image."""
+    return _PLACEHOLDER.search(text) is not None
+
+
+def placeholders(text: str) -> str:
+    """Return a text's media placeholders, in order, each on a line of its own."""
+    return "".join(f"{placeholder}\n" for placeholder in _PLACEHOLDER.findall(text))
+
+
+def in_words(text: str, before: str = "") -> str:
+    r"""Write a text without media placeholders, so that it can be quoted: each becomes its kind and number.
+
+    Lines of placeholders alone are left out.
+
+    Args:
+        text: A question, or a part of one.
+        before: What stands before it; its placeholders have the first numbers.
+
+    Example:
+        >>> in_words("Is <image> newer than <image>?")
+        'Is image 1 newer than image 2?'
+        >>> in_words("Context: none\n<image>\nIs <image> newer?", before="<image>\n")
+        'Context: none\nIs image 3 newer?'
+    """
+    if not has_placeholder(text):
+        return text
+    numbers = Counter(_PLACEHOLDER.findall(before))
+
+    def name(match: re.Match) -> str:
+        numbers[match.group()] += 1
+        return f"{match.group()[1:-1]} {numbers[match.group()]}"
+
+    lines = [(_HEAD.fullmatch(line.lstrip()), _PLACEHOLDER.sub(name, line)) for line in text.split("\n")]
+    return "\n".join(words for alone, words in lines if not alone)
 
 
 def split_options(stem: str) -> tuple[str, tuple[str, ...]]:
@@ -63,14 +108,31 @@ def option_lines(options: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def option_letter(answer: str) -> str | None:
-    """Read the letter of an answer such as ``B``, ``B.``, ``(B)`` or ``B. text``; None for anything else."""
+    """Read the letter of an answer such as ``B``, ``B.``, ``(B)``, ``B. text`` or ``(B) text``; None otherwise."""
     match = _LETTER.fullmatch(answer.strip())
     return match.group(1) if match else None
 
 
 def answer_key(answer: str) -> str:
-    """Normalise an answer for comparison: no outer blanks, no final period, no case."""
-    return answer.strip().rstrip(".").casefold()
+    """Normalise an answer for comparison: no outer blanks, not one final period, no case.
+
+    Example:
+        >>> answer_key(" Red ."), answer_key("wait...")
+        ('red', 'wait..')
+    """
+    return answer.strip().removesuffix(".").rstrip().casefold()
+
+
+@lru_cache(maxsize=1 << 16)
+def content_key(answer: str) -> str:
+    """Normalise an answer so that two spellings of the same content are equal: "2" and "two", "a dog" and "dog".
+
+    Example:
+        >>> content_key("Two dogs.") == content_key("the 2 dogs"), content_key("A")
+        (True, 'a')
+    """
+    # Nothing is left of an article alone or of a lone sign.
+    return normalize_answer(answer) or answer_key(answer)
 
 
 def answer_kind(answer: str) -> str:
@@ -80,3 +142,22 @@ def answer_kind(answer: str) -> str:
     if _NUMBER.fullmatch(answer):
         return "number"
     return BOX if parse_box(answer) else "words"
+
+
+def _line_at_end(stem: str) -> tuple[str, int] | None:
+    """Return the style and the start of a response-format line at the end of a text.
+
+    Case and the final period do not matter where the line starts a line or a sentence: "and answer the question with
+    yes or no" is a part of the question.
+    """
+    bare = stem.removesuffix(".")
+    if not bare[-_LONGEST:].casefold().endswith(_KEYS):
+        return None
+    for style, line, key in _LINES:
+        start = len(bare) - len(key)
+        if start < 0 or bare[start:].casefold() != key:
+            continue
+        before = bare[:start].rstrip(" \t")
+        if stem.endswith(line) or not before or before[-1] in "\n.?!:":
+            return style, start
+    return None

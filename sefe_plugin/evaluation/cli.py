@@ -49,8 +49,7 @@ def _judge(options: argparse.Namespace) -> None:
     from sefe_plugin.evaluation.judge import judge_file, open_judge
 
     out = options.out or options.file.with_suffix(".judged.jsonl")
-    result = judge_file(
-        options.task, options.file, out, open_judge(options.model, options.base_url), options.workers, tqdm
-    )
+    ask = open_judge(options.model, options.base_url)
+    result = judge_file(options.task, options.file, out, options.model, ask, options.workers, tqdm)
     print(result, flush=True)
     print(f"{options.task}: knowledge capability {result} by {options.model}; judgements: {out}", file=sys.stderr)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 #: Okabe and Ito's palette, told apart under all common colour-vision deficiencies; yellow is darkened for white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B3A100")
-MARKERS = "os^Dv<>P"
+_MARKERS = "os^Dv<>P"
 _GREY = "#555555"
 
 Matrix = Sequence[Sequence[float | None]]
@@ -35,8 +35,8 @@ def draw_curves(tasks: Sequence[str], accuracy: Matrix, title: str) -> Figure:
     for j, task in enumerate(tasks):
         points = [(i, row[j]) for i, row in enumerate(accuracy) if i >= j and row[j] is not None]
         if points:
-            style = {"color": COLOURS[j % len(COLOURS)], "marker": MARKERS[j % len(MARKERS)]}
-            axes.plot(*zip(*points, strict=True), label=task, linewidth=1.8, markersize=6, clip_on=False, **style)
+            looks = line_looks(j)
+            axes.plot(*zip(*points, strict=True), label=task, linewidth=1.8, markersize=6, clip_on=False, **looks)
     axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.2, len(tasks) - 0.8)
     axes.set_ylim(0, 100)
@@ -48,6 +48,12 @@ def draw_curves(tasks: Sequence[str], accuracy: Matrix, title: str) -> Figure:
     if axes.lines:
         figure.legend(loc="outside right upper", frameon=False, title="accuracy on", alignment="left")
     return figure
+
+
+def line_looks(number: int) -> dict[str, str]:
+    """Return colour and marker of a line by its number, from 0; no two of 64 lines look alike."""
+    rounds, place = divmod(number, len(COLOURS))
+    return {"color": COLOURS[place], "marker": _MARKERS[(place + rounds) % len(_MARKERS)]}
 
 
 def _heat_map(axes: Axes, tasks: Sequence[str], matrix: Matrix, title: str):

@@ -85,17 +85,24 @@ def knowledge_capability(ratings: Sequence[float]) -> int:
 
 
 def judge_file(
-    task: str, file: Path, out: Path, ask: Callable[[str], str], workers: int = 8, progress: Callable = iter
+    task: str,
+    file: Path,
+    out: Path,
+    model: str,
+    ask: Callable[[str], str],
+    workers: int = 8,
+    progress: Callable = iter,
 ) -> int:
     """Has every answer of a file of predictions judged, and computes KC.
 
-    Each row goes to `out` with the judge's "reply" and its "rating" as soon as it and all before it are judged;
+    Each row goes to `out` with the "judge", its "reply" and its "rating" as soon as it and all before it are judged;
     a stopped command continues after the last of them.
 
     Args:
         task: a task of CoIN.
         file: JSONL, one test record with its prediction a row.
         out: JSONL to write.
+        model: the judge's name; its ratings are never taken for another's.
         ask: sends a request to the judge and returns its reply.
         workers: requests at a time.
         progress: wraps the iterator over the answers that are still to be judged.
@@ -104,7 +111,8 @@ def judge_file(
         KC, 0 to 100.
 
     Raises:
-        ValueError: for an unknown task, a bad row, or an `out` that belongs to other predictions.
+        ValueError: for an unknown task, a bad row, or an `out` that belongs to other predictions, another judge or
+            another task.
     """
     if task not in [known.name for known in TASKS]:
         raise ValueError(f"the task must be one of {', '.join(known.name for known in TASKS)}; got {task!r}.")
@@ -117,7 +125,8 @@ def judge_file(
         rows.append(row)
     if not rows:
         raise ValueError(f"{file} holds no predictions.")
-    ratings = _judged_before(out, rows)
+    judge = {"model": model, "task": task}
+    ratings = _judged_before(out, rows, judge)
     out.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool, out.open("a", encoding="utf-8") as lines:
         try:
@@ -125,7 +134,7 @@ def judge_file(
             replies: Iterable[str] = pool.map(ask, requests[start:])
             for row, reply in progress(zip(rows[start:], replies, strict=True)):
                 ratings.append(parse_rating(reply))
-                judged = {**row, "reply": reply, "rating": ratings[-1]}
+                judged = {**row, "judge": judge, "reply": reply, "rating": ratings[-1]}
                 lines.write(json.dumps(judged, ensure_ascii=False) + "\n")
                 lines.flush()
         except BaseException:
@@ -134,16 +143,22 @@ def judge_file(
     return knowledge_capability(ratings)
 
 
-def _judged_before(out: Path, rows: Sequence[Mapping]) -> list[float]:
-    """Reads the ratings that an earlier run wrote; drops a last line that was cut off."""
+def _judged_before(out: Path, rows: Sequence[Mapping], judge: Mapping[str, str]) -> list[float]:
+    """Reads the ratings that an earlier run with this judge wrote; drops a last line that was cut off."""
     if not out.exists():
         return []
     text = out.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
-    judged = [json.loads(line) for line in whole.splitlines()]
-    own = [{key: value for key, value in row.items() if key not in ("reply", "rating")} for row in judged]
+    # only line feeds end a record: a text may hold other line separators
+    judged = [json.loads(line) for line in whole.split("\n")[:-1]]
+    own = [{key: value for key, value in row.items() if key not in ("judge", "reply", "rating")} for row in judged]
     if own != list(rows[: len(own)]):
         raise ValueError(f"{out} holds judgements of other predictions; choose another file with --out.")
+    if other := next((row for row in judged if row.get("judge") != judge), None):
+        raise ValueError(
+            f"{out} holds judgements by {other.get('judge', 'an unnamed judge')}, not by {judge}; choose another file "
+            "with --out."
+        )
     if whole != text:
         out.write_text(whole, encoding="utf-8")
     return [row["rating"] for row in judged]

@@ -2,7 +2,7 @@
 
 These rules are strict about format and lenient about writing: a right content in a wrong format counts as wrong, so
 that accuracy never exceeds the share of right formats and the two kinds of forgetting can be told apart
-(`metrics.split_forgetting`). Case, outer blanks and one final period do not matter.
+(`metrics.split_forgetting`). Case, outer blanks and one final period, even after blanks, do not matter.
 """
 
 import math
@@ -33,7 +33,7 @@ _SHORT_WORDS = 4
 
 
 def score_multiple_choice(prediction: str, record: Mapping) -> Score:
-    """Score a lettered choice: ``B``, ``B.``, ``(B)``, ``B. text`` or ``B: text``, in upper case.
+    """Score a lettered choice: ``B``, ``B.``, ``(B)``, ``B)``, each also with a text after it, in upper case.
 
     A letter beyond the record's "num_choices", where it has that, is a wrong format. Only the letter is compared.
 

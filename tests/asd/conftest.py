@@ -121,6 +121,7 @@ class ModelInProcess:
 
     def __init__(self, reply=None, concurrency=4):
         self.model, self.concurrency, self.conversations = "in process", concurrency, []
+        self.options = {}
         self._reply = reply or (lambda turns: answer_entries(turns[0]))
 
     @asynccontextmanager

@@ -223,6 +223,52 @@ def test_a_model_that_is_gone_stops_the_build_and_keeps_its_replies(tmp_path, mo
     assert build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model()).asked == 0
 
 
+def test_a_build_that_is_repeated_gives_up_no_earlier(tmp_path, model):
+    dataset = write(tmp_path, short_samples(200))
+
+    def refuses_some(turns):
+        if sum(map(ord, turns[0])) % 3 == 0:
+            raise NoReplyError("status 400")
+        return model()._reply(turns)
+
+    summary = build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model(refuses_some))
+    first = (tmp_path / "new.json").read_bytes()
+    # More than the 16 silent requests in a row that stop a build of four at once.
+    assert summary.failures["status 400"] > 20 and summary.asked > 0
+    again = build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model(refuses_some))
+    assert (again.failures, again.asked) == (summary.failures, 0)
+    assert (tmp_path / "new.json").read_bytes() == first
+
+
+def test_images_that_cannot_be_read_are_no_silence_of_the_model(tmp_path, model):
+    dataset = write(tmp_path, task_samples("Grounding", 120))
+    (tmp_path / "0.png").unlink()
+    task, generator = load_task("Grounding", SHIPPED), model()
+    summary = build(dataset, tmp_path / "new.json", 1.0, seed=1, task=task, generator=generator)
+    assert summary.failures == {"an image cannot be read": 60} and not generator.conversations
+    assert summary.styles[BRIEF] == summary.styles[DETAILED] == {"fallback": 30}
+
+
+def test_replies_under_other_options_are_not_taken_over(tmp_path, model):
+    dataset = write(tmp_path, short_samples(40))
+    asked = []
+    for options in ({"max_tokens": 9, "seed": 1}, {"max_tokens": 99, "seed": 1}, {"seed": 1, "max_tokens": 9}):
+        generator = model()
+        generator.options = options
+        asked.append(build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=generator).asked)
+    assert asked[0] == asked[1] > 0 and asked[2] == 0
+
+
+def test_a_file_of_several_turns_alone_is_named_as_such(tmp_path):
+    write(tmp_path, short_samples(20))
+    records = records_of(tmp_path / "data.json")
+    for record in records:
+        record["conversations"] *= 2
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    with pytest.raises(ValueError, match=r"no sample of one question and one answer.*`asd_ratio`"):
+        build(open_dataset(str(tmp_path / "data.json"), tmp_path), tmp_path / "new.json", 0.2, seed=0)
+
+
 def test_tasks_of_explanations_are_made_by_a_model(tmp_path, model):
     samples = [Sample(f"Describe picture {i}.", f"There is a cat number {i} on a mat, asleep.") for i in range(40)]
     task = Task(native_style=BRIEF)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from sefe_plugin.asd.cli import add_commands
 from sefe_plugin.asd.diversify import diversify
@@ -81,3 +82,32 @@ def test_rules_need_neither_torch_nor_the_packages_of_the_generators(folder):
         [sys.executable, "-c", code, *build, "--generator", "openai", "--model", "m"], capture_output=True, text=True
     )
     assert "pip install 'sefe-plugin[asd]'" in failed.stderr.splitlines()[-1]
+    (folder / "chat.yaml").write_text("model_name_or_path: none")
+    host = ["--generator", "llamafactory", "--config", str(folder / "chat.yaml")]
+    failed = subprocess.run([sys.executable, "-c", code, *build, *host], capture_output=True, text=True)
+    assert failed.stderr.splitlines()[-1].startswith("ValueError: reading a model's replies needs: pip install")
+
+
+@pytest.mark.parametrize("joint", ["-", "_"])
+def test_options_of_several_words_have_two_spellings(joint):
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers(required=True))
+    values = {"base_url": "http://x/v1", "max_tokens": "7", "dataset_dir": "d", "media_dir": "m"}
+    arguments = [part for name, value in values.items() for part in (f"--{name.replace('_', joint)}", value)]
+    options = vars(parser.parse_args(["asd", "build", "--dataset", "x", "--out", "y", *arguments]))
+    assert {name: str(options[name]) for name in values} == values
+
+
+def test_the_preview_finds_the_images_of_a_file_built_elsewhere(folder, tmp_path):
+    Image.new("RGB", (6, 4)).save(folder / "0.png")
+    records = [{"image": "0.png", "instruction": f"<image>\n{s.question}", "output": s.answer} for s in SAMPLES]
+    (folder / "colors.json").write_text(json.dumps(records))
+    out, page = tmp_path / "elsewhere" / "new.json", tmp_path / "page.html"
+    run("asd", "build", "--dataset", folder / "colors.json", "--out", out)
+    run("asd", "preview", "--dataset", out, "--out", page)
+    assert page.read_text().count("<img") == 10 and "cannot be read" not in page.read_text()
+    run("asd", "preview", "--dataset", out, "--media-dir", out.parent, "--out", page)
+    assert "<img" not in page.read_text()
+    out.with_name("new.json.manifest.json").unlink()
+    run("asd", "preview", "--dataset", out, "--out", page)
+    assert "0.png cannot be read" in page.read_text()

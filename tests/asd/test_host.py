@@ -82,6 +82,11 @@ def test_a_conversation_with_an_image_that_is_missing_gets_no_reply(chat_config,
     asyncio.run(ask())
 
 
+def test_all_of_the_configuration_is_what_replies_depend_on(chat_config):
+    options = ChatGenerator(chat_config).options
+    assert options.items() >= {"do_sample": False, "max_new_tokens": 24, "template": "llava"}.items()
+
+
 def test_a_configuration_without_a_model_is_an_error(tmp_path):
     (tmp_path / "chat.yaml").write_text("template: llava")
     with pytest.raises(ValueError, match="with `model_name_or_path`, as for"):

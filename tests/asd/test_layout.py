@@ -103,3 +103,15 @@ def test_datasets_are_found_by_name_or_path(tmp_path):
             find_dataset(name, tmp_path)
     with pytest.raises(ValueError, match=r"dataset_info\.json does not exist"):
         find_dataset("there", tmp_path / "none")
+
+
+def test_a_list_of_parts_in_the_place_of_a_text_is_an_error():
+    parts = [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "Q"}]
+    record = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "A"}]}
+    with pytest.raises(ValueError, match="'content' must be a text, not a list of parts: write <image>") as error:
+        layout_like(record).read(record)
+    # It is the file that is wrong; a sample that is merely unsuitable would be passed over.
+    assert not isinstance(error.value, UnsuitableSampleError)
+    nothing = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": None}]}
+    with pytest.raises(UnsuitableSampleError):
+        layout_like(nothing).read(nothing)

@@ -6,12 +6,12 @@ import pytest
 from sefe_plugin.asd.boxes import box_iou, parse_box
 from sefe_plugin.asd.items import Sample, UnsuitableSampleError, parse_item
 from sefe_plugin.asd.pool import AnswerPool, shuffled
-from sefe_plugin.asd.styles import SHORT_ANSWER
+from sefe_plugin.asd.styles import MULTIPLE_CHOICE, SHORT_ANSWER
 
 
 def draw(samples, sample, count=3, seeds=50, native=SHORT_ANSWER):
     pool = AnswerPool(samples, native)
-    item = parse_item(sample, native, pool.extent)
+    item = parse_item(sample, native, pool.shares)
     return [pool.distractors(item, count, random.Random(seed)) for seed in range(seeds)]
 
 
@@ -81,10 +81,40 @@ def test_wrong_boxes_overlap_the_gold_by_at_most_a_half():
             assert all(box_iou(parse_box(text), parse_box(sample.answer)) <= 0.5 for text in drawn)
 
 
-def test_boxes_beyond_the_unit_square_set_the_extent():
+def test_boxes_beyond_the_unit_square_are_no_shares_and_wrong_ones_are_not_made_up():
     question = "described by the sentence 'x' in the format [x1, y1, x2, y2]."
-    assert AnswerPool([Sample(question, "[0.1, 0.2, 0.3, 0.4]")], "box").extent == 1
-    assert AnswerPool([Sample(question, "[1, 2, 640, 480]")], "box").extent == 640
+    assert AnswerPool([Sample(question, "[0.1, 0.2, 0.3, 1.0]")], "box").shares
+    # Of these images nobody knows the size: a box made up beside the first may lie outside of its image.
+    texts = ("[200, 10, 320, 240]", "[1, 2, 40, 60]", "[500, 300, 640, 480]", "[0, 0, 90, 90]")
+    samples = [Sample(question, text) for text in texts]
+    assert not AnswerPool(samples, "box").shares
+    assert {text for drawn in draw(samples, samples[0], native="box") for text in drawn} == set(texts[1:])
+
+
+@pytest.mark.parametrize(
+    ("gold", "same"), [("2", "two"), ("dog", "a dog"), ("t-shirt", "T shirt"), ("Dont.", "don't")]
+)
+def test_the_gold_in_another_spelling_is_not_wrong(gold, same):
+    samples = [Sample("What is it?", answer) for answer in (gold, same, "hen", f"the {same}", "cow", "yak", "a cow")]
+    for drawn in draw(samples, samples[0]):
+        assert sorted(text.removeprefix("a ") for text in drawn) == ["cow", "hen", "yak"]
+
+
+def test_signs_and_articles_alone_still_differ():
+    samples = [Sample("Which?", answer) for answer in ("+", "-", "=", "A")]
+    assert {text for drawn in draw(samples, samples[0]) for text in drawn} == {"-", "=", "A"}
+
+
+def test_options_are_as_different_as_their_texts():
+    sample = Sample("Which genotype?\nA. ff\nB. FF\nC. Ff\nD. FF.", "B")
+    for drawn in draw([sample], sample, native=MULTIPLE_CHOICE):
+        assert sorted(drawn) == ["Ff", "ff"]
+
+
+def test_answers_and_tokens_with_placeholders_are_never_offered():
+    line = "Reference OCR token: <image>, menu"
+    samples = [Sample(f"What?\n{line}", answer) for answer in ("sony", "<image>", "exit")]
+    assert {text for drawn in draw(samples, samples[0]) for text in drawn} == {"menu", "exit"}
 
 
 def test_shuffles_are_uniform():

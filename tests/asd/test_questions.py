@@ -106,3 +106,15 @@ def test_tasks_of_explanations_leave_three_styles_to_the_model():
     made = list(rewrites(40, samples.__getitem__, 1.0, 0, pool))
     assert {rewrite.style for rewrite in made if rewrite.sample is None} == {SHORT_ANSWER, DETAILED}
     assert {rewrite.style for rewrite in made if rewrite.sample is not None} == {YES_NO, MULTIPLE_CHOICE}
+
+
+@pytest.mark.parametrize("replies", ["json", "plain"])
+def test_placeholders_within_a_question_do_not_reach_the_model(replies):
+    """The host takes each for one more image."""
+    kind = "plain" if replies == "plain" else None
+    task = Task(kind=kind, replies=replies).resolved(SHORT_ANSWER)
+    item = item_of("<image>\nContext: like <image>\nIs it older than <image>?", "a cat", SHORT_ANSWER)
+    request = write_request([Chosen(0, BRIEF, True)], [item], [{}], (), task, Prompts(SHIPPED, task))
+    assert "<image>" not in request.prompt + request.entries[1].question
+    assert "Is it older than image 3?" in request.prompt
+    assert "Is it older than image 3?" in request.entries[1].question

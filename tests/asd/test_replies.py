@@ -91,6 +91,9 @@ def test_the_first_good_object_of_an_index_counts():
         (["green", "grey", "black"], ("green", "grey", "black")),
         (["green", "Green.", "grey", "RED", "black", "white"], ("green", "grey", "black")),
         (["green", "grey", "Red."], None),
+        (["1", "1", "2"], None),
+        (["1", "2", "1", "one", "3"], ("1", "2", "3")),
+        (["green", "grey", "a red"], None),
         (["green", "grey"], None),
         (["green", "grey", " "], None),
         (["green", "grey", "b" * 200], None),
@@ -129,6 +132,8 @@ def test_no_reply_breaks_the_reader(reply):
         (BRIEF, "red", None, ()),
         (MULTIPLE_CHOICE, "green\n\nblue\nred\ngrey", "", ("green", "blue", "grey")),
         (MULTIPLE_CHOICE, "green\nblue", None, ()),
+        (MULTIPLE_CHOICE, "1\n1\n2", None, ()),
+        (MULTIPLE_CHOICE, "1\n1\n2\ntwo\n3", "", ("1", "2", "3")),
         (YES_NO, "green", "", ("green",)),
     ],
 )

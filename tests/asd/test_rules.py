@@ -101,10 +101,15 @@ def test_a_line_counts_more_than_the_form(style):
     assert native_style([Sample(f"Is it?\n{FORMAT_LINES[style]}", "[0.1, 0.2, 0.3, 0.4]")]) == style
 
 
-@pytest.mark.parametrize("answers", [[], [""], ["red", "The cat sits on the mat in front of the door."]])
+@pytest.mark.parametrize("answers", [[""], ["red", "The cat sits on the mat in front of the door."]])
 def test_an_unclear_style_is_an_error_that_says_what_was_seen(answers):
     with pytest.raises(ValueError, match=r"not clear.*seen"):
         native_style([Sample("What?", answer) for answer in answers])
+
+
+def test_no_sample_at_all_is_an_error_of_its_own():
+    with pytest.raises(ValueError, match=r"no sample of one question and one answer.*`asd_ratio` in the recipe"):
+        native_style([])
 
 
 def test_styles_that_cannot_be_rewritten_to_are_errors():

@@ -56,6 +56,7 @@ def test_what_is_sent(stub, tmp_path):
     summary = build(dataset, tmp_path / "new.jsonl", 1.0, seed=0, generator=generator)
     assert counts(summary, "model") == summary.asked == len(stub.bodies) > 20
     assert counts(summary, "fallback") == 0
+    assert generator.options == {"max_tokens": 77, "temperature": 0.5}
     for body, headers in zip(stub.bodies, stub.headers, strict=True):
         assert {name: value for name, value in body.items() if name != "messages"} == {
             "model": "my-model",
@@ -179,6 +180,15 @@ def test_the_key_is_written_nowhere(stub, tmp_path, caplog, capfd):
     assert len(written) >= 5 and not any(KEY.encode() in content for content in written)
     assert KEY not in caplog.text and KEY not in "".join(capfd.readouterr())
     assert any(headers["Authorization"].endswith(KEY) for headers in stub.headers)
+
+
+def test_images_that_are_missing_do_not_stop_the_build(stub, tmp_path):
+    dataset = write(tmp_path, 100)
+    (tmp_path / "0.png").unlink()
+    generator = OpenAIGenerator("m", stub.url, concurrency=2)
+    summary = build(dataset, tmp_path / "new.jsonl", 1.0, seed=0, generator=generator)
+    assert list(summary.failures) == ["an image cannot be read"] and not stub.bodies
+    assert summary.failures["an image cannot be read"] == counts(summary, "fallback") > 50
 
 
 @pytest.mark.parametrize("url", ["http://user:word@host/v1", "http://host/v1?key=word"])

@@ -1,7 +1,20 @@
 import pytest
 
 from sefe_plugin.asd.styles import FORMAT_LINES, SHORT_ANSWER, STYLES
-from sefe_plugin.asd.texts import answer_kind, option_letter, split_options, split_question
+from sefe_plugin.asd.texts import (
+    answer_key,
+    answer_kind,
+    content_key,
+    has_placeholder,
+    in_words,
+    option_letter,
+    placeholders,
+    split_options,
+    split_question,
+)
+
+
+LINE = FORMAT_LINES[SHORT_ANSWER]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -22,8 +35,41 @@ def test_a_placeholder_at_the_end_moves_to_the_front():
     assert split_question(text) == ("<image>\n", "What is it?", SHORT_ANSWER)
 
 
+@pytest.mark.parametrize(
+    ("text", "head"),
+    [
+        (f"What is it?\n<image>\n{LINE}", "<image>\n"),
+        (f"What is it? <image> {LINE} <image>", "<image>\n<image>\n"),
+        (f"<image>\nWhat is it?\n<video>\n<audio>\n{LINE}\n{LINE}", "<video>\n<audio>\n<image>\n"),
+    ],
+)
+def test_placeholders_around_the_line_move_to_the_front(text, head):
+    assert split_question(text) == (head, "What is it?", SHORT_ANSWER)
+
+
 def test_a_placeholder_within_the_question_stays():
     assert split_question("Compare <image> with this.")[:2] == ("", "Compare <image> with this.")
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("joint", ["\n", "  \n ", " ", ""])
+def test_lines_are_known_in_any_case_and_without_their_period(style, joint):
+    line = FORMAT_LINES[style]
+    for spelling in (line.lower(), line.upper(), line.removesuffix("."), line.lower().removesuffix(".")):
+        assert split_question(f"What is it?{joint}{spelling}") == ("", "What is it?", style)
+
+
+def test_a_line_within_a_sentence_belongs_to_the_question():
+    text = "Look at the picture and answer the question with yes or no."
+    assert split_question(text) == ("", text, None)
+
+
+def test_placeholders_are_numbered_in_words():
+    text = "<video>\nIs <image> older than <image>?\n <image> <video> \nSay <video>."
+    assert in_words(text, before="<image>\n") == "Is image 2 older than image 3?\nSay video 3."
+    assert in_words("a < b\n\n") == "a < b\n\n"
+    assert has_placeholder(text) and not has_placeholder("a <picture> < b")
+    assert placeholders(text) == "<video>\n<image>\n<image>\n<image>\n<video>\n<video>\n"
 
 
 def test_options_are_the_last_block_of_lettered_lines():
@@ -38,12 +84,14 @@ def test_one_lettered_line_is_no_choice():
     assert split_options("Who is\nA. Smith") == ("Who is\nA. Smith", ())
 
 
-@pytest.mark.parametrize("answer", ["B", "B.", "(B)", "B. two", "B: two", " B\n"])
+@pytest.mark.parametrize(
+    "answer", ["B", "B.", "(B)", "B. two", "B: two", " B\n", "(B) two", "B) two", "(B). two", "(B):", "B)"]
+)
 def test_letters_are_read(answer):
     assert option_letter(answer) == "B"
 
 
-@pytest.mark.parametrize("answer", ["", "b", "Bob", "B two", "AB", "the answer is B"])
+@pytest.mark.parametrize("answer", ["", "b", "Bob", "B two", "AB", "the answer is B", "(B)two", "B.two"])
 def test_other_answers_have_no_letter(answer):
     assert option_letter(answer) is None
 
@@ -59,3 +107,15 @@ def test_other_answers_have_no_letter(answer):
 )
 def test_kinds(answer, kind):
     assert answer_kind(answer) == kind
+
+
+@pytest.mark.parametrize(("answer", "key"), [(" Red. ", "red"), ("RED .", "red"), ("red..", "red."), (".", "")])
+def test_one_final_period_does_not_matter(answer, key):
+    assert answer_key(answer) == key
+
+
+def test_content_is_compared_whatever_its_spelling():
+    groups = (["2", "two", "Two.", "the two"], ["a dog", "Dog", "dog."], ["a", "A."], ["+"], ["-"], ["3"], ["dogs"])
+    keys = [{content_key(text) for text in group} for group in groups]
+    assert [len(found) for found in keys] == [1] * len(groups)
+    assert len(set().union(*keys)) == len(groups)

@@ -71,13 +71,13 @@ def by_number(request):
 
 
 def read_rows(file):
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def test_every_answer_is_judged_in_order(predictions, tmp_path):
     out = tmp_path / "new" / "out.jsonl"
     # 0 + 1 + ... + 9 = 45 of 100
-    assert judge_file("VQAv2", predictions, out, by_number, workers=4) == 45
+    assert judge_file("VQAv2", predictions, out, "judge-1", by_number, workers=4) == 45
     assert [row["rating"] for row in read_rows(out)] == list(range(10))
     assert [row["question_id"] for row in read_rows(out)] == list(range(10))
 
@@ -91,23 +91,55 @@ def test_a_stopped_command_continues(predictions, tmp_path):
         return by_number(request)
 
     with pytest.raises(ValueError, match="no answer"):
-        judge_file("VQAv2", predictions, out, failing, workers=1)
+        judge_file("VQAv2", predictions, out, "judge-1", failing, workers=1)
     assert len(read_rows(out)) == 6
     with out.open("a") as lines:
         lines.write('{"cut off')
-    assert judge_file("VQAv2", predictions, out, lambda request: asked.append(request) or by_number(request)) == 45
+    assert (
+        judge_file("VQAv2", predictions, out, "judge-1", lambda request: asked.append(request) or by_number(request))
+        == 45
+    )
     assert len(asked) == 4
-    assert judge_file("VQAv2", predictions, out, failing) == 45
+    assert judge_file("VQAv2", predictions, out, "judge-1", failing) == 45
 
 
 def test_judgements_of_other_predictions_are_kept(predictions, tmp_path):
     out = tmp_path / "out.jsonl"
-    judge_file("VQAv2", predictions, out, by_number)
+    judge_file("VQAv2", predictions, out, "judge-1", by_number)
     before = out.read_text()
     predictions.write_text(json.dumps(ROW) + "\n")
     with pytest.raises(ValueError, match="judgements of other predictions; choose another file with --out"):
-        judge_file("VQAv2", predictions, out, by_number)
+        judge_file("VQAv2", predictions, out, "judge-1", by_number)
     assert out.read_text() == before
+
+
+def test_judgements_of_another_judge_or_task_are_not_taken_over(predictions, tmp_path):
+    out = tmp_path / "out.jsonl"
+    judge_file("VQAv2", predictions, out, "judge-1", by_number)
+    before = out.read_text()
+    assert all(row["judge"] == {"model": "judge-1", "task": "VQAv2"} for row in read_rows(out))
+    for task, model in (("VQAv2", "judge-2"), ("GQA", "judge-1")):
+        with pytest.raises(
+            ValueError, match=rf"by .*judge-1.*, not by .*{model}.*{task}.*choose another file with --out"
+        ):
+            judge_file(task, predictions, out, model, by_number)
+    assert out.read_text() == before
+    # as written before judges had names
+    out.write_text(before.replace(json.dumps("judge"), json.dumps("other")))
+    for row in (rows := read_rows(out)):
+        del row["other"]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="by an unnamed judge, not by"):
+        judge_file("VQAv2", predictions, out, "judge-1", by_number)
+
+
+def test_line_separators_in_a_text_cut_no_record(tmp_path):
+    file, out = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    row = ROW | {"prediction": "one\u2028two\u2029three\x85four"}
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    for _ in range(2):
+        assert judge_file("VQAv2", file, out, "judge-1", lambda request: "7\u2028") == 70
+    assert read_rows(out)[0].items() >= row.items()
 
 
 @pytest.mark.parametrize(
@@ -122,7 +154,7 @@ def test_judgements_of_other_predictions_are_kept(predictions, tmp_path):
 def test_faults_are_named_before_anything_is_asked(tmp_path, task, row, message):
     (tmp_path / "p.jsonl").write_text(json.dumps(row))
     with pytest.raises(ValueError, match=message):
-        judge_file(task, tmp_path / "p.jsonl", tmp_path / "out.jsonl", None)
+        judge_file(task, tmp_path / "p.jsonl", tmp_path / "out.jsonl", "judge-1", None)
     assert not (tmp_path / "out.jsonl").exists()
 
 

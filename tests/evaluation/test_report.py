@@ -170,3 +170,12 @@ def test_no_picture_library_is_loaded_before_it_is_needed():
     code = "import sys, sefe_plugin.evaluation.report as r; print(sorted({'matplotlib', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_no_two_of_many_lines_look_alike():
+    from sefe_plugin.evaluation.figures import draw_curves
+
+    tasks = [f"task {i}" for i in range(20)]
+    accuracy = [[50.0 if j <= i else None for j in range(20)] for i in range(20)]
+    lines = draw_curves(tasks, accuracy, "").axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20

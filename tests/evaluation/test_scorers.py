@@ -20,10 +20,14 @@ RECORDS = {
     ("scorer", "prediction", "score"),
     [
         *[("multiple_choice", text, RIGHT) for text in ("B", " B\n", "B.", "(B)", "B. Leaves", "B: Leaves")],
+        *[("multiple_choice", text, RIGHT) for text in ("(B) Leaves", "B) Leaves", "(B). Leaves")],
         *[("multiple_choice", text, WRONG) for text in ("A", "D.", "(C)")],
         *[("multiple_choice", text, LOST) for text in ("b", "", "E", "Leaves", "The answer is B.", "B or C", "AB")],
-        *[("short_answer", text, RIGHT) for text in ("red car", "Red Car.", " red car ")],
-        *[("short_answer", text, WRONG) for text in ("car", "blue", "12", "a big blue car", "yes", "U.S.")],
+        *[("short_answer", text, RIGHT) for text in ("red car", "Red Car.", " red car ", "red car .")],
+        *[
+            ("short_answer", text, WRONG)
+            for text in ("car", "blue", "12", "a big blue car", "yes", "U.S.", "red car..")
+        ],
         *[
             ("short_answer", text, LOST)
             for text in ("", "B", "B.", "It is red.", "The answer is red car.", "red\ncar")
@@ -35,8 +39,11 @@ RECORDS = {
         *[("class_name", text, RIGHT) for text in ("a Great-White_shark.", "the great white  shark")],
         *[("class_name", text, WRONG) for text in ("shark", "white great shark", "greatwhiteshark")],
         *[("class_name", text, LOST) for text in ("", "A", "The object is a great white shark.")],
-        *[("box", text, RIGHT) for text in ("[0.1, 0.1, 0.5, 0.5]", "[.1,.1,.5,.31]")],
-        *[("box", text, WRONG) for text in ("[0.1, 0.1, 0.5, 0.3]", "[0.6, 0.6, 0.9, 0.9]", "[0.5, 0.5, 0.1, 0.1]")],
+        *[("box", text, RIGHT) for text in ("[0.1, 0.1, 0.5, 0.5]", "[.1,.1,.5,.31]", "[1e-1, .1, 5E-1, 0.5]")],
+        *[
+            ("box", text, WRONG)
+            for text in ("[0.1, 0.1, 0.5, 0.3]", "[0.6, 0.6, 0.9, 0.9]", "[0.5, 0.5, 0.1, 0.1]", "[0., 0., 1., 1.]")
+        ],
         *[("box", text, LOST) for text in ("", "0.1, 0.1, 0.5, 0.5", "[0.1, 0.1, 0.5]", "It is [0.1, 0.1, 0.5, 0.5]")],
         *[("yes_no", text, RIGHT) for text in ("Yes", "yes.", " YES")],
         *[("yes_no", text, WRONG) for text in ("No", "no.")],

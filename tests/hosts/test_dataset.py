@@ -64,6 +64,55 @@ def test_records_of_several_datasets_stand_side_by_side(arguments, tmp_path):
     assert sorted(names) == ["one"] * 10 + ["two"] * 10
 
 
+def test_line_separators_in_a_text_cut_no_record(arguments, tmp_path):
+    data = aligned([[(f"What\u2028is\x85it {i}?\n{LINE}", f"a\u2029b {i % 5}")] for i in range(20)])
+    for _ in range(2):
+        diversify_dataset(data, "one", 0.5, arguments)
+    lines = (tmp_path / "asd.jsonl").read_text(encoding="utf-8").split("\n")
+    assert len([json.loads(line) for line in lines[:-1]]) == 10
+
+
+def turns_of(row):
+    texts = [message["content"] for message in [*row["_prompt"], *row["_response"]]]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def test_turns_beside_a_rewritten_one_say_their_style_themselves(arguments, tmp_path):
+    """As in LLaVA's conversations, where the first question alone has the line."""
+    conversations = [[turn(3 * i), *((f"And now {3 * i + t}?", "yak") for t in (1, 2))] for i in range(40)]
+    before = aligned(conversations)
+    after = diversify_dataset(before, "mine", 0.2, arguments)
+    records = [json.loads(line) for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
+    rewritten = {record["index"] for record in records}
+    seen = set()
+    for i, (old, new) in enumerate(zip(map(turns_of, before), map(turns_of, after), strict=True)):
+        changed = [t for t in range(3) if 3 * i + t in rewritten]
+        seen.add(bool(changed))
+        for t in range(3):
+            if t not in changed:
+                own_line = f"{old[t][0]}\n{LINE}" if changed and t > 0 else old[t][0]
+                assert new[t] == (own_line, old[t][1])
+            else:
+                assert new[t] != old[t] and any(new[t][0].endswith(line) for line in FORMAT_LINES.values())
+    assert seen == {True, False}
+
+
+def test_single_turns_without_a_line_stay_as_they_are(arguments):
+    before = aligned([[(f"What is at place {i}?", ("cat", "dog", "hen", "cow", "pig")[i % 5])] for i in range(40)])
+    after = diversify_dataset(before, "mine", 0.2, arguments)
+    assert sum(a != b for a, b in zip(map(turns_of, before), map(turns_of, after), strict=True)) == 8
+    assert sum(turns_of(row)[0][0].endswith(tuple(FORMAT_LINES.values())) for row in after) == 8
+
+
+def test_boxes_have_no_line_to_add(arguments):
+    question = "Please provide the box described by the sentence 'x' in the format [x1, y1, x2, y2]."
+    box = [(question, f"[0.1, 0.2, 0.3, 0.{i}]") for i in range(4, 10)]
+    before = aligned([[box[i % 6], box[(i + 1) % 6]] for i in range(20)])
+    after = diversify_dataset(before, "mine", 0.2, arguments)
+    old, new = ([turn for row in data for turn in turns_of(row)] for data in (before, after))
+    assert sum(a != b for a, b in zip(old, new, strict=True)) == 8
+
+
 def test_other_processes_write_no_record(arguments, tmp_path):
     arguments.should_save = False
     diversify_dataset(aligned([[turn(i)] for i in range(20)]), "mine", 0.5, arguments)

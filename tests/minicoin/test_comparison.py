@@ -181,3 +181,12 @@ def test_without_markers_nothing_is_written(tmp_path, content):
         with pytest.raises(ValueError, match="must hold, once each and in this order"):
             write(file)
     assert content is None or file.read_text() == content
+
+
+def test_no_two_of_many_arms_look_alike():
+    from sefe_plugin.benchmarks.minicoin.comparison_figures import draw_stages
+
+    runs = {f"arm {i}": [{"after_each_task": [i, i + 1, i + 2]}] for i in range(20)}
+    lines = draw_stages(TASKS, runs).axes[0].lines
+    assert [line.get_label() for line in lines] == list(runs)
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20

@@ -106,6 +106,16 @@ def test_a_complete_folder_is_kept_and_an_unfinished_one_is_drawn_anew(tmp_path)
     assert contents(folder) != before
 
 
+@pytest.mark.parametrize("changed", [{"version": 1}, {"test_size": 9}, {"train_sizes": {}}])
+def test_a_second_domain_of_another_version_or_size_is_drawn_anew(tmp_path, changed):
+    folder = prepared(tmp_path)
+    before, manifest = contents(folder), folder / "light" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changed))
+    (folder / "light" / "GQA" / "train.json").write_text("[]")
+    prepared(folder)
+    assert contents(folder) == before
+
+
 def test_no_question_is_both_trained_and_tested(tmp_path):
     first, second = prepared(tmp_path / "a", 42), prepared(tmp_path / "b", 43)
     names = [task.name for task in domains.TASKS]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from sefe_plugin.evaluation.figures import COLOURS, MARKERS
+from sefe_plugin.evaluation.figures import COLOURS, line_looks
 
 
 def draw_differences(differences: Sequence[Mapping], key: str, head: str) -> Figure:
@@ -45,15 +45,10 @@ def draw_stages(tasks: Sequence[str], runs: Mapping[str, Sequence[Mapping]]) -> 
     axes = figure.subplots()
     for number, (arm, of_seeds) in enumerate(runs.items()):
         stages = list(zip(*(run["after_each_task"] for run in of_seeds), strict=True))
-        color = COLOURS[number % len(COLOURS)]
-        axes.plot(
-            range(len(stages)),
-            [statistics.fmean(stage) for stage in stages],
-            color=color,
-            marker=MARKERS[number % len(MARKERS)],
-            label=arm,
-        )
-        axes.fill_between(range(len(stages)), list(map(min, stages)), list(map(max, stages)), color=color, alpha=0.12)
+        looks, places = line_looks(number), range(len(stages))
+        axes.plot(places, [statistics.fmean(stage) for stage in stages], label=arm, **looks)
+        low, high = list(map(min, stages)), list(map(max, stages))
+        axes.fill_between(places, low, high, color=looks["color"], alpha=0.12)
     axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_ylim(0, 100)
     axes.set_xlabel("after training on")

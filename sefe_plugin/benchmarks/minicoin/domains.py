@@ -86,9 +86,12 @@ def _declare(file: Path) -> None:
 
 
 def _write_light(folder: Path, seed: int) -> None:
-    """Draws mini-CoIN from `seed` and keeps its light version as `folder`/light, whole or not at all."""
+    """Draws mini-CoIN from `seed` and keeps its light version as `folder`/light, whole or not at all.
+
+    One that is there is kept where it has this seed, and version and sizes of the first domain in `folder`.
+    """
     final, draft = folder / DOMAIN, folder / f".{DOMAIN}.tmp"
-    if final.is_dir() and read_json(final / _MANIFEST)["seed"] == seed:
+    if final.is_dir() and read_json(final / _MANIFEST) == {**read_json(folder / _MANIFEST), "seed": seed}:
         return
     for stale in (final, draft):
         if stale.exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from sefe_plugin.asd.generators import NoReplyError, Reply
+from sefe_plugin.asd.generators import Reply, UnreadableImageError
 
 
 _PLACEHOLDER = "<image>\n"
@@ -27,10 +27,12 @@ class ChatGenerator:
     """
 
     def __init__(self, config: Path, concurrency: int = 1):
-        self._arguments = yaml.safe_load(config.read_text(encoding="utf-8"))
-        if not isinstance(self._arguments, dict) or "model_name_or_path" not in self._arguments:
+        arguments = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if not isinstance(arguments, dict) or "model_name_or_path" not in arguments:
             raise ValueError(f"{config} must be a YAML file with `model_name_or_path`, as for `llamafactory-cli chat`")
-        self.model = str(self._arguments["model_name_or_path"])
+        self.model = str(arguments["model_name_or_path"])
+        # Random draws would make a build that was interrupted differ from one that was not.
+        self.options = {"do_sample": False, **arguments}
         self.concurrency = concurrency
 
     @asynccontextmanager
@@ -38,13 +40,12 @@ class ChatGenerator:
         """Load the model; it stays until the context ends."""
         from llamafactory.chat import ChatModel
 
-        # Random draws would make a build that was interrupted differ from one that was not.
-        chat = ChatModel({"do_sample": False, **self._arguments})
+        chat = ChatModel(dict(self.options))
 
         async def reply(turns: Sequence[str], images: Sequence[Path]) -> str:
             missing = next((image for image in images if not image.is_file()), None)
             if missing:
-                raise NoReplyError("an image cannot be read")
+                raise UnreadableImageError("an image cannot be read")
             first = _PLACEHOLDER * len(images) + turns[0]
             messages = [
                 {"role": ("user", "assistant")[number % 2], "content": turn}

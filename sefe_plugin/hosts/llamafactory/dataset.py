@@ -3,10 +3,14 @@
 import json
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
-from sefe_plugin.asd import Sample, diversify
+from sefe_plugin.asd import Origin, Sample, diversify
+from sefe_plugin.asd.styles import FORMAT_LINES
+from sefe_plugin.asd.texts import split_question
 from sefe_plugin.files import write_text
 
 
@@ -17,7 +21,9 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
     """Rewrites the share `ratio` of a dataset's questions into other answer styles, in place.
 
     A conversation of several turns counts as that many questions, each with its answer. What every rewritten question
-    was is recorded in `asd.jsonl` in the run's output folder, its index counted over all turns of the dataset.
+    was is recorded in `asd.jsonl` in the run's output folder, its index counted over all turns of the dataset. Beside
+    a rewritten turn, each other turn of the conversation says its own style too: where it has no response-format line,
+    it gets that of the dataset's style, as the line of an earlier turn may be gone or ask for another style.
 
     Args:
         dataset: `datasets.Dataset` with the host's columns `_prompt` and `_response`.
@@ -49,6 +55,7 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
         raise ValueError(f"`asd_ratio` on dataset {name}: {error}") from error
     if training_args.should_save:
         _record(Path(training_args.output_dir) / "asd.jsonl", name, origins)
+    _add_lines(rewritten, origins, [*first_turns, len(samples)])
     counts = Counter(origin.style for origin in origins)
     logger.info("ASD rewrote %d of %d questions of %s: %s", len(origins), len(samples), name, dict(counts))
 
@@ -62,11 +69,32 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
     return dataset.map(replace, with_indices=True, desc="Diversifying answer styles")
 
 
+def _add_lines(samples: list[Sample], origins: Sequence[Origin], first_turns: Sequence[int]) -> None:
+    """Gives a format line to the turns beside rewritten ones that have none, in place.
+
+    Args:
+        samples: all turns of the dataset.
+        origins: what the rewritten ones were.
+        first_turns: where each conversation starts, and the end of the last one.
+    """
+    rewritten = {origin.index for origin in origins}
+    # boxes have no line: the questions that ask for them say so themselves
+    line = FORMAT_LINES.get(origins[0].native_style) if origins else None
+    for start, end in pairwise(first_turns if line else ()):
+        if rewritten.isdisjoint(range(start, end)):
+            continue
+        for index in range(start, end):
+            question, answer = samples[index].question, samples[index].answer
+            if index not in rewritten and split_question(question)[2] is None:
+                samples[index] = Sample(f"{question.rstrip()}\n{line}", answer)
+
+
 def _record(file: Path, name: str, origins) -> None:
     """Writes the origins of this dataset's rewritten samples, keeping those of other datasets of the run."""
     kept = []
     if file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["dataset"] != name]
+        # only line feeds end a record: a text may hold other line separators
+        lines = file.read_text(encoding="utf-8").split("\n")
+        kept = [line for line in lines if line and json.loads(line)["dataset"] != name]
     lines = kept + [json.dumps({"dataset": name, **asdict(origin)}, ensure_ascii=False) for origin in origins]
     write_text(file, "".join(f"{line}\n" for line in lines))

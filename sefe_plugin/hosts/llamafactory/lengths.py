@@ -107,7 +107,8 @@ def _read(attributes: DatasetAttr, folder: Path) -> tuple[int | None, list[dict]
     if file.suffix == ".json":
         records = read_json(file)
         return len(records), _spread(records)
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # only line feeds end a record: a text may hold other line separators
+    lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     return len(lines), [json.loads(line) for line in _spread(lines)]
 
 
