@@ -52,7 +52,7 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
     try:
         rewritten, origins = diversify(samples, ratio, training_args.seed)
     except ValueError as error:
-        raise ValueError(f"`asd_ratio` on dataset {name}: {error}") from error
+        raise ValueError(f"`asd_ratio` on dataset {name}: {error} `asd_ratio: 0` trains it as it is.") from error
     if training_args.should_save:
         _record(Path(training_args.output_dir) / "asd.jsonl", name, origins)
     _add_lines(rewritten, origins, [*first_turns, len(samples)])
