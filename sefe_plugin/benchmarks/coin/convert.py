@@ -12,6 +12,7 @@ from sefe_plugin.benchmarks.coin.images import ImageCheck
 from sefe_plugin.benchmarks.coin.records import read_array, to_test_row, to_train_row
 from sefe_plugin.benchmarks.coin.sources import IMAGES, TEXT_VQA_ANSWERS, VARIANTS, find_annotations
 from sefe_plugin.benchmarks.coin.tasks import MANIFEST_FILE, MANIFEST_VERSION, TASKS, dataset_entries
+from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.evaluation.text_vqa import text_vqa_answers
 from sefe_plugin.files import read_json, replacing, write_json, write_text
 
@@ -20,6 +21,7 @@ from sefe_plugin.files import read_json, replacing, write_json, write_text
 FAULTS_FILE = "image_faults.tsv"
 
 _BATCH = 2048
+_SCORER = {task.name: task.scorer for task in TASKS}
 
 
 def prepare_coin(
@@ -137,9 +139,14 @@ def _checked(task: str, split: str, file: Path, chosen: set[int] | None, answers
     for position, record in enumerate(read_array(file)):
         if chosen is None or position in chosen:
             try:
-                yield to_train_row(task, record) if split == "train" else to_test_row(task, record, answers)
+                if split == "train":
+                    row = to_train_row(task, record)
+                else:
+                    row = to_test_row(task, record, answers)
+                    SCORERS[_SCORER[task]]("", row)  # raises where the gold answer cannot be read
             except ValueError as error:
                 raise ValueError(f"{file}: record {position + 1} {error}.") from error
+            yield row
 
 
 def _whole(records: Iterable[dict], check: ImageCheck, found: dict[str, str]) -> Iterator[tuple[dict, bool]]:

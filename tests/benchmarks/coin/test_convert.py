@@ -226,6 +226,14 @@ def test_a_bad_record_is_named(source, tmp_path):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_a_gold_answer_that_cannot_be_scored_is_named(source, tmp_path):
+    records = published_tests("ScienceQA")
+    records[1]["answer"] = "Leaves"
+    write(source / "annotations" / "ScienceQA" / "test.json", records)
+    with pytest.raises(ValueError, match=r"ScienceQA/test\.json: record 2 'answer' must be an option's letter"):
+        prepare_coin(source, tmp_path / "out")
+
+
 LAYOUTS = [
     *[(name, folder, file) for name, v in VARIANTS.items() for folder in v.folders for file in v.train_files],
 ]
