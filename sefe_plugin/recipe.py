@@ -35,7 +35,6 @@ _REFUSED = {
     "overwrite_output_dir": "the same command resumes by itself; for a fresh start choose another `output_dir`",
 }
 
-
 #: Keys that a task cannot override.
 _WHOLE_SEQUENCE = (
     *SEQUENCE_KEYS,
@@ -47,6 +46,9 @@ _WHOLE_SEQUENCE = (
     "model_name_or_path",
     "reglora_key_ratio",
     "reglora_selection",
+    "dataset_dir",  # each task is followed by the test sets of all before it
+    "media_dir",
+    "template",
 )
 
 

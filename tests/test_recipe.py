@@ -276,6 +276,7 @@ def test_carry_belongs_to_the_whole_sequence(recipe):
         ({}, {"reglora_selection": "random"}, "`reglora_selection` belongs to the whole sequence"),
         ({"use_reglora": True}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
         ({"carry": "stack"}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
+        ({}, {"dataset_dir": "elsewhere"}, "`dataset_dir` belongs to the whole sequence"),
         ({}, {"deepspeed": "nowhere.json"}, "task 2 (B): `deepspeed` must be a DeepSpeed configuration"),
     ],
 )
