@@ -63,10 +63,10 @@ def run(tmp_path):
     script = tmp_path / "host.py"
     script.write_text(HOST)
 
-    def start(**changes):
+    def start(tasks=TASKS, **changes):
         lines = []
         keys = {"use_reglora": True, "model_name_or_path": "base", **changes}
-        run_sequence(Recipe("test.yaml", keys, TASKS, tmp_path / "run", None), FakeHost(script), lines.append)
+        run_sequence(Recipe("test.yaml", keys, tasks, tmp_path / "run", None), FakeHost(script), lines.append)
         return lines
 
     return start
@@ -128,6 +128,15 @@ def test_finished_run_does_nothing_but_report_again(run, tmp_path):
     assert run() == ["Continuing after 3 of 3 tasks: A, B, C."]
     assert (tmp_path / "run" / "report.json").read_bytes() == before
     assert (tmp_path / "run" / "calls").read_text().count("\n") == 3
+
+
+def test_finished_run_takes_a_further_task(run, tmp_path):
+    run(TASKS[:2])
+    lines = run(TASKS)
+    assert lines[0] == "Continuing after 2 of 3 tasks: A, B."
+    assert (tmp_path / "run" / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
+    report = read_json(tmp_path / "run" / "report.json")
+    assert report["accuracy_matrix"] == [[90.0, None, None], [80.0, 90.0, None], [70.0, 80.0, 90.0]]
 
 
 def test_missing_result_is_no_success(run, tmp_path):
