@@ -14,7 +14,8 @@ Record = dict[str, Any]
 _SUFFIXES = (".json", ".jsonl")
 _ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 _MESSAGES_COLUMNS = {"messages": "conversations"}
-_TAGS = {
+#: Names in messages where `dataset_info.json` has none.
+TAGS = {
     "role_tag": "from",
     "content_tag": "value",
     "user_tag": "human",
@@ -137,7 +138,7 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
         raise ValueError(f"dataset {name}: `columns` must name {' and '.join(missing)}, got {dict(columns)}")
     if formatting == "alpaca":
         return AlpacaLayout(columns)
-    return MessagesLayout(columns["messages"], columns.get("images"), {**_TAGS, **entry.get("tags", {})})
+    return MessagesLayout(columns["messages"], columns.get("images"), {**TAGS, **entry.get("tags", {})})
 
 
 def layout_like(record: Record) -> Layout:

@@ -5,12 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sefe_plugin.asd.layout import TAGS
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import read_json
-
-
-#: The host's names where `dataset_info.json` has no "tags".
-_TAGS = {"role_tag": "from", "content_tag": "value", "assistant_tag": "gpt"}
 
 
 def read_test_set(dataset: str, dataset_dir: str | Path, scorer: str) -> list[dict]:
@@ -75,9 +72,9 @@ def _response(record: Mapping[str, Any], declared: Mapping[str, Any]) -> Any:
     columns = declared.get("columns", {"response": "output", "messages": "conversations"})
     if declared.get("formatting", "alpaca") == "alpaca":
         return record.get(columns.get("response"))
-    tags = declared.get("tags", _TAGS)
+    tags = TAGS | declared.get("tags", {})
     messages = record.get(columns.get("messages"))
     last = messages[-1] if isinstance(messages, list) and messages else None
-    if not isinstance(last, dict) or last.get(tags.get("role_tag")) != tags.get("assistant_tag"):
+    if not isinstance(last, dict) or last.get(tags["role_tag"]) != tags["assistant_tag"]:
         return None
-    return last.get(tags.get("content_tag"))
+    return last.get(tags["content_tag"])
