@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers import AutoTokenizer
 
 from sefe_plugin.asd.diversify import diversify
 from sefe_plugin.asd.items import Sample
 from sefe_plugin.asd.rules import native_style
+from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, VALIDATION_SEEDS, _items, part_of, write_data
 from sefe_plugin.benchmarks.minicoin.draw import NEW_WORDS
 from sefe_plugin.benchmarks.minicoin.tasks import SPECIES
@@ -209,3 +211,18 @@ def test_sizes_out_of_range_are_refused(tmp_path, train, test):
     with pytest.raises(ValueError, match="of mini-CoIN must be 1 to 10000"):
         write_data(tmp_path, 0, train, test)
     assert not list(tmp_path.iterdir())
+
+
+def test_rewritten_answers_are_half_of_what_is_trained(tmp_path):
+    """What docs/minicoin.md says of ASD's price: the loss is a mean over tokens, and explanations have many."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    write_data(tmp_path, seed=1001, train_size=200, test_size=1)
+    for task in TASKS:
+        records = json.loads((tmp_path / task.name / "train.json").read_text())
+        samples = [Sample(*(turn["value"] for turn in record["conversations"])) for record in records]
+        rewritten, origins = diversify(samples, 0.2, 1001)
+        lengths = [len(tokenizer(sample.answer)["input_ids"]) + 1 for sample in rewritten]
+        others = sum(lengths[origin.index] for origin in origins)
+        own_share = 1 - others / sum(lengths)
+        low, high = (0.6, 0.75) if task.name == "Grounding" else (0.4, 0.55)
+        assert low < own_share < high, task.name
