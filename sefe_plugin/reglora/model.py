@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -44,7 +44,8 @@ class RegLoraModel(LoraModel):
     def load_key_elements(self, files: Sequence[str | Path], offload: str = "none") -> None:
         """Load the key elements of the earlier tasks, in place of those loaded before.
 
-        About one byte per element and task stays in memory.
+        About one byte per element and task stays in memory. Two files that were found in equal adapters are warned
+        about: either one task is given under two names, or two tasks learned nothing.
 
         Args:
             files: One file per earlier task, the oldest first; none means that there is no earlier task.
@@ -67,12 +68,25 @@ class RegLoraModel(LoraModel):
             elements.check_fits(shapes, self._config.key_ratio, self._config.selection)
             if tasks.setdefault(Path(file).resolve(), elements) is not elements:
                 raise ValueError(f"{elements.file} is given twice. Give one file per earlier task.")
+        self._warn_of_equal_adapters(tasks.values())
         self._num_earlier_tasks = len(tasks)
         self._key_elements = []
         for name, layer in self._layers().items() if tasks else ():
             device = self._factors_of(layer)[0].device
             union = KeyUnion.of_tasks([task.codes[name] for task in tasks.values()], shapes[name], device)
             self._key_elements.append((layer, union.in_host_memory() if offload == "cpu" else union))
+
+    @staticmethod
+    def _warn_of_equal_adapters(tasks: Iterable[KeyElements]) -> None:
+        first: dict[str, Path] = {}
+        for task in tasks:
+            other = first.setdefault(task.adapter_sha256, task.file)
+            if other != task.file:
+                logger.warning(
+                    "%s and %s were found in equal adapters. If they are of one task, leave one out: it counts twice.",
+                    other,
+                    task.file,
+                )
 
     def penalty(self) -> torch.Tensor:
         """Compute lambda * R, to be added to a loss.

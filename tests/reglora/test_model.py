@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -316,7 +317,17 @@ def test_one_task_given_twice_is_refused(tiny_reglora, key_element_files):
         reglora.load_key_elements([key_element_files[1], key_element_files[0], key_element_files[1]])
 
 
-def test_tasks_that_learned_nothing_count_too(tiny_reglora, tmp_path):
+def test_one_task_under_two_names_is_warned_about(tiny_reglora, key_element_files, tmp_path, caplog):
+    reglora = find_reglora_model(tiny_reglora(key_ratio=0.1))
+    reglora.load_key_elements(key_element_files)
+    assert "equal adapters" not in caplog.text
+    shutil.copy(key_element_files[0], tmp_path / "again.safetensors")
+    reglora.load_key_elements([*key_element_files, tmp_path / "again.safetensors"])
+    (message,) = [record.getMessage() for record in caplog.records if "equal adapters" in record.getMessage()]
+    assert f"{key_element_files[0]} and {tmp_path / 'again.safetensors'}" in message
+
+
+def test_tasks_that_learned_nothing_count_too(tiny_reglora, tmp_path, caplog):
     """After a run of one warm-up step B is 0, so two tasks of one seed end in the same adapter."""
     reglora = find_reglora_model(tiny_reglora(key_ratio=0.1))
     with torch.no_grad():
@@ -327,6 +338,7 @@ def test_tasks_that_learned_nothing_count_too(tiny_reglora, tmp_path):
         reglora.save_key_elements(tmp_path / name)
     reglora.load_key_elements([tmp_path / "a", tmp_path / "b"])
     assert reglora.penalty() == 0
+    assert "equal adapters" in caplog.text
 
 
 def test_more_tasks_than_a_byte_counts_are_refused(tiny_reglora, key_element_files):
