@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sefe_plugin.asd.dataset import dataset_faults
 from sefe_plugin.benchmarks import BENCHMARKS, OWN_ORDER, load_benchmark, named_orders
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.evaluation.test_sets import test_set_faults
@@ -329,7 +330,7 @@ def _read_tasks(
 
 
 def _data_faults(task: Task, arguments: Mapping[str, Any]) -> list[str]:
-    """Checks that the task's datasets are declared, that local files exist and that the test set can be scored."""
+    """Checks that the task's datasets are declared and local files exist, and that ASD and scoring can read them."""
     folder = Path(arguments.get("dataset_dir", "data"))
     info_file = folder / "dataset_info.json"
     try:
@@ -349,4 +350,9 @@ def _data_faults(task: Task, arguments: Mapping[str, Any]) -> list[str]:
             faults.append(f"`test_dataset`: {name!r} must be a local .json or .jsonl file; got {info[name]!r}.")
         elif key == "test_dataset":
             faults += test_set_faults(name, folder, task.scorer)
+        elif arguments.get("asd_ratio") and not option_faults(arguments):
+            limit = arguments.get("max_samples")
+            limit = limit if isinstance(limit, int) else None
+            seed = arguments.get("seed", 42)  # the host's default
+            faults += dataset_faults(name, folder, arguments["asd_ratio"], seed, limit)
     return faults

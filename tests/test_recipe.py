@@ -55,6 +55,38 @@ def test_test_sets_are_read_before_anything_starts(recipe, tmp_path):
     ]
 
 
+def test_training_sets_are_rewritten_on_trial_before_anything_starts(recipe, tmp_path):
+    def write(name: str, *answers: str) -> None:
+        records = [{"instruction": f"What is number {index}?", "output": text} for index, text in enumerate(answers)]
+        (tmp_path / name).write_text(json.dumps(records))
+
+    write("a_train.json", *(["red", "blue"] * 5))
+    write("b_train.json", *[f"It is a long report, number {index}, on the state of things." for index in range(10)])
+    load_recipe(recipe, "test.yaml", host_keys())  # without ASD any answers will do
+    recipe["asd_ratio"] = 0.2
+    (fault,) = faults(recipe)
+    assert fault.startswith("task 2 (B): `asd_ratio`: the answers of 'b_train' cannot be rewritten: ")
+    recipe["tasks"][1]["asd_ratio"] = 0
+    load_recipe(recipe, "test.yaml", host_keys())
+    write("a_train.json", *["red"] * 10, "blue")
+    assert faults(recipe | {"max_samples": 10})[0].startswith("task 1 (A): `asd_ratio`: the answers of 'a_train' ")
+    load_recipe(recipe, "test.yaml", host_keys())
+
+
+def test_only_what_can_be_read_is_rewritten_on_trial(recipe, tmp_path):
+    """Conversations of several turns, and files that only the host reads, are left to it."""
+    turn = [
+        {"from": "human", "value": "What is it?"},
+        {"from": "gpt", "value": "A long report on the state of things."},
+    ]
+    (tmp_path / "a_train.json").write_text(json.dumps([{"conversations": turn * 2}]))
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["a_train"]["formatting"] = "sharegpt"
+    info["b_train"] = {"hf_hub_url": "owner/name"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    load_recipe(recipe | {"asd_ratio": 1.0}, "test.yaml", host_keys())
+
+
 def test_all_faults_come_at_once(recipe):
     recipe |= {
         "asd_ratio": 2,

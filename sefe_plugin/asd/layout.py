@@ -11,7 +11,8 @@ from sefe_plugin.files import read_json
 
 Record = dict[str, Any]
 
-_SUFFIXES = (".json", ".jsonl")
+#: Ends of the names of the files whose records can be read.
+SUFFIXES = (".json", ".jsonl")
 _ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 _MESSAGES_COLUMNS = {"messages": "conversations"}
 #: Names in messages where `dataset_info.json` has none.
@@ -175,7 +176,7 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
     Raises:
         ValueError: Where there is no such dataset, or it is not one local JSON or JSON lines file.
     """
-    if Path(name).suffix in _SUFFIXES:
+    if Path(name).suffix in SUFFIXES:
         return Path(name), None
     info = folder / "dataset_info.json"
     if not info.is_file():
@@ -184,7 +185,7 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
     if name not in entries:
         raise ValueError(f"{info} has no dataset {name!r}; it has {', '.join(entries) or 'none'}")
     file = folder / entries[name].get("file_name", "")
-    if file.suffix not in _SUFFIXES or not file.is_file():
+    if file.suffix not in SUFFIXES or not file.is_file():
         raise ValueError(
             f"dataset {name}: `file_name` in {info} must be one .json or .jsonl file that exists, got {str(file)!r}"
         )
