@@ -1,7 +1,7 @@
 """Everything declarative lives in setup.cfg; this places what setup.cfg cannot.
 
-The start-up files go to the root of site-packages (in wheels and in editable wheels), and the recipes and data
-templates, which lie beside the package in the source tree, go inside it.
+The start-up files go to the root of site-packages (in wheels and in editable wheels), and the recipes, data templates
+and docs, which lie beside the package in the source tree, go inside it.
 """
 
 import base64
@@ -16,7 +16,7 @@ from setuptools.command.editable_wheel import editable_wheel
 
 
 START_UP = [Path("sefe_plugin/hosts/startup") / name for name in ("sefe_plugin.pth", "sefe_plugin.start")]
-SHIPPED_FOLDERS = [Path("recipes"), Path("data_templates")]
+SHIPPED_FOLDERS = [Path("recipes"), Path("data_templates"), Path("docs")]
 
 
 class BuildPy(build_py):

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _init(options: argparse.Namespace) -> None:
     """Copies the shipped folders; refuses to overwrite a file that differs, before anything is written."""
     copies, differing = [], []
-    for name in ("recipes", "data_templates"):
+    for name in ("recipes", "data_templates", "docs"):
         source = shipped_folder(name)
         for file in sorted(file for file in source.rglob("*") if file.is_file()):
             target = options.folder / name / file.relative_to(source)

@@ -44,7 +44,7 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder "recipes" or "data_templates": inside an installed package, beside it in a source tree."""
+    """The folder "recipes", "data_templates" or "docs": inside an installed package, beside it in a source tree."""
     package = Path(__file__).parent
     if (package / name).is_dir():
         return package / name

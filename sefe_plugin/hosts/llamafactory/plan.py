@@ -26,7 +26,7 @@ _RECORD_BYTES = 300
 
 
 def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan:
-    """Works out what a sequence recipe will take. Nothing is downloaded, and no weights are loaded.
+    """Works out what a sequence recipe will take, without the model's weights.
 
     Args:
         file: the recipe.
