@@ -199,14 +199,15 @@ def option_faults(arguments: Mapping[str, Any]) -> list[str]:
     """
     faults = []
 
-    def number(key: str, rule: str, holds) -> None:
+    def number(key: str, rule: str, holds, optional: bool = False) -> None:
         value = arguments.get(key)
-        if value is not None and not (_is_number(value) and holds(value)):
+        absent = value is None and (optional or key not in arguments)
+        if not absent and not (_is_number(value) and holds(value)):
             faults.append(f"`{key}` must be {rule}; got {value!r}.")
 
     number("reglora_weight", "a number of at least 0 (SEFE: 2500)", lambda v: v >= 0)
     number("reglora_key_ratio", "a share in (0, 1] (SEFE: 0.02)", lambda v: 0 < v <= 1)
-    number("asd_ratio", "a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)", lambda v: 0 <= v <= 1)
+    number("asd_ratio", "a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)", lambda v: 0 <= v <= 1, True)
 
     if arguments.get("projector_learning_rate") is not None:
         number("projector_learning_rate", "a number above 0 (SEFE: 2e-5)", lambda v: v > 0)

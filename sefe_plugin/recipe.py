@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sefe_plugin.asd.dataset import dataset_faults
 from sefe_plugin.benchmarks import BENCHMARKS, OWN_ORDER, load_benchmark, named_orders
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.evaluation.test_sets import test_set_faults
 from sefe_plugin.options import FILLED_IN_KEYS, SEQUENCE_KEYS, option_faults
+from sefe_plugin.recipe_data import data_faults
 from sefe_plugin.recipe_keys import HostKey, key_faults, near
 
 
@@ -138,7 +137,7 @@ def load_recipe(
         common = {**benchmark.defaults(), **common}
 
     faults = key_faults(common, host_keys) + option_faults(common)
-    faults += _deepspeed_faults(common) + _sequence_faults(common)
+    faults += _deepspeed_faults(common) + _carry_faults(common) + _sequence_faults(common)
     if "tasks" in arguments and "benchmark" in arguments:
         faults.append("`tasks` and `benchmark` exclude each other: a benchmark brings its own tasks. Drop one.")
     if "benchmark" in arguments and benchmark is None:
@@ -181,6 +180,18 @@ def single_run_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, Host
         for key in ("test_sets", "merge_adapter")
         if arguments.get(key) and not arguments.get("do_train")
     ]
+    if arguments.get("test_sets") and arguments.get("scoring_backend", "generate") != "generate":
+        faults.append(
+            "`scoring_backend` belongs to a sequence. Set `scoring_backend: generate`, or remove `test_sets`."
+        )
+    if arguments.get("merge_adapter") and not faults:
+        if arguments.get("finetuning_type", "lora") != "lora":
+            faults.append(f"`merge_adapter` needs `finetuning_type: lora`; got {arguments['finetuning_type']!r}.")
+        if merges_apart(arguments):
+            faults.append(
+                "`merge_adapter` cannot merge into weights that are quantized or partitioned (DeepSpeed ZeRO-3). "
+                "Remove it, and merge afterwards with `llamafactory-cli export`."
+            )
     return faults
 
 
@@ -264,19 +275,25 @@ def _sequence_faults(common: Mapping[str, Any]) -> list[str]:
     for key in FILLED_IN_KEYS:
         if key in common:
             faults.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {common[key]!r}.")
-    faults += [
+    model = common.get("model_name_or_path")
+    if isinstance(model, str) and _is_local(model) and not (Path(model) / "config.json").is_file():
+        faults.append(f"`model_name_or_path` names the folder {model!r}, which holds no config.json. Mend the path.")
+    return faults
+
+
+def _carry_faults(arguments: Mapping[str, Any]) -> list[str]:
+    if arguments.get("carry") != "stack":
+        return []
+    faults = [
         f"`{key}` cannot be combined with `carry: stack`: its weight change is not B A on the base. Drop one."
         for key in ("use_dora", "pissa_init")
-        if common.get("carry") == "stack" and common.get(key)
+        if arguments.get(key)
     ]
-    if common.get("carry") == "stack" and common.get("scoring_backend") == "vllm" and common.get("pad_images"):
+    if arguments.get("scoring_backend") == "vllm" and arguments.get("pad_images"):
         faults.append(
             "`pad_images` with `scoring_backend: vllm` needs merged models, which hold the padding processor. Set "
             "`carry: merge` or `scoring_backend: generate`."
         )
-    model = common.get("model_name_or_path")
-    if isinstance(model, str) and _is_local(model) and not (Path(model) / "config.json").is_file():
-        faults.append(f"`model_name_or_path` names the folder {model!r}, which holds no config.json. Mend the path.")
     return faults
 
 
@@ -315,7 +332,7 @@ def _read_tasks(
             )
         overrides = {key: value for key, value in entry.items() if key not in _TASK_KEYS}
         entry_faults += key_faults(overrides, host_keys)
-        for rule in (option_faults, _deepspeed_faults):
+        for rule in (option_faults, _deepspeed_faults, _carry_faults):
             entry_faults += [fault for fault in rule({**common, **overrides}) if fault not in rule(common)]
         entry_faults += [
             f"`{key}` belongs to the whole sequence. Move it out of the task; got {overrides[key]!r}."
@@ -324,35 +341,6 @@ def _read_tasks(
         ]
         if not entry_faults:
             tasks.append(Task(name, entry["dataset"], entry["test_dataset"], entry["scorer"], overrides))
-            entry_faults += _data_faults(tasks[-1], {**common, **overrides}) if check_data else []
+            entry_faults += data_faults({**common, **entry}) if check_data else []
         faults += [f"{where}: {fault}" for fault in entry_faults]
     return tasks, faults
-
-
-def _data_faults(task: Task, arguments: Mapping[str, Any]) -> list[str]:
-    """Checks that the task's datasets are declared and local files exist, and that ASD and scoring can read them."""
-    folder = Path(arguments.get("dataset_dir", "data"))
-    info_file = folder / "dataset_info.json"
-    try:
-        info = json.loads(info_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return [f"{info_file} does not exist. Set `dataset_dir` to the folder that holds it."]
-    except json.JSONDecodeError as error:
-        return [f"{info_file} is no valid JSON: {error}."]
-    faults = []
-    named = [("dataset", name.strip()) for name in task.dataset.split(",")] + [("test_dataset", task.test_dataset)]
-    for key, name in named:
-        if name not in info:
-            faults.append(f"`{key}`: {name!r} is not declared in {info_file}.{near(name, info)}")
-        elif "file_name" in info[name] and not (folder / info[name]["file_name"]).exists():
-            faults.append(f"`{key}`: the file {folder / info[name]['file_name']} of {name!r} does not exist.")
-        elif key == "test_dataset" and Path(info[name].get("file_name", "")).suffix not in (".json", ".jsonl"):
-            faults.append(f"`test_dataset`: {name!r} must be a local .json or .jsonl file; got {info[name]!r}.")
-        elif key == "test_dataset":
-            faults += test_set_faults(name, folder, task.scorer)
-        elif arguments.get("asd_ratio") and not option_faults(arguments):
-            limit = arguments.get("max_samples")
-            limit = limit if isinstance(limit, int) else None
-            seed = arguments.get("seed", 42)  # the host's default
-            faults += dataset_faults(name, folder, arguments["asd_ratio"], seed, limit)
-    return faults

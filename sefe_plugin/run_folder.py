@@ -25,10 +25,30 @@ from typing import Any
 import filelock
 import yaml
 
+from sefe_plugin.evaluation.report import REPORT_FILE
 from sefe_plugin.files import read_json, write_json
 
 
 MANIFEST_VERSION = 1
+
+#: Keys that say how a task is computed or shown, not what it learns, so a run may be continued with others.
+_FREE_KEYS = {
+    "dataloader_num_workers",
+    "ddp_timeout",
+    "disable_gradient_checkpointing",
+    "logging_steps",
+    "per_device_eval_batch_size",
+    "plot_loss",
+    "preprocessing_num_workers",
+    "reglora_offload",
+    "report_to",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+}
+
+#: Keys whose product alone says what a task learns.
+_BATCH_KEYS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 class RunFolderError(ValueError):
@@ -91,7 +111,9 @@ class RunFolder:
         """Starts a run of `recipe` here or continues it.
 
         Tasks that are not complete may differ from those of the run so far: a finished sequence can be given further
-        tasks, and one that failed other keys. What is left of an unfinished task that now differs is removed.
+        tasks, and one that failed other keys. What is left of an unfinished task that now differs is removed. Keys
+        that do not change what is learned may differ for the whole run, the batch size of a device too as long as
+        accumulation makes up for it.
 
         Args:
             recipe: the recipe as plain data, with its "tasks".
@@ -118,13 +140,15 @@ class RunFolder:
         if _done(old, len(complete)) != _done(new, len(complete)):
             raise RunFolderError(
                 f"{self.path} holds a run of another recipe; continuing would mix the two. Only tasks that are not "
-                "complete may change. Undo the other changes or choose another `output_dir`.\n"
+                f"complete may change, and {', '.join(sorted(_FREE_KEYS))}, and {' and '.join(_BATCH_KEYS)} with an "
+                "equal product. Undo the other changes or choose another `output_dir`.\n"
                 f"{_difference(_done(old, len(complete)), _done(new, len(complete)))}"
             )
         for index, task in enumerate(old["tasks"]):
             if index >= len(complete) and task not in new["tasks"][index : index + 1]:
                 shutil.rmtree(self.task_folder(index, task["name"]), ignore_errors=True)
         self._write_manifest(new, complete)
+        (self.path / REPORT_FILE).unlink(missing_ok=True)  # of the shorter sequence
         return complete
 
     def complete_task(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
@@ -170,8 +194,16 @@ class RunFolder:
 
 
 def _done(recipe: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The part of a recipe that made its first `count` tasks."""
-    return {**recipe, "tasks": recipe["tasks"][:count]}
+    """The part of a recipe that decided what its first `count` tasks learned."""
+    kept = {key: value for key, value in recipe.items() if key not in (*_FREE_KEYS, *_BATCH_KEYS)}
+    batch = {" x ".join(_BATCH_KEYS): _batch(recipe)} if any(key in recipe for key in _BATCH_KEYS) else {}
+    return {**kept, **batch, "tasks": recipe["tasks"][:count]}
+
+
+def _batch(recipe: Mapping[str, Any]) -> int:
+    # the host's defaults
+    sizes = [recipe.get(key) or default for key, default in zip(_BATCH_KEYS, (8, 1), strict=True)]
+    return sizes[0] * sizes[1]
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The loop over the tasks of a sequence: one host process each, and a report at the end."""
 
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +10,9 @@ from typing import Any, Protocol
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.callback import KEY_ELEMENTS_FILE
 from sefe_plugin.evaluation.report import build_report, write_report
+from sefe_plugin.evaluation.test_sets import test_set_faults
 from sefe_plugin.files import read_json
-from sefe_plugin.recipe import Recipe, Task, merges_apart
+from sefe_plugin.recipe import Recipe, RecipeError, Task, merges_apart
 from sefe_plugin.run_folder import RunFolder
 from sefe_plugin.stacking import WEIGHTS_FILE, stack_adapters
 
@@ -44,6 +46,7 @@ def run_sequence(recipe: Recipe, host: Host, say: Callable[[str], None]) -> dict
         The report, also written to the run folder.
 
     Raises:
+        RecipeError: if a benchmark's test sets cannot be scored.
         RunFolderError: if the run folder is in use or belongs to something else.
         TaskFailedError: if a task's process fails; the complete tasks stay.
     """
@@ -55,6 +58,9 @@ def run_sequence(recipe: Recipe, host: Host, say: Callable[[str], None]) -> dict
         stacks = arguments.get("carry") == "stack"
         if recipe.benchmark is not None:
             arguments |= load_benchmark(recipe.benchmark).prepare(folder.data, arguments)
+            sets = (test_set_faults(task.test_dataset, arguments["dataset_dir"], task.scorer) for task in recipe.tasks)
+            if faults := [fault for found in sets for fault in found]:
+                raise RecipeError(recipe.source, faults)
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
         for index, task in enumerate(recipe.tasks):
@@ -147,7 +153,7 @@ def _run(task: Task, command: Sequence[str]) -> None:
     if result.returncode != 0:
         raise TaskFailedError(
             f"Task {task.name} failed with exit status {result.returncode}; its output is above. The complete tasks "
-            f"are kept, and the same command continues with this one. Its own command was: {' '.join(command)}"
+            f"are kept, and the same command continues with this one. Its own command was: {shlex.join(command)}"
         )
 
 

@@ -32,6 +32,11 @@ def test_every_key_is_known_and_the_defaults_are_sound():
     assert option_faults(vars(MethodArguments())) == []
 
 
+def test_what_has_a_default_cannot_be_left_empty():
+    keys = {"reglora_weight": None, "reglora_key_ratio": None, "asd_ratio": None, "projector_learning_rate": None}
+    assert [fault.split()[0] for fault in option_faults(keys)] == ["`reglora_weight`", "`reglora_key_ratio`"]
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

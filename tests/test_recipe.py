@@ -87,6 +87,51 @@ def test_only_what_can_be_read_is_rewritten_on_trial(recipe, tmp_path):
     load_recipe(recipe | {"asd_ratio": 1.0}, "test.yaml", host_keys())
 
 
+def test_samples_of_other_styles_are_not_rewritten_again(recipe, tmp_path):
+    records = [{"instruction": "What?", "output": text} for text in ("red", "blue", "green", "black", "white")]
+    (tmp_path / "b_train.json").write_text(json.dumps([*records, records[0] | {"asd": {"style": "yes_no"}}]))
+    recipe["tasks"][1]["asd_ratio"] = 0.4
+    (fault,) = faults(recipe)
+    assert "some are of other styles already" in fault
+    recipe["tasks"][1]["asd_ratio"] = 0
+    load_recipe(recipe, "test.yaml", host_keys())
+
+
+@pytest.mark.parametrize("media_dir", [None, "photos"])
+def test_images_are_looked_for_before_anything_starts(recipe, tmp_path, media_dir):
+    folder = tmp_path / (media_dir or "")
+    folder.mkdir(exist_ok=True)
+    here, elsewhere = folder / "here.png", tmp_path / "else" / "where.png"
+    for file in (here, elsewhere):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    for name in ("a_train", "b_test"):
+        info[name]["columns"] = {"prompt": "instruction", "response": "output", "images": "photo"}
+        images = ["here.png", ["here.png", str(elsewhere)], "lost.png", ["lost.png", "gone.png"], None]
+        records = [{"instruction": "What?", "output": "[0, 0, 1, 1]", "photo": image} for image in images]
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    if media_dir:
+        recipe["media_dir"] = str(folder)
+    found = "2 of 4 images of '{}' do not exist, the first is 'gone.png' below " + str(folder)
+    train, test = faults(recipe)
+    assert train.startswith(f"task 1 (A): `dataset`: {found.format('a_train')}")
+    assert test.startswith(f"task 2 (B): `test_dataset`: {found.format('b_test')}")
+    (test,) = faults(recipe | {"max_samples": 2})  # of the training data alone
+    assert "'b_test'" in test
+
+
+def test_a_dataset_may_be_called_like_a_file(recipe, tmp_path):
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["charts.json"] = info["a_train"]
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "a_train.json").write_text(json.dumps([{"instruction": "What?", "output": "red"}] * 8))
+    recipe["tasks"][0] |= {"dataset": "charts.json", "asd_ratio": 0.5}
+    (fault,) = faults(recipe)
+    assert "the answers of 'charts.json' cannot be rewritten" in fault
+
+
 def test_all_faults_come_at_once(recipe):
     recipe |= {
         "asd_ratio": 2,
@@ -310,6 +355,8 @@ def test_carry_belongs_to_the_whole_sequence(recipe):
         ({"carry": "stack"}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
         ({}, {"dataset_dir": "elsewhere"}, "`dataset_dir` belongs to the whole sequence"),
         ({}, {"deepspeed": "nowhere.json"}, "task 2 (B): `deepspeed` must be a DeepSpeed configuration"),
+        ({"carry": "stack"}, {"use_dora": True}, "task 2 (B): `use_dora` cannot be combined with `carry: stack`"),
+        ({"carry": "stack", "scoring_backend": "vllm"}, {"pad_images": True}, "task 2 (B): `pad_images` with"),
     ],
 )
 def test_what_a_task_cannot_change_is_said_before_the_first_starts(recipe, common, change, expected):
@@ -334,4 +381,19 @@ def test_the_projectors_learning_rate_needs_the_trainers_optimizer(recipe):
 def test_scores_and_merged_models_follow_training():
     keys = {"test_sets": [], "merge_adapter": True}
     assert [fault.split()[0] for fault in single_run_faults(keys, host_keys())] == ["`merge_adapter`"]
-    assert single_run_faults(keys | {"do_train": True}, host_keys()) == []
+    keys["do_train"] = True
+    assert single_run_faults(keys, host_keys()) == []
+    for change, expected in (
+        ({"finetuning_type": "full"}, "`merge_adapter` needs `finetuning_type: lora`; got 'full'"),
+        ({"quantization_bit": 4}, "`merge_adapter` cannot merge into weights that are quantized"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "`merge_adapter` cannot merge into weights that are"),
+    ):
+        (fault,) = single_run_faults(keys | change, host_keys())
+        assert fault.startswith(expected)
+
+
+def test_vllm_scores_sequences_only(monkeypatch):
+    monkeypatch.setattr("sefe_plugin.options.find_spec", lambda name: name)
+    keys = {"do_train": True, "test_sets": [{"name": "A"}], "scoring_backend": "vllm"}
+    (fault,) = single_run_faults(keys, host_keys())
+    assert fault.startswith("`scoring_backend` belongs to a sequence")

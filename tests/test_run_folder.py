@@ -58,6 +58,32 @@ def test_an_unfinished_task_that_differs_starts_anew(folder):
     assert sorted(entry.name for entry in folder.path.iterdir()) == ["1_A", "3_C", "manifest.json"]
 
 
+def test_keys_that_change_no_result_may_differ(folder):
+    recipe = RECIPE | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "logging_steps": 1}
+    done = [{"name": "A", "folder": "1_A", "seconds": 1.0}]
+    folder.open_run(recipe)
+    folder.complete_task(recipe, done)
+    for changes in (
+        {"logging_steps": 5, "per_device_eval_batch_size": 1},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8},
+        {"per_device_train_batch_size": 16, "gradient_accumulation_steps": None},
+    ):
+        assert folder.open_run(recipe | changes) == done
+        assert folder.read_manifest() == {"version": 1, "recipe": recipe | changes, "complete": done}
+    with pytest.raises(RunFolderError, match="another recipe") as caught:
+        folder.open_run(recipe | {"per_device_train_batch_size": 4})
+    assert "+per_device_train_batch_size x gradient_accumulation_steps: 8" in str(caught.value)
+
+
+def test_the_report_of_a_shorter_sequence_goes(folder):
+    folder.open_run(RECIPE)
+    write_json(folder.path / "report.json", {})
+    folder.open_run(RECIPE)
+    assert (folder.path / "report.json").is_file()
+    folder.open_run(RECIPE | {"tasks": [*RECIPE["tasks"], {"name": "C"}]})
+    assert not (folder.path / "report.json").exists()
+
+
 def test_foreign_files_are_left_alone(folder):
     (folder.path / "thesis.tex").touch()
     with pytest.raises(RunFolderError, match=r"thesis\.tex"):

@@ -6,8 +6,10 @@ import sys
 import pytest
 import yaml
 
+from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.files import read_json
-from sefe_plugin.recipe import Recipe, Task
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe import Recipe, RecipeError, Task, load_recipe
 from sefe_plugin.run_folder import RunFolder
 from sefe_plugin.runner import TaskFailedError, run_sequence, task_arguments
 
@@ -97,6 +99,20 @@ def test_the_order_of_a_benchmarks_tasks_is_in_the_report(tmp_path):
         report = read_json(recipe.output_dir / "report.json")
         assert (report["tasks"], report["task_order"]) == (["C", "B", "A"], order)
         assert said in (recipe.output_dir / "report.md").read_text()
+
+
+def test_test_sets_of_a_benchmark_are_tried_before_the_first_task(tmp_path):
+    coin = tmp_path / "coin"
+    for task in load_benchmark("coin").TASKS:
+        (coin / "annotations" / task.name).mkdir(parents=True)
+        gold = {"answer": "A", "answer_bbox": "[0, 0, 1, 1]"} if task.name != "VizWiz" else {}
+        (coin / "annotations" / task.name / "test.json").write_text(json.dumps([{"text": "Which?", **gold}]))
+        (coin / "annotations" / task.name / "train.json").write_text("[]")
+    keys = {"benchmark": "coin", "model_name_or_path": "owner/name", "template": "llava", "dataset_dir": str(coin)}
+    recipe = load_recipe({**keys, "output_dir": str(tmp_path / "run")}, "test.yaml", host_keys())
+    with pytest.raises(RecipeError, match=r"1 of 1 records of 'coin_vizwiz_test' have no gold answer") as caught:
+        run_sequence(recipe, FakeHost(tmp_path / "none.py"), lambda line: None)
+    assert len(caught.value.faults) == 1
 
 
 def test_failed_task_keeps_the_complete_ones_and_is_continued(run, tmp_path):

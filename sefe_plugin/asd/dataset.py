@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sefe_plugin.asd.diversify import diversify
 from sefe_plugin.asd.items import Sample, UnsuitableSampleError
-from sefe_plugin.asd.layout import SUFFIXES, Layout, Record, find_dataset, layout_like
+from sefe_plugin.asd.layout import Layout, Record, find_dataset, layout_like
 from sefe_plugin.asd.records import RecordFile
-from sefe_plugin.files import read_json
 
 
 #: Name of the field of a rewritten record that says what the sample was.
@@ -82,30 +80,3 @@ def open_dataset(name: str, folder: Path, media_dir: Path | None = None) -> Data
             raise ValueError(f"{file} has no records")
         layout = layout_like(records[0])
     return Dataset(records, layout, media_dir or folder)
-
-
-def dataset_faults(name: str, folder: Path, ratio: float, seed: int, limit: int | None = None) -> list[str]:
-    """List what keeps a share of a training set from being rewritten, so that it is known before anything is trained.
-
-    Only a local JSON or JSON lines file whose samples all have one turn is looked at: the host alone reads the others.
-
-    Args:
-        name: A dataset that `dataset_info.json` declares.
-        folder: LLaMA-Factory's `dataset_dir`.
-        ratio: X, share of the samples to rewrite, in [0, 1].
-        seed: Seed of the choice and of the rewriting.
-        limit: How many of the first samples are trained; None for all.
-    """
-    file = folder / read_json(folder / "dataset_info.json")[name].get("file_name", "")
-    if file.suffix not in SUFFIXES or not file.is_file():
-        return []
-    try:
-        dataset = open_dataset(name, folder)
-        samples = list(dataset)
-        dataset.records.close()
-        if len(samples) == len(dataset):
-            diversify(samples[:limit], ratio, seed)
-    except ValueError as error:
-        rule = f"the answers of {name!r} cannot be rewritten: {error}"
-        return [f"`asd_ratio`: {rule} `asd_ratio: 0` trains them as they are."]
-    return []

@@ -55,7 +55,7 @@ class AlpacaLayout:
 
     def images(self, record: Record) -> tuple[str, ...]:
         """List a record's images as they stand there: paths, possibly none."""
-        return _listed(self._part(record, "images"))
+        return listed(self._part(record, "images"))
 
     def _part(self, record: Record, name: str) -> Any:
         return record.get(self.columns[name]) if name in self.columns else None
@@ -103,7 +103,7 @@ class MessagesLayout:
 
     def images(self, record: Record) -> tuple[str, ...]:
         """List a record's images as they stand there: paths, possibly none."""
-        return _listed(record.get(self.image_column))
+        return listed(record.get(self.image_column))
 
     def _first_turn(self, record: Record) -> int:
         roles = [message.get(self.tags["role_tag"]) for message in record.get(self.messages) or ()]
@@ -192,8 +192,9 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
     return file, layout_of(name, entries[name])
 
 
-def _listed(images: Any) -> tuple[str, ...]:
-    return (images,) if isinstance(images, str) else tuple(images or ())
+def listed(images: Any) -> tuple[Any, ...]:
+    """Return what a column of images holds as a tuple: one image, a list of them, or nothing."""
+    return tuple(images) if isinstance(images, list) else (images,) if images else ()
 
 
 def _excerpt(record: Record) -> str:

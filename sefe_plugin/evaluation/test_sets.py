@@ -14,7 +14,8 @@ def read_test_set(dataset: str, dataset_dir: str | Path, scorer: str) -> list[di
     """Reads the records of a `.json` or `.jsonl` test set.
 
     A record without the field that its scorer reads ("answer", or "answer_bbox" for boxes) gets it from where the
-    host finds the response: the declared column, or the assistant's last message.
+    host finds the response: the declared column, or the assistant's last message. A column that `columns` names as the
+    response goes before a field "answer".
 
     Args:
         dataset: its name in `dataset_info.json`.
@@ -35,7 +36,11 @@ def read_test_set(dataset: str, dataset_dir: str | Path, scorer: str) -> list[di
         raise ValueError(f"{file} must hold a list of records")
     field = "answer_bbox" if scorer == "box" else "answer"
     ready = {field, "answers"} if scorer == "text_vqa" else {field}
-    return [record if ready & record.keys() else record | {field: _response(record, declared)} for record in records]
+    named = declared.get("columns", {}).get("response") if ready == {"answer"} else None
+    return [
+        record if ready & record.keys() and named not in record else record | {field: _response(record, declared)}
+        for record in records
+    ]
 
 
 def test_set_faults(dataset: str, dataset_dir: str | Path, scorer: str) -> list[str]:

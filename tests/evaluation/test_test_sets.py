@@ -37,8 +37,12 @@ def declare(tmp_path):
         ({"conversations": TURNS}, {"formatting": "sharegpt"}),
         ({"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "red"}]}, MESSAGES),
         ({"question": "What?", "answer": "red", "output": "blue"}, {}),
+        (
+            {"question": "What?", "answer": "It is red.", "label": "red"},
+            {"columns": {"prompt": "question", "response": "label"}},
+        ),
     ],
-    ids=["alpaca", "columns", "sharegpt", "openai", "answer first"],
+    ids=["alpaca", "columns", "sharegpt", "openai", "answer first", "named column first"],
 )
 def test_the_gold_answer_is_where_the_host_finds_the_response(declare, record, declaration):
     folder = declare([record], declaration)

@@ -143,10 +143,10 @@ def test_loads_through_the_host(formatting, arguments, tmp_path):
         rows = [{"instruction": q, "input": "", "output": a} for q, a in map(turn, range(30))]
         entry = {}
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    info = {name: {"file_name": "rows.json", **entry} for name in ("train", "held_out")}
+    info = {name: {"file_name": "rows.json", **entry} for name in ("train", "more", "held_out")}
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     data_args = DataArguments(
-        dataset="train", eval_dataset="held_out", dataset_dir=str(tmp_path), asd_ratio=0.4, overwrite_cache=True
+        dataset="train,more", eval_dataset="held_out", dataset_dir=str(tmp_path), asd_ratio=0.4, overwrite_cache=True
     )
     model_args = ModelArguments(model_name_or_path="none", cache_dir=str(tmp_path / "cache"))
     arguments.do_train, arguments.local_process_index = True, 0
@@ -155,6 +155,9 @@ def test_loads_through_the_host(formatting, arguments, tmp_path):
         for names in (data_args.dataset, data_args.eval_dataset)
     }
     originals = [turn(i) for i in range(30)]
-    for name, expected in (("train", 12), ("held_out", 0)):
+    for name, expected in (("train", 24), ("held_out", 0)):
         now = [(row["_prompt"][0]["content"], row["_response"][0]["content"]) for row in loaded[name]]
-        assert sum(a != b for a, b in zip(now, originals, strict=True)) == expected
+        assert sum(a != b for a, b in zip(now, originals * (len(now) // 30), strict=True)) == expected
+    # two datasets of one file are told apart
+    names = [json.loads(line)["dataset"] for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
+    assert names == ["train"] * 12 + ["more"] * 12

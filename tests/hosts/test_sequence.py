@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -150,23 +151,52 @@ def shared_key_elements(first: Path, second: Path) -> float:
     return sum(shares) / len(shares)
 
 
-def test_killed_run_continues_and_ends_the_same(environment, train, finished, recipe, tmp_path):
+@pytest.mark.parametrize("checkpoints", [False, True], ids=["from the task's start", "from a checkpoint"])
+def test_killed_run_continues_and_ends_the_same(environment, train, finished, recipe, tmp_path, checkpoints):
     run, _ = finished
-    command = ["llamafactory-cli", "train", str(recipe), f"output_dir={tmp_path / 'run'}"]
+    overrides = [f"output_dir={tmp_path / 'run'}", *(["save_strategy=steps", "save_steps=2"] if checkpoints else [])]
+    sign = "checkpoint-2/trainer_state.json" if checkpoints else "trainer_log.jsonl"
+    command = ["llamafactory-cli", "train", str(recipe), *overrides]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         second = tmp_path / "run" / "2_TextVQA"
         deadline = time.monotonic() + 300
-        while not (second / "trainer_log.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+        while not (second / sign).is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert [task["name"] for task in read(tmp_path / "run" / "manifest.json")["complete"]] == NAMES[:1]
-    result = train(recipe, f"output_dir={tmp_path / 'run'}")
+    result = train(recipe, *overrides)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "Continuing after 1 of 2 tasks: ScienceQA." in result.stdout
+    assert ("Resuming training from" in result.stdout + result.stderr) == checkpoints
     assert (tmp_path / "run" / "report.json").read_bytes() == (run / "report.json").read_bytes()
+    adapters = [load_file(folder / "2_TextVQA" / "adapter_model.safetensors") for folder in (run, tmp_path / "run")]
+    assert all(torch.equal(value, adapters[1][name]) for name, value in adapters[0].items())
+
+
+def test_blanks_in_the_path_of_the_working_folder(train, small_recipe, tmp_path, monkeypatch):
+    """The host's launcher of several processes cuts its command at blanks."""
+    folder = tmp_path / "my work"
+    folder.mkdir()
+    recipe = small_recipe(folder, 1, num_train_epochs=1, output_dir="run")
+    monkeypatch.chdir(folder)
+    several = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "1"}
+    result = train(recipe, "output_dir=my run", **several)
+    assert result.returncode == 1
+    assert "`output_dir` must hold no blanks" in result.stderr
+    result = train(recipe, **several)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert (folder / "run" / "report.json").is_file()
+
+
+@pytest.mark.parametrize("switch", ["USE_V1", "USE_MCA"])
+def test_other_trainings_of_the_host_are_refused(train, recipe, tmp_path, switch):
+    result = train(recipe, f"output_dir={tmp_path / 'run'}", **{switch: "y"})
+    assert result.returncode == 1
+    assert f"{switch} is set" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_changed_recipe_is_refused_with_the_difference(train, finished, recipe):

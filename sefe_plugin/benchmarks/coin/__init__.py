@@ -76,4 +76,9 @@ def _prepared_faults(root: Path, arguments: Mapping[str, Any]) -> list[str]:
     images = Path(arguments.get("media_dir") or manifest["images"])
     if not images.is_dir():
         found.append(f"the folder of CoIN's images, {images}, does not exist. Set `media_dir` to where it is now.")
+    if manifest["variant"].startswith("asd") and arguments.get("asd_ratio"):
+        found.append(
+            f"`asd_ratio`: the samples in {root} are of the variant {manifest['variant']!r}, diversified already. Set "
+            "`asd_ratio: 0`."
+        )
     return found

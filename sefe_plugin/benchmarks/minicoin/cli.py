@@ -71,7 +71,7 @@ def _table(options: argparse.Namespace) -> None:
         write_comparison,
         write_pictures,
     )
-    from sefe_plugin.benchmarks.minicoin.table import Plan, compare_runs, run_all
+    from sefe_plugin.benchmarks.minicoin.table import Plan, compare_runs, run_all, versions_of
 
     _check(options)
     plan = Plan(
@@ -93,7 +93,8 @@ def _table(options: argparse.Namespace) -> None:
         raise SystemExit(130) from None
     finally:
         signal.signal(signal.SIGTERM, handler)
-    comparison = {"command": _command(options), "orders": compare_runs(plan, options.against)}
+    orders = compare_runs(plan, options.against)
+    comparison = {"command": _command(options), "versions": versions_of(plan), "orders": orders}
     write_comparison(options.out, comparison)
     pictures = None
     if options.pictures:

@@ -1,7 +1,6 @@
 """The table of several arms as text, data and pictures, and its place in another Markdown file."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from sefe_plugin.benchmarks.minicoin.comparison import VALUES
@@ -13,20 +12,18 @@ from sefe_plugin.files import replacing, write_json, write_text
 BEGIN = "<!-- begin of `sefe minicoin table` -->"
 END = "<!-- end of `sefe minicoin table` -->"
 
-_PACKAGES = ("sefe-plugin", "llamafactory", "torch", "transformers", "peft")
-
 
 def write_comparison(folder: Path, comparison: Mapping) -> None:
     """Writes ``table.md``, its pictures and, last, ``table.json``.
 
     Args:
         folder: where to; made if absent.
-        comparison: "command", the command line that makes it again, and "orders": order -> what
-            `comparison.compare` returned.
+        comparison: "command", the command line that makes it again; "versions", a list of package -> version, one for
+            each environment that runs were made in; and "orders": order -> what `comparison.compare` returned.
     """
     write_pictures(folder, comparison)
     write_text(folder / "table.md", f"# Mini-CoIN, arms compared\n\n{format_comparison(comparison, pictures=Path())}")
-    write_json(folder / "table.json", {**comparison, "versions": _versions()})
+    write_json(folder / "table.json", comparison)
 
 
 def write_pictures(folder: Path, comparison: Mapping) -> None:
@@ -55,8 +52,9 @@ def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
         comparison: see `write_comparison`.
         pictures: the folder of `write_pictures`, as seen from the file of the text; None leaves the pictures out.
     """
+    environments = [", ".join(f"{k} {v}" for k, v in versions.items()) for versions in comparison["versions"]]
     parts = [
-        f"Made by `{comparison['command']}` with {', '.join(f'{k} {v}' for k, v in _versions().items())}.",
+        f"Made by `{comparison['command']}` with {'; '.join(environments)}.",
         "Percent; over several seeds the mean ± the sample standard deviation. Format is the share of answers in "
         "their task's format at the end, mean format the same after each task, averaged. Superficial and essential "
         "are the two parts, lost format and lost content, of what the mean task lost from just learned to the end "
@@ -133,7 +131,3 @@ def _loss(task: Mapping) -> str:
 def _interval(value: Mapping) -> str:
     mean = f"{value['mean'] + 0.0:+.1f}"
     return mean if value["low"] is None else f"{mean} [{value['low']:+.1f}, {value['high']:+.1f}]"
-
-
-def _versions() -> dict[str, str]:
-    return {package: version(package) for package in _PACKAGES}

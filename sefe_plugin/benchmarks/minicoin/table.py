@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,10 @@ from sefe_plugin.files import read_json, shipped_folder, write_json
 from sefe_plugin.run_folder import RunFolder
 
 
-#: The finished runs of a folder, each with what it was made of.
+#: The finished runs of a folder, each with what it was made of and the versions it was made with.
 RUNS_FILE = "runs.json"
+
+_PACKAGES = ("sefe-plugin", "llamafactory", "torch", "transformers", "peft")
 
 
 class Run(NamedTuple):
@@ -112,6 +115,13 @@ def compare_runs(plan: Plan, against: str | None = None) -> dict[str, dict]:
     }
 
 
+def versions_of(plan: Plan) -> list[dict[str, str]]:
+    """Returns the versions that the finished runs were made with, each combination once."""
+    finished = read_json(plan.out / RUNS_FILE)
+    found = [finished[run.name]["versions"] for run in plan.runs()]
+    return [versions for index, versions in enumerate(found) if versions not in found[:index]]
+
+
 def mean_update(adapters: Sequence[Path]) -> float:
     """Returns the mean of |B A| over all elements of all matrices that LoRA adapters change.
 
@@ -142,7 +152,8 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
     todo = [
         run
         for run in runs
-        if finished.get(run.name) != plan.record(run) or not (plan.out / run.name / REPORT_FILE).is_file()
+        if not plan.record(run).items() <= finished.get(run.name, {}).items()
+        or not (plan.out / run.name / REPORT_FILE).is_file()
     ]
     if len(todo) < len(runs):
         say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already.")
@@ -167,7 +178,7 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
         whole = status == 0 and (plan.out / run.name / REPORT_FILE).is_file()
         with lock:
             if whole:
-                finished[run.name] = plan.record(run)
+                finished[run.name] = plan.record(run) | {"versions": {name: version(name) for name in _PACKAGES}}
                 write_json(plan.out / RUNS_FILE, finished)
                 done += 1
                 say(f"[{done}/{len(runs)}] {_line(plan, run)}")

@@ -149,25 +149,24 @@ def patch_adapter(module: ModuleType) -> None:
 def patch_loader(module: ModuleType) -> None:
     """Rewrites the share `asd_ratio` of every training dataset, after it is aligned and before it is tokenized."""
     host_merge, host_align = _anchor(module, "_get_merged_dataset"), _anchor(module, "align_dataset")
-    training_data = False
+    names = iter(())  # of the training datasets that are still to be aligned, one after the other
 
     @wraps(host_merge)
     def _get_merged_dataset(dataset_names, model_args, data_args, training_args, *args, **kwargs):
-        nonlocal training_data
-        training_data = dataset_names is data_args.dataset
-        try:
-            return host_merge(dataset_names, model_args, data_args, training_args, *args, **kwargs)
-        finally:
-            training_data = False
+        nonlocal names
+        diversified = dataset_names is data_args.dataset and data_args.asd_ratio and training_args.do_train
+        names = iter(dataset_names if diversified else ())
+        return host_merge(dataset_names, model_args, data_args, training_args, *args, **kwargs)
 
     @wraps(host_align)
     def align_dataset(dataset, dataset_attr, data_args, training_args):
         aligned = host_align(dataset, dataset_attr, data_args, training_args)
-        if not (training_data and data_args.asd_ratio and training_args.do_train):
+        name = next(names, None)
+        if name is None:
             return aligned
         from sefe_plugin.hosts.llamafactory.dataset import diversify_dataset
 
-        return diversify_dataset(aligned, str(dataset_attr), data_args.asd_ratio, training_args)
+        return diversify_dataset(aligned, name, data_args.asd_ratio, training_args)
 
     module._get_merged_dataset, module.align_dataset = _get_merged_dataset, align_dataset
 

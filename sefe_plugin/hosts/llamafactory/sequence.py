@@ -22,6 +22,9 @@ from sefe_plugin.run_folder import RunFolderError
 from sefe_plugin.runner import TaskFailedError, run_sequence
 
 
+#: What the host takes for true in an environment variable.
+_ON = ("true", "y", "1")
+
 _SECTIONS = ("model", "method", "dataset", "output", "train", "generation")
 
 
@@ -44,14 +47,18 @@ def intercept(arguments: list[str]) -> bool:
         keys = read_recipe(Path(source), overrides)
         if not any(key in keys for key in PLUGIN_KEYS):
             return False
-        if os.environ.get("USE_V1", "0").lower() in ("true", "1"):
-            raise RecipeError(source, ["the keys of sefe-plugin work in LLaMA-Factory v0; unset USE_V1."])
+        if switches := [name for name in ("USE_V1", "USE_MCA") if os.environ.get(name, "0").lower() in _ON]:
+            reason = "the training that it switches to is not the one that sefe-plugin extends. Unset it."
+            raise RecipeError(source, [f"{name} is set: {reason}" for name in switches])
         if not any(key in keys for key in SEQUENCE_KEYS):
             faults = single_run_faults(keys, host_keys())
             if faults:
                 raise RecipeError(source, faults)
             return False
         recipe = load_recipe(keys, source, host_keys())
+        if any(map(str.isspace, _on_command_line(recipe.output_dir.absolute()))):
+            rule = "must hold no blanks, at which the host's launcher of several processes cuts its command"
+            raise RecipeError(source, [f"`output_dir` {rule}; got {str(recipe.output_dir)!r}."])
         announce_runner()
         # waiting threads that sleep instead of spin: several times faster wherever cores are shared
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -136,8 +143,14 @@ class LlamaFactory:
         return score_command(file)
 
 
+def _on_command_line(file: Path) -> str:
+    """A path, without the blanks of the working folder; other nodes have working folders of their own."""
+    alone = int(os.environ.get("NNODES", "1")) == 1
+    return os.path.relpath(file) if alone and any(map(str.isspace, str(file))) else str(file)
+
+
 def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
-    command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, str(file)]
+    command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, _on_command_line(file)]
     again = " overwrite_output_dir=true" if verb == "train" else ""
     write_recipe(file, keys, f"# One step of a sequence; to run it alone: llamafactory-cli {verb} {file}{again}")
     return command

@@ -128,6 +128,16 @@ def test_the_benchmark_names_what_has_gone_since(source, tmp_path):
     assert "Run it again" in coin.faults({"dataset_dir": str(out)})[0]
 
 
+def test_samples_of_other_styles_are_not_rewritten_again(source, tmp_path):
+    out = tmp_path / "out"
+    manifest = prepare_coin(source, out)
+    assert coin.faults({"dataset_dir": str(out), "asd_ratio": 0.2}) == []
+    write(out / "manifest.json", manifest | {"variant": "asd20"})
+    (fault,) = coin.faults({"dataset_dir": str(out), "asd_ratio": 0.2})
+    assert "diversified already" in fault
+    assert coin.faults({"dataset_dir": str(out), "asd_ratio": 0}) == []
+
+
 @pytest.mark.parametrize("skip_broken", [False, True])
 def test_images_at_fault_are_named_or_left_out(source, tmp_path, skip_broken):
     out = tmp_path / "out"
