@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from sefe_plugin.benchmarks.minicoin import table
 from sefe_plugin.benchmarks.minicoin.arms import ARMS, choose_arms
 from sefe_plugin.benchmarks.minicoin.comparison_report import BEGIN, END
 from sefe_plugin.benchmarks.minicoin.table import Plan, compare_runs, mean_update, run_all
@@ -79,11 +80,11 @@ def test_every_run_is_made_once_and_said_in_a_line(plan, run):
     # MFT (80 + 70) / 2, MFN (41 + 70) / 2, MAA (80 + 55.5) / 2, format (90 + 100) / 2
     assert lines[0] == ("[1/8] lora, order coin, seed 101: MFT 75.0  MFN 55.5  MAA 67.8  BWT -19.5  Format 95.0 | 4 s")
     assert (plan.out / "logs" / "lora_coin_101.log").read_text() == "this is lora_coin_101\n"
-    table = compare_runs(plan)
-    assert list(table) == ["coin", "reversed"]
-    assert table["coin"]["differences"][0]["mfn"]["each"] == [2.5, 2.5]
+    compared = compare_runs(plan)
+    assert list(compared) == ["coin", "reversed"]
+    assert compared["coin"]["differences"][0]["mfn"]["each"] == [2.5, 2.5]
     # the second task's |B A| alone: 2 * 2e-4 everywhere
-    assert [run["update"] for run in table["coin"]["runs"]["lora"]] == pytest.approx([4.0, 4.0])
+    assert [run["update"] for run in compared["coin"]["runs"]["lora"]] == pytest.approx([4.0, 4.0])
 
 
 def test_mean_update_is_over_all_elements(tmp_path):
@@ -120,6 +121,14 @@ def test_a_run_of_other_settings_is_given_to_the_host_again(plan, run):
     run(plan)
     run(Plan(plan.arms, plan.seeds, plan.orders, plan.out, ["num_train_epochs=1"]))
     assert len(calls(plan)) == 16
+
+
+def test_the_versions_are_those_that_the_runs_were_made_with(plan, run, monkeypatch):
+    monkeypatch.setattr(table, "version", lambda package: f"1 of {package}")
+    run(Plan(plan.arms, [101], plan.orders, plan.out))
+    monkeypatch.setattr(table, "version", lambda package: f"2 of {package}")
+    assert run(plan)[0] == "4 of 8 runs are finished already."
+    assert [versions["torch"] for versions in table.versions_of(plan)] == ["1 of torch", "2 of torch"]
 
 
 def test_a_run_without_its_report_is_made_again(plan, run):
