@@ -216,16 +216,20 @@ class RegLoraModel(LoraModel):
             )
 
     def _create_and_replace(self, lora_config, adapter_name, target, target_name, parent, current_key, **kwargs):
-        """Adapt one module; refuse it if its weight is not a matrix that B A changes."""
-        super()._create_and_replace(
-            lora_config, adapter_name, target, target_name, parent, current_key=current_key, **kwargs
-        )
-        layer = parent.get_submodule(target_name)
-        if adapter_name not in layer.lora_A or layer.lora_A[adapter_name].weight.ndim != 2:
-            raise ValueError(
-                f"RegLoRA adapts linear layers; '{current_key}' is {type(target).__name__}. Take it out of "
-                "`target_modules`, or list it in `exclude_modules`."
+        """Adapt one module; refuse it, and leave the base as it was, if its weight is no matrix that B A changes."""
+        try:
+            super()._create_and_replace(
+                lora_config, adapter_name, target, target_name, parent, current_key=current_key, **kwargs
             )
+            layer = parent.get_submodule(target_name)
+            if adapter_name not in layer.lora_A or layer.lora_A[adapter_name].weight.ndim != 2:
+                raise ValueError(
+                    f"RegLoRA adapts linear layers; '{current_key}' is {type(target).__name__}. Take it out of "
+                    "`target_modules`, or list it in `exclude_modules`."
+                )
+        except Exception:
+            self.unload()
+            raise
 
 
 def find_reglora_model(model: nn.Module) -> RegLoraModel:

@@ -9,6 +9,7 @@ import textwrap
 import pytest
 import torch
 from peft import LoraConfig, LoraModel, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import nn
 
@@ -375,14 +376,22 @@ def test_an_adapter_of_another_name_may_follow_a_merged_one(tiny_reglora, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("module", "kind"),
-    [(nn.Embedding(5, 4), "Embedding"), (nn.Conv2d(2, 3, 3), "Conv2d"), (nn.Conv1d(2, 3, 1), "Conv1d")],
+    ("module", "message"),
+    [
+        (nn.Embedding(5, 4), "inner' is Embedding.*exclude_modules"),
+        (nn.Conv2d(2, 3, 3), "inner' is Conv2d.*exclude_modules"),
+        (nn.Conv1d(2, 3, 1), "inner' is Conv1d.*exclude_modules"),
+        (nn.LayerNorm(4), "LayerNorm.*is not supported"),  # by PEFT
+    ],
 )
-def test_modules_without_a_matrix_are_refused(module, kind):
-    with pytest.raises(ValueError, match=rf"inner' is {kind}.*exclude_modules"):
-        get_peft_model(
-            nn.Sequential().append(nn.ModuleDict({"inner": module})), RegLoraConfig(target_modules=["inner"])
-        )
+def test_modules_without_a_matrix_are_refused_and_leave_the_base_as_it_was(module, message):
+    base = nn.Sequential(nn.ModuleDict({"first": nn.Linear(4, 4), "inner": module}))
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(base, RegLoraConfig(target_modules=["first", "inner"]))
+    assert not any(isinstance(module, LoraLayer) for module in base.modules())
+    assert base[0]["inner"] is module
+    model = get_peft_model(base, RegLoraConfig(target_modules=["first"]))
+    assert len(lora_parameters(model)) == 2
 
 
 def test_a_model_without_reglora_is_refused(tiny_llama):
