@@ -44,8 +44,9 @@ class RegLoraModel(LoraModel):
     def load_key_elements(self, files: Sequence[str | Path], offload: str = "none") -> None:
         """Load the key elements of the earlier tasks, in place of those loaded before.
 
-        About one byte per element and task stays in memory. Two files that were found in equal adapters are warned
-        about: either one task is given under two names, or two tasks learned nothing.
+        About one byte per element and task stays in memory, and up to 6 bytes in matrices of up to 2^17 elements,
+        unless these are offloaded. Two files that were found in equal adapters are warned about: either one task is
+        given under two names, or two tasks learned nothing.
 
         Args:
             files: One file per earlier task, the oldest first; none means that there is no earlier task.

@@ -13,9 +13,10 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import nn
 
-from sefe_plugin.reglora import RegLoraConfig, RegLoraModel, find_key_elements, find_reglora_model
+from sefe_plugin.reglora import RegLoraConfig, RegLoraModel, find_key_elements, find_reglora_model, union
 from sefe_plugin.reglora.codec import decode
 from sefe_plugin.reglora.files import read_key_elements
+from sefe_plugin.reglora.key_elements import key_count
 
 
 def factors(model):
@@ -120,12 +121,11 @@ def test_the_shares_of_processes_average_to_the_whole(tiny_reglora, key_element_
         torch.testing.assert_close(grads[0] / processes, parameter.grad, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("offload", ["none", "cpu"])
-def test_the_place_of_key_elements_changes_nothing(tiny_reglora, key_element_files, offload):
+def test_key_elements_in_host_memory_are_penalised_alike(tiny_reglora, key_element_files):
     reglora = find_reglora_model(tiny_reglora(key_ratio=0.1))
     reglora.load_key_elements(key_element_files)
     expected = reglora.penalty()
-    reglora.load_key_elements(key_element_files, offload=offload)
+    reglora.load_key_elements(key_element_files, offload="cpu")
     assert torch.equal(reglora.penalty(), expected)
 
 
@@ -134,11 +134,24 @@ def test_another_place_is_refused(tiny_reglora, key_element_files):
         find_reglora_model(tiny_reglora(key_ratio=0.1)).load_key_elements(key_element_files, offload="disk")
 
 
-def test_about_one_byte_per_element_and_task_stays_in_memory(tiny_reglora, key_element_files):
+@pytest.mark.parametrize(
+    ("decoded_elements", "offload", "most"), [(0, "none", 1), (2**17, "none", 6), (2**17, "cpu", 1)]
+)
+def test_bytes_per_element_and_task_in_memory(
+    tiny_reglora, key_element_files, monkeypatch, decoded_elements, offload, most
+):
+    monkeypatch.setattr(union, "DECODED_ELEMENTS", decoded_elements)  # of which this model's matrices have fewer
     reglora = find_reglora_model(tiny_reglora(key_ratio=0.1))
-    reglora.load_key_elements(key_element_files)
-    stored = sum(len(codes) for file in key_element_files for codes in read_key_elements(file).codes.values())
-    assert sum(union.codes.nbytes for _, union in reglora._key_elements) <= 1.1 * stored
+    reglora.load_key_elements(key_element_files, offload)
+    elements = sum(
+        key_count(0.1, *shape) for file in key_element_files for shape in read_key_elements(file).shapes.values()
+    )
+    kept = sum(
+        tensor.nbytes
+        for _, keys in reglora._key_elements
+        for tensor in [keys.codes, *(t for panel in keys.decoded or () for t in (panel.positions, panel.times))]
+    )
+    assert most - 1 < kept / elements <= 1.1 * most
 
 
 def test_weight_zero_costs_nothing(tiny_reglora, key_element_files):
