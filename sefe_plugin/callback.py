@@ -74,10 +74,16 @@ class SefeCallback(TrainerCallback):
 
         Raises:
             FileNotFoundError: If a file of key elements is absent.
-            ValueError: If the model has no RegLoRA adapter, if a file does not fit it, or if the way of training
-                would not give the penalty its weight.
+            ValueError: If the model has no RegLoRA adapter, if a file does not fit it or would be overwritten at the
+                end, or if the way of training would not give the penalty its weight.
         """
         _refuse_unsupported(args)
+        file = self._file(args)
+        if file.resolve() in {earlier.resolve() for earlier in self.key_elements}:
+            raise ValueError(
+                f"{file}: holds the key elements of an earlier task, and those of this task would overwrite them. "
+                "Give every task an `output_dir` of its own, or SefeCallback another file as `save_to`."
+            )
         self._reglora = find_reglora_model(model)
         if self.key_elements:
             self._reglora.load_key_elements(self.key_elements, self.offload)
@@ -120,7 +126,7 @@ class SefeCallback(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Find the key elements of this task, and save them in the main process."""
         undo_penalty_log(self)
-        file = self.save_to or Path(args.output_dir, KEY_ELEMENTS_FILE)
+        file = self._file(args)
         self._reglora.save_key_elements(file, write=state.is_world_process_zero, seed=args.seed)
         if state.is_world_process_zero:
             logger.info("Key elements of this task: %s", file)
@@ -132,6 +138,10 @@ class SefeCallback(TrainerCallback):
             logs[PENALTY_LOG] = reduce(share, "sum").item()
             state.log_history[-1][PENALTY_LOG] = logs[PENALTY_LOG]
             self._penalties = []
+
+    def _file(self, args: TrainingArguments) -> Path:
+        """Return where the key elements of this task are saved."""
+        return self.save_to or Path(args.output_dir, KEY_ELEMENTS_FILE)
 
 
 _training: weakref.WeakSet[SefeCallback] = weakref.WeakSet()

@@ -1,5 +1,6 @@
 import gc
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -275,6 +276,18 @@ def test_random_key_elements_are_drawn_with_the_seed_of_the_training(train, tiny
         elements = read_key_elements(tmp_path / "out" / "key_elements.safetensors")
         positions.append({name: decode(codes, 10**6).tolist() for name, codes in elements.codes.items()})
     assert positions[0] == positions[1] != positions[2]
+
+
+@pytest.mark.parametrize("save_to", [None, "out/../out/task1.safetensors"])
+def test_the_file_of_an_earlier_task_is_not_overwritten(train, tmp_path, key_element_files, save_to):
+    (tmp_path / "out").mkdir()
+    earlier = tmp_path / "out" / ("task1.safetensors" if save_to else "key_elements.safetensors")
+    shutil.copy(key_element_files[0], earlier)
+    steps = PenaltyOfEveryStep()
+    with pytest.raises(ValueError, match=rf"{earlier.name}: holds the key elements of an earlier task.*`output_dir`"):
+        train(SefeCallback([earlier], save_to=save_to and tmp_path / save_to), steps)
+    assert steps.values == []
+    assert earlier.read_bytes() == key_element_files[0].read_bytes()
 
 
 def test_save_to(train, tmp_path):
