@@ -64,7 +64,7 @@ class SefeCallback(TrainerCallback):
         self.offload = offload
         self._reglora: RegLoraModel | None = None
         self._in_backward: AddInBackward | None = None
-        self._penalties: list[torch.Tensor] = []
+        self._penalty, self._steps = torch.zeros(()), 0
         self._step_begun = False
 
     def on_train_begin(
@@ -87,8 +87,11 @@ class SefeCallback(TrainerCallback):
         self._reglora = find_reglora_model(model)
         if self.key_elements:
             self._reglora.load_key_elements(self.key_elements, self.offload)
+        if self._in_backward:
+            self._in_backward.drop()  # what a training that failed in the middle of a step has left
         self._in_backward = AddInBackward() if _is_deepspeed() else None
-        self._penalties, self._step_begun = [], False
+        self._penalty, self._steps = torch.zeros(()), 0
+        self._step_begun = False
         apply_penalty_log(self)
 
     def on_step_begin(
@@ -101,7 +104,8 @@ class SefeCallback(TrainerCallback):
             share=(processes.process_index, processes.num_processes),
             deliver=self._in_backward or add_to_grad,
         )
-        self._penalties.append(penalty)
+        self._penalty = self._penalty + penalty
+        self._steps += 1
         self._step_begun = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
@@ -133,11 +137,11 @@ class SefeCallback(TrainerCallback):
 
     def add_penalty(self, logs: dict[str, float], state: TrainerState) -> None:
         """Add the mean penalty since the last log to a training log and to its copy in the history."""
-        if "loss" in logs and self._penalties:
-            share = torch.stack([penalty.to(PartialState().device) for penalty in self._penalties]).mean()
+        if "loss" in logs and self._steps:
+            share = (self._penalty / self._steps).to(PartialState().device)
             logs[PENALTY_LOG] = reduce(share, "sum").item()
             state.log_history[-1][PENALTY_LOG] = logs[PENALTY_LOG]
-            self._penalties = []
+            self._penalty, self._steps = torch.zeros(()), 0
 
     def _file(self, args: TrainingArguments) -> Path:
         """Return where the key elements of this task are saved."""

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
+from sefe_plugin import callback as callback_module
 from sefe_plugin.callback import PENALTY_LOG, SefeCallback
-from sefe_plugin.reglora import find_reglora_model
+from sefe_plugin.reglora import RegLoraModel, find_reglora_model
 from sefe_plugin.reglora.files import read_key_elements
 
 
@@ -336,6 +338,39 @@ def test_the_scale_of_fp16_is_taken_into_account(tmp_path, tiny_reglora, key_ele
     scaler.unscale_(plain)
     torch.testing.assert_close([parameter.grad for parameter in parameters], list(expected), rtol=1e-5, atol=1e-4)
     trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+
+
+def test_a_training_that_starts_anew_drops_what_a_failed_step_left(
+    tmp_path, tiny_reglora, key_element_files, monkeypatch
+):
+    monkeypatch.setattr(callback_module, "_is_deepspeed", lambda: True)
+    model = tiny_reglora(key_ratio=0.1)
+    find_reglora_model(model).load_key_elements(key_element_files)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    expected = torch.autograd.grad(find_reglora_model(model).penalty(), parameters)
+    trainer = Trainer(model, arguments(tmp_path), train_dataset=samples(), callbacks=[SefeCallback()])
+    call, state = trainer.callback_handler, (trainer.args, trainer.state, trainer.control)
+    for _ in range(2):  # the first does not reach its backward pass
+        call.on_train_begin(*state)
+        call.on_step_begin(*state)
+    sum(0 * parameter.sum() for parameter in parameters).backward()
+    torch.testing.assert_close([parameter.grad for parameter in parameters], list(expected), rtol=1e-6, atol=0)
+    call.on_train_end(*state)
+
+
+def test_penalties_that_nothing_logs_are_not_kept(train, key_element_files, monkeypatch):
+    evaluate, made = RegLoraModel.accumulate_penalty_gradients, []
+
+    def noted(*args, **kwargs):
+        penalty = evaluate(*args, **kwargs)
+        made.append(weakref.ref(penalty))
+        return penalty
+
+    monkeypatch.setattr(RegLoraModel, "accumulate_penalty_gradients", noted)
+    callback = SefeCallback(key_element_files)
+    train(callback, logging_strategy="no")
+    assert len(made) == 7
+    assert sum(reference() is not None for reference in made) <= 1
 
 
 def test_a_model_without_reglora_is_refused(train, tiny_llama):
