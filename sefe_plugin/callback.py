@@ -34,8 +34,12 @@ class SefeCallback(TrainerCallback):
     gradients are added to it; with DeepSpeed (ZeRO-1, 2 and 3) it is added to what the first backward pass of the
     step forms. So the penalty has the weight lambda with every loss, label smoothing, gradient accumulation and
     number of processes, and is clipped together with the loss's gradient. The official code adds it to the loss
-    inside the model, which is the same as long as gradients are not accumulated. Processes that average their
-    gradients share the work: each evaluates some of the matrices.
+    inside the model, which is the same as long as gradients are not accumulated.
+
+    Processes that average every gradient share the work, each evaluating some of the matrices: those of DeepSpeed,
+    and those of DDP with ``ddp_find_unused_parameters=False``, which LLaMA-Factory sets. Else DDP looks for parameters
+    that took no part in a step and leaves their ``.grad`` as every process has it, so that a share would move them
+    apart; there every process evaluates all matrices.
 
     lambda * R is logged beside the loss as ``reglora_penalty``.
 
@@ -98,13 +102,12 @@ class SefeCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Optimizer, **kwargs
     ) -> None:
         """Let the gradient of the penalty join those of the loss."""
-        processes = PartialState()
+        process, processes = PartialState().process_index, PartialState().num_processes
+        share = (process, processes) if _averages_every_gradient(args) else (0, 1)
         penalty = self._reglora.accumulate_penalty_gradients(
-            scale=_loss_scale(args, optimizer),
-            share=(processes.process_index, processes.num_processes),
-            deliver=self._in_backward or add_to_grad,
+            scale=_loss_scale(args, optimizer), share=share, deliver=self._in_backward or add_to_grad
         )
-        self._penalty = self._penalty + penalty
+        self._penalty = self._penalty + penalty * share[1] / processes
         self._steps += 1
         self._step_begun = True
 
@@ -183,6 +186,11 @@ def undo_penalty_log(callback: SefeCallback) -> None:
 def _is_deepspeed() -> bool:
     """Tell whether DeepSpeed trains."""
     return PartialState().distributed_type == DistributedType.DEEPSPEED
+
+
+def _averages_every_gradient(args: TrainingArguments) -> bool:
+    """Tell whether the processes average the gradients of parameters that took no part in a step, too."""
+    return _is_deepspeed() or args.ddp_find_unused_parameters is False
 
 
 def _loss_scale(args: TrainingArguments, optimizer: Optimizer) -> float:

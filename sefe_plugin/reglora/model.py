@@ -117,8 +117,9 @@ class RegLoraModel(LoraModel):
 
         Args:
             scale: The loss scale in effect, where the gradients will be unscaled (fp16).
-            share: (process, number of processes), where processes average their gradients: each of n evaluates
-                every n-th matrix, n times as large. Under ZeRO-3 all of them must call this together.
+            share: (process, number of processes), where processes average every gradient, also of a matrix that no
+                step uses: each of n evaluates every n-th matrix, n times as large. Under ZeRO-3 all of them must call
+                this together.
             deliver: How a gradient reaches a parameter, from `engines`.
 
         Returns:
