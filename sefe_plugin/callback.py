@@ -34,8 +34,12 @@ class SefeCallback(TrainerCallback):
     gradients are added to it; with DeepSpeed (ZeRO-1, 2 and 3) it is added to what the first backward pass of the
     step forms. So the penalty has the weight lambda with every loss, label smoothing, gradient accumulation and
     number of processes, and is clipped together with the loss's gradient. The official code adds it to the loss
-    inside the model, which is the same as long as gradients are not accumulated. Processes that average their
-    gradients share the work: each evaluates some of the matrices.
+    inside the model, which is the same as long as gradients are not accumulated.
+
+    Processes that average every gradient share the work, each evaluating some of the matrices: those of DeepSpeed,
+    and those of DDP with ``ddp_find_unused_parameters=False``, which LLaMA-Factory sets. Else DDP looks for parameters
+    that took no part in a step and leaves their ``.grad`` as every process has it, so that a share would move them
+    apart; there every process evaluates all matrices.
 
     lambda * R is logged beside the loss as ``reglora_penalty``.
 
@@ -64,7 +68,7 @@ class SefeCallback(TrainerCallback):
         self.offload = offload
         self._reglora: RegLoraModel | None = None
         self._in_backward: AddInBackward | None = None
-        self._penalties: list[torch.Tensor] = []
+        self._penalty, self._steps = torch.zeros(()), 0
         self._step_begun = False
 
     def on_train_begin(
@@ -74,28 +78,37 @@ class SefeCallback(TrainerCallback):
 
         Raises:
             FileNotFoundError: If a file of key elements is absent.
-            ValueError: If the model has no RegLoRA adapter, if a file does not fit it, or if the way of training
-                would not give the penalty its weight.
+            ValueError: If the model has no RegLoRA adapter, if a file does not fit it or would be overwritten at the
+                end, or if the way of training would not give the penalty its weight.
         """
         _refuse_unsupported(args)
+        file = self._file(args)
+        if file.resolve() in {earlier.resolve() for earlier in self.key_elements}:
+            raise ValueError(
+                f"{file}: holds the key elements of an earlier task, and those of this task would overwrite them. "
+                "Give every task an `output_dir` of its own, or SefeCallback another file as `save_to`."
+            )
         self._reglora = find_reglora_model(model)
         if self.key_elements:
             self._reglora.load_key_elements(self.key_elements, self.offload)
+        if self._in_backward:
+            self._in_backward.drop()  # what a training that failed in the middle of a step has left
         self._in_backward = AddInBackward() if _is_deepspeed() else None
-        self._penalties, self._step_begun = [], False
+        self._penalty, self._steps = torch.zeros(()), 0
+        self._step_begun = False
         apply_penalty_log(self)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Optimizer, **kwargs
     ) -> None:
         """Let the gradient of the penalty join those of the loss."""
-        processes = PartialState()
+        process, processes = PartialState().process_index, PartialState().num_processes
+        share = (process, processes) if _averages_every_gradient(args) else (0, 1)
         penalty = self._reglora.accumulate_penalty_gradients(
-            scale=_loss_scale(args, optimizer),
-            share=(processes.process_index, processes.num_processes),
-            deliver=self._in_backward or add_to_grad,
+            scale=_loss_scale(args, optimizer), share=share, deliver=self._in_backward or add_to_grad
         )
-        self._penalties.append(penalty)
+        self._penalty = self._penalty + penalty * share[1] / processes
+        self._steps += 1
         self._step_begun = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
@@ -120,18 +133,22 @@ class SefeCallback(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Find the key elements of this task, and save them in the main process."""
         undo_penalty_log(self)
-        file = self.save_to or Path(args.output_dir, KEY_ELEMENTS_FILE)
+        file = self._file(args)
         self._reglora.save_key_elements(file, write=state.is_world_process_zero, seed=args.seed)
         if state.is_world_process_zero:
             logger.info("Key elements of this task: %s", file)
 
     def add_penalty(self, logs: dict[str, float], state: TrainerState) -> None:
         """Add the mean penalty since the last log to a training log and to its copy in the history."""
-        if "loss" in logs and self._penalties:
-            share = torch.stack([penalty.to(PartialState().device) for penalty in self._penalties]).mean()
+        if "loss" in logs and self._steps:
+            share = (self._penalty / self._steps).to(PartialState().device)
             logs[PENALTY_LOG] = reduce(share, "sum").item()
             state.log_history[-1][PENALTY_LOG] = logs[PENALTY_LOG]
-            self._penalties = []
+            self._penalty, self._steps = torch.zeros(()), 0
+
+    def _file(self, args: TrainingArguments) -> Path:
+        """Return where the key elements of this task are saved."""
+        return self.save_to or Path(args.output_dir, KEY_ELEMENTS_FILE)
 
 
 _training: weakref.WeakSet[SefeCallback] = weakref.WeakSet()
@@ -169,6 +186,11 @@ def undo_penalty_log(callback: SefeCallback) -> None:
 def _is_deepspeed() -> bool:
     """Tell whether DeepSpeed trains."""
     return PartialState().distributed_type == DistributedType.DEEPSPEED
+
+
+def _averages_every_gradient(args: TrainingArguments) -> bool:
+    """Tell whether the processes average the gradients of parameters that took no part in a step, too."""
+    return _is_deepspeed() or args.ddp_find_unused_parameters is False
 
 
 def _loss_scale(args: TrainingArguments, optimizer: Optimizer) -> float:

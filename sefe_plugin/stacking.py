@@ -33,7 +33,8 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
         folder: where to; its configuration is written last.
 
     Raises:
-        ValueError: if the adapters change different matrices, or change them by anything but a plain B A.
+        ValueError: if the adapters change different matrices, or anything but the matrices of linear layers, or
+            change them by anything but a plain B A.
     """
     configs = [json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8")) for adapter in adapters]
     parts = [load_file(adapter / WEIGHTS_FILE) for adapter in adapters]
@@ -42,6 +43,12 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
             raise ValueError(f"{adapter}: `rank_pattern` and `alpha_pattern` cannot be stacked. Leave them out.")
         if config.get("use_dora") or "pissa" in str(config.get("init_lora_weights")):
             raise ValueError(f"{adapter}: DoRA and PiSSA do not add B A to the base. Train plain LoRA.")
+        factors = {name for name in _factors(part) if part[name].ndim == 2}
+        if odd := sorted(name.removeprefix(_PREFIX) for name in part.keys() - factors if ".lora_" in name):
+            raise ValueError(
+                f"{adapter}: only the matrices of linear layers can be stacked, not {', '.join(odd)}. Take the module "
+                "out of `lora_target`."
+            )
         if _factors(part) != _factors(parts[0]):
             raise ValueError(f"{adapter} and {adapters[0]} change different matrices. Use one `lora_target` for both.")
     stacked = {name: value for part in parts for name, value in part.items()}
@@ -76,13 +83,14 @@ def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
         dtype: in which the factors are kept and multiplied.
 
     Raises:
-        ValueError: if the adapter has weights for modules that the model has not.
+        ValueError: if the adapter has weights for modules that the model has not, or was trained with a whole module
+            whose weight is also another module's.
     """
     config = LoraConfig.from_pretrained(folder)
     if config.r != config.lora_alpha or config.use_rslora:
         raise ValueError(f"{folder} is no stacked adapter: its scale is not 1.")
     weights = load_file(folder / WEIGHTS_FILE)
-    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
     for key in weights:
         name = key.removeprefix(_PREFIX)
         if name not in parameters and name.removesuffix(_A).removesuffix(_B) not in modules:
@@ -94,6 +102,12 @@ def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
                 module.register_buffer(buffer, value.to(device, dtype), persistent=False)
             module.register_forward_hook(_add_stacked)
         elif not key.endswith(_B):
+            tied = [other for other, value in parameters.items() if value is parameters[name] and other != name]
+            if tied:
+                raise ValueError(
+                    f"{folder}: {name} was trained as a whole, but in the model it is tied to {', '.join(tied)}, "
+                    "which would change with it. Drop its module from `additional_target` and train the sequence anew."
+                )
             _overwrite(parameters[name], weights[key])
 
 

@@ -1,7 +1,9 @@
 import gc
 import os
+import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
+from sefe_plugin import callback as callback_module
 from sefe_plugin.callback import PENALTY_LOG, SefeCallback
-from sefe_plugin.reglora import find_reglora_model
+from sefe_plugin.reglora import RegLoraModel, find_reglora_model
 from sefe_plugin.reglora.files import read_key_elements
 
 
@@ -83,8 +86,11 @@ def quantized(model, bits, folder):
     return model
 
 
-def measure(path, accumulation, folder, build_reglora, measure_penalty_weight, files, build_base=lambda: None):
+def measure(
+    path, accumulation, folder, build_reglora, measure_penalty_weight, files, build_base=lambda: None, **options
+):
     """Measure the penalty's weight on one path of the Trainer."""
+    options = PATHS[path] | {"gradient_accumulation_steps": accumulation, "logging_strategy": "no"} | options
 
     def make_trainer(callbacks):
         model = build_reglora(base=build_base(), key_ratio=0.1, reg_weight=50.0)
@@ -93,7 +99,7 @@ def measure(path, accumulation, folder, build_reglora, measure_penalty_weight, f
             model.enable_input_require_grads()
         trainer = Trainer(
             model,
-            arguments(folder, gradient_accumulation_steps=accumulation, logging_strategy="no", **PATHS[path]),
+            arguments(folder, **options),
             train_dataset=samples(),
             data_collator=collate,
             callbacks=callbacks,
@@ -136,24 +142,61 @@ def test_the_penalty_has_the_weight_lambda_with_two_processes(tmp_path):
     for rank in (0, 1):
         lines = Path(tmp_path, f"rank{rank}.txt").read_text().splitlines()
         measured = {name: (int(steps), float(error)) for name, steps, error in (line.split() for line in lines)}
-        assert measured.keys() == {"text-1", "text-3", "no_loss_kwargs-3"}
+        assert measured.keys() == {"text-1", "text-3", "no_loss_kwargs-3", "all_used-3", "unused-1"}
         for name, (steps, error) in measured.items():
             assert steps == (4 if name.endswith("1") else 2), name  # 7 samples on 2 processes: 4 micro-batches each
             assert error < ROUNDING, name
 
 
+def measure_unused(folder, build_reglora, build_llama):
+    """Measure the penalty's weight on an adapted matrix that no step uses: all of its gradient is the penalty's."""
+
+    def build(seed):
+        base = build_llama()
+        base.unused = torch.nn.Linear(16, 16)
+        return build_reglora(seed, base=base, key_ratio=0.1, reg_weight=50.0, target_modules=["q_proj", "unused"])
+
+    errors = []
+
+    class Measure(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+            factors = [parameter for name, parameter in model.named_parameters() if "unused.lora_" in name]
+            expected = torch.autograd.grad(find_reglora_model(model).penalty(), factors)
+            for factor, grad in zip(factors, expected, strict=True):
+                found = torch.zeros_like(grad) if factor.grad is None else factor.grad
+                errors.append(float((found - grad).norm() / grad.norm()))
+
+    file = Path(folder, f"unused-rank{os.environ['RANK']}.safetensors")
+    find_reglora_model(build(seed=100)).save_key_elements(file)
+    trainer = Trainer(
+        build(seed=0),
+        arguments(folder),
+        train_dataset=samples(),
+        data_collator=collate,
+        callbacks=[SefeCallback([file]), Measure()],
+    )
+    trainer.train()
+    return len(errors) // 2, max(errors)
+
+
 def main(folder):
     """Measure on every process of a group; started by `torchrun`."""
-    from conftest import build_reglora, measure_penalty_weight
+    from conftest import build_llama, build_reglora, measure_penalty_weight
 
     rank = os.environ["RANK"]
     files = [Path(folder, f"task{i}-rank{rank}.safetensors") for i in range(2)]
     for i, file in enumerate(files):
         find_reglora_model(build_reglora(seed=100 + i, key_ratio=0.1)).save_key_elements(file)
-    for path, accumulation in (("text", 1), ("text", 3), ("no_loss_kwargs", 3)):
-        steps, error = measure(path, accumulation, folder, build_reglora, measure_penalty_weight, files)
-        with Path(folder, f"rank{rank}.txt").open("a") as results:
-            results.write(f"{path}-{accumulation} {steps} {error}\n")
+    results = {
+        f"{path}-{accumulation}": measure(path, accumulation, folder, build_reglora, measure_penalty_weight, files)
+        for path, accumulation in (("text", 1), ("text", 3), ("no_loss_kwargs", 3))
+    }
+    results["all_used-3"] = measure(
+        "text", 3, folder, build_reglora, measure_penalty_weight, files, ddp_find_unused_parameters=False
+    )
+    results["unused-1"] = measure_unused(folder, build_reglora, build_llama)
+    lines = [f"{name} {steps} {error}\n" for name, (steps, error) in results.items()]
+    Path(folder, f"rank{rank}.txt").write_text("".join(lines))
     torch.distributed.destroy_process_group()
 
 
@@ -277,6 +320,18 @@ def test_random_key_elements_are_drawn_with_the_seed_of_the_training(train, tiny
     assert positions[0] == positions[1] != positions[2]
 
 
+@pytest.mark.parametrize("save_to", [None, "out/../out/task1.safetensors"])
+def test_the_file_of_an_earlier_task_is_not_overwritten(train, tmp_path, key_element_files, save_to):
+    (tmp_path / "out").mkdir()
+    earlier = tmp_path / "out" / ("task1.safetensors" if save_to else "key_elements.safetensors")
+    shutil.copy(key_element_files[0], earlier)
+    steps = PenaltyOfEveryStep()
+    with pytest.raises(ValueError, match=rf"{earlier.name}: holds the key elements of an earlier task.*`output_dir`"):
+        train(SefeCallback([earlier], save_to=save_to and tmp_path / save_to), steps)
+    assert steps.values == []
+    assert earlier.read_bytes() == key_element_files[0].read_bytes()
+
+
 def test_save_to(train, tmp_path):
     train(SefeCallback(save_to=tmp_path / "deep" / "mine.safetensors"))
     read_key_elements(tmp_path / "deep" / "mine.safetensors")
@@ -323,6 +378,64 @@ def test_the_scale_of_fp16_is_taken_into_account(tmp_path, tiny_reglora, key_ele
     scaler.unscale_(plain)
     torch.testing.assert_close([parameter.grad for parameter in parameters], list(expected), rtol=1e-5, atol=1e-4)
     trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+
+
+@pytest.mark.parametrize(("find_unused", "matrices"), [(None, 6), (True, 6), (False, 3)])
+def test_processes_share_the_matrices_only_where_every_gradient_is_averaged(
+    tmp_path, tiny_reglora, key_element_files, monkeypatch, find_unused, matrices
+):
+    model = tiny_reglora(key_ratio=0.1)
+    args = arguments(tmp_path, ddp_find_unused_parameters=find_unused)
+    callback = SefeCallback(key_element_files)
+    trainer = Trainer(model, args, train_dataset=samples(), callbacks=[callback])
+    call, state = trainer.callback_handler, trainer.state
+    logs = [{"loss": 0.0}, {"loss": 0.0}]  # of each of two processes
+    for process, log in enumerate(logs):
+        model.zero_grad()
+        with monkeypatch.context() as patch:
+            patch.setitem(PartialState._shared_state, "num_processes", 2)
+            patch.setitem(PartialState._shared_state, "process_index", process)
+            call.on_train_begin(args, state, trainer.control)
+            call.on_step_begin(args, state, trainer.control)
+            state.log_history = [{}]
+            callback.add_penalty(log, state)
+        assert sum(parameter.grad is not None for parameter in model.parameters()) == 2 * matrices
+    expected = find_reglora_model(model).penalty().item()
+    assert sum(log[PENALTY_LOG] for log in logs) == pytest.approx(expected, rel=1e-6)
+    call.on_train_end(args, state, trainer.control)
+
+
+def test_a_training_that_starts_anew_drops_what_a_failed_step_left(
+    tmp_path, tiny_reglora, key_element_files, monkeypatch
+):
+    monkeypatch.setattr(callback_module, "_is_deepspeed", lambda: True)
+    model = tiny_reglora(key_ratio=0.1)
+    find_reglora_model(model).load_key_elements(key_element_files)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    expected = torch.autograd.grad(find_reglora_model(model).penalty(), parameters)
+    trainer = Trainer(model, arguments(tmp_path), train_dataset=samples(), callbacks=[SefeCallback()])
+    call, state = trainer.callback_handler, (trainer.args, trainer.state, trainer.control)
+    for _ in range(2):  # the first does not reach its backward pass
+        call.on_train_begin(*state)
+        call.on_step_begin(*state)
+    sum(0 * parameter.sum() for parameter in parameters).backward()
+    torch.testing.assert_close([parameter.grad for parameter in parameters], list(expected), rtol=1e-6, atol=0)
+    call.on_train_end(*state)
+
+
+def test_penalties_that_nothing_logs_are_not_kept(train, key_element_files, monkeypatch):
+    evaluate, made = RegLoraModel.accumulate_penalty_gradients, []
+
+    def noted(*args, **kwargs):
+        penalty = evaluate(*args, **kwargs)
+        made.append(weakref.ref(penalty))
+        return penalty
+
+    monkeypatch.setattr(RegLoraModel, "accumulate_penalty_gradients", noted)
+    callback = SefeCallback(key_element_files)
+    train(callback, logging_strategy="no")
+    assert len(made) == 7
+    assert sum(reference() is not None for reference in made) <= 1
 
 
 def test_a_model_without_reglora_is_refused(train, tiny_llama):

@@ -105,6 +105,31 @@ def test_modules_trained_whole_are_those_of_the_last_task_that_trained_them(adap
     assert (model.double().eval()(INPUT).logits - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize(("name", "other"), [("embed_tokens", "lm_head"), ("lm_head", "embed_tokens")])
+def test_whole_modules_that_are_tied_in_the_base_are_refused(tiny_llama, tmp_path, name, other):
+    config = LoraConfig(r=2, target_modules=TARGETS, modules_to_save=[name])
+    get_peft_model(tiny_llama(), config).save_pretrained(tmp_path / "task")
+    stack_adapters([tmp_path / "task"], tmp_path / "stacked")
+    base = tiny_llama(seed=1)
+    base.lm_head.weight = base.model.embed_tokens.weight
+    before = base.lm_head.weight.clone()
+    with pytest.raises(
+        ValueError, match=rf"stacked: \S*{name}.weight .* tied to \S*{other}.weight.*additional_target"
+    ):
+        attach_frozen(base, tmp_path / "stacked", torch.float32)
+    assert torch.equal(base.lm_head.weight, before)
+
+
+@pytest.mark.parametrize(("target", "tensor"), [("embed_tokens", "lora_embedding_A"), ("conv", "lora_A.weight")])
+def test_matrices_of_other_than_linear_layers_are_refused(tiny_llama, tmp_path, target, tensor):
+    base = tiny_llama()
+    base.model.conv = torch.nn.Conv2d(3, 4, 2)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", target])).save_pretrained(tmp_path / "task")
+    with pytest.raises(ValueError, match=rf"task: only .* linear layers .* model.{target}.{tensor},.*`lora_target`"):
+        stack_adapters([tmp_path / "task"], tmp_path / "stacked")
+    assert not (tmp_path / "stacked").exists()
+
+
 @pytest.mark.parametrize("change", [{"use_dora": True}, {"init_lora_weights": "pissa_niter_16"}])
 def test_adapters_that_are_no_plain_product_are_refused(adapters, tmp_path, change):
     file = adapters[1] / "adapter_config.json"

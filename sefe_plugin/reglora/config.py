@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from peft import LoraConfig
-from peft.utils import PeftType
+from peft.utils import CONFIG_NAME, PeftType
 
 from ..files import write_json
 
@@ -113,6 +115,34 @@ class RegLoraConfig(LoraConfig):
         plain = LoraConfig(**{f.name: vars(self)[f.name] for f in fields(LoraConfig)})
         plain.save_pretrained(save_directory, **kwargs)
         write_json(Path(save_directory, OPTIONS_FILE), {name: vars(self)[name] for name in _OPTIONS})
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs
+    ) -> "RegLoraConfig":
+        """Load the configuration of an adapter saved by RegLoRA.
+
+        Args:
+            pretrained_model_name_or_path: The adapter's folder, or its repository on the Hugging Face Hub.
+            subfolder: Where the adapter lies therein.
+            **kwargs: Passed on to `LoraConfig.from_pretrained`, such as ``revision`` and ``token``.
+
+        Raises:
+            ValueError: If there is no adapter, or if it was not saved by RegLoRA.
+        """
+        if not Path(pretrained_model_name_or_path, subfolder or "", CONFIG_NAME).is_file():
+            # PEFT fetches `adapter_config.json` alone; this comes to lie beside it, where `from_json_file` looks.
+            download, *_ = cls._split_kwargs(kwargs)
+            try:
+                hf_hub_download(pretrained_model_name_or_path, OPTIONS_FILE, subfolder=subfolder, **download)
+            except RemoteEntryNotFoundError:
+                pass  # `from_json_file` says that the adapter was not saved by RegLoRA
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"'{pretrained_model_name_or_path}' is no folder with {CONFIG_NAME}, and {OPTIONS_FILE} cannot be "
+                    f"fetched from a repository of that name ({error}). Check the name and the connection."
+                ) from error
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
 
     @classmethod
     def from_json_file(cls, path_json_file: str, **kwargs) -> dict[str, Any]:

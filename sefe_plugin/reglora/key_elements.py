@@ -26,8 +26,9 @@ def key_count(ratio: float, rows: int, cols: int) -> int:
 def find_key_elements(A: torch.Tensor, B: torch.Tensor, ratio: float) -> torch.Tensor:
     """Find the key elements of a weight change: the top M of |B A| (SEFE, section on RegLoRA).
 
-    Equal values are ranked by their position, the lowest first. The product is computed in fp32, one tile of rows at
-    a time; the official code computes it whole in the dtype of the saved weights.
+    Equal values are ranked by their position, the lowest first. The product is computed in fp32 (on a GPU in TF32
+    where ``torch.backends.cuda.matmul.allow_tf32`` is on), one tile of rows at a time; the official code computes it
+    whole in the dtype of the saved weights.
 
     Args:
         A: LoRA's down-projection, shape (rank, in_features).

@@ -44,8 +44,9 @@ class RegLoraModel(LoraModel):
     def load_key_elements(self, files: Sequence[str | Path], offload: str = "none") -> None:
         """Load the key elements of the earlier tasks, in place of those loaded before.
 
-        About one byte per element and task stays in memory. Two files that were found in equal adapters are warned
-        about: either one task is given under two names, or two tasks learned nothing.
+        About one byte per element and task stays in memory, and up to 6 bytes in matrices of up to 2^17 elements,
+        unless these are offloaded. Two files that were found in equal adapters are warned about: either one task is
+        given under two names, or two tasks learned nothing.
 
         Args:
             files: One file per earlier task, the oldest first; none means that there is no earlier task.
@@ -116,8 +117,9 @@ class RegLoraModel(LoraModel):
 
         Args:
             scale: The loss scale in effect, where the gradients will be unscaled (fp16).
-            share: (process, number of processes), where processes average their gradients: each of n evaluates
-                every n-th matrix, n times as large. Under ZeRO-3 all of them must call this together.
+            share: (process, number of processes), where processes average every gradient, also of a matrix that no
+                step uses: each of n evaluates every n-th matrix, n times as large. Under ZeRO-3 all of them must call
+                this together.
             deliver: How a gradient reaches a parameter, from `engines`.
 
         Returns:
@@ -216,16 +218,20 @@ class RegLoraModel(LoraModel):
             )
 
     def _create_and_replace(self, lora_config, adapter_name, target, target_name, parent, current_key, **kwargs):
-        """Adapt one module; refuse it if its weight is not a matrix that B A changes."""
-        super()._create_and_replace(
-            lora_config, adapter_name, target, target_name, parent, current_key=current_key, **kwargs
-        )
-        layer = parent.get_submodule(target_name)
-        if adapter_name not in layer.lora_A or layer.lora_A[adapter_name].weight.ndim != 2:
-            raise ValueError(
-                f"RegLoRA adapts linear layers; '{current_key}' is {type(target).__name__}. Take it out of "
-                "`target_modules`, or list it in `exclude_modules`."
+        """Adapt one module; refuse it, and leave the base as it was, if its weight is no matrix that B A changes."""
+        try:
+            super()._create_and_replace(
+                lora_config, adapter_name, target, target_name, parent, current_key=current_key, **kwargs
             )
+            layer = parent.get_submodule(target_name)
+            if adapter_name not in layer.lora_A or layer.lora_A[adapter_name].weight.ndim != 2:
+                raise ValueError(
+                    f"RegLoRA adapts linear layers; '{current_key}' is {type(target).__name__}. Take it out of "
+                    "`target_modules`, or list it in `exclude_modules`."
+                )
+        except Exception:
+            self.unload()
+            raise
 
 
 def find_reglora_model(model: nn.Module) -> RegLoraModel:

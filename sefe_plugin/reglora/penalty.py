@@ -28,17 +28,18 @@ class MatrixPenalty(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, A, B, union, weight) -> torch.Tensor:
-        """Compute the penalty, and keep its gradient: it is no larger than the factors themselves."""
+        """Compute the penalty, and keep its gradient in fp32: as many values as the factors have."""
         value, grad_A, grad_B = matrix_penalty(A, B, union, weight)
-        ctx.save_for_backward(grad_A.to(A.dtype), grad_B.to(B.dtype))
+        ctx.save_for_backward(grad_A, grad_B)
+        ctx.dtypes = A.dtype, B.dtype
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale the kept gradient."""
-        grad_A, grad_B = ctx.saved_tensors
-        return grad * grad_A, grad * grad_B, None, None
+        """Scale the kept gradient, and round it to the factors' dtype only then: a loss scale keeps it from 0."""
+        grad_A, grad_B = ((grad * kept).to(dtype) for kept, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
+        return grad_A, grad_B, None, None
 
 
 @torch.no_grad()
@@ -46,6 +47,8 @@ def matrix_penalty(
     A: torch.Tensor, B: torch.Tensor, union: KeyUnion, weight: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute the penalty on one matrix and its gradient, in fp32.
+
+    On a GPU the products are TF32 where ``torch.backends.cuda.matmul.allow_tf32`` is on.
 
     Args:
         A: Shape (rank, in_features).

@@ -1,5 +1,7 @@
 """The key elements of all earlier tasks in one matrix, as they stay in memory: about one byte per element and task.
 
+Those of a small matrix stay there decoded as well (`DECODED_ELEMENTS`).
+
 The matrix is cut into panels of columns. In a panel, the elements chosen by at least 1, 2, 3, ... tasks are nested
 sets whose sizes add up to the number of elements of all tasks. The first is kept as the code (`codec`) of its
 positions in the panel, flattened by rows; every further one as the code of its places among the bytes of the code
@@ -21,8 +23,9 @@ from .codec import decode, encode, walk
 #: busy. Of 4096 rows a panel takes 256 columns, of 11008 rows 128.
 PANEL_ELEMENTS = 3 * 2**19
 
-#: Up to this number of elements a matrix's key elements are decoded once and kept so, in 5 bytes instead of one: there
-#: the many small steps of decoding cost more than the penalty's products. Models with such matrices are small.
+#: Up to this number of elements a matrix's key elements are decoded once and kept so, in 5 bytes beside that of the
+#: code: there the many small steps of decoding cost more than the penalty's products. Models with such matrices are
+#: small.
 DECODED_ELEMENTS = 2**17
 
 
@@ -93,10 +96,11 @@ class KeyUnion:
         """Yield the panels that have key elements, one at a time.
 
         Args:
-            device: Where the codes are brought if they lie elsewhere, and decoded.
+            device: Where the panels lie; what lies elsewhere is brought there.
         """
         if self.decoded is not None:
-            yield from self.decoded
+            for start, width, positions, times in self.decoded:
+                yield Panel(start, width, positions.to(device), times.to(device))
             return
         codes = iter(
             self.codes.to(device, non_blocking=True).split([length for *_, sets in self.panels for length in sets])

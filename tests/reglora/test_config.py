@@ -1,10 +1,20 @@
+import functools
 import json
+import shutil
+from types import SimpleNamespace
 
+import httpx
+import peft.config
 import pytest
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from peft import LoraConfig, PeftConfig
 from peft.utils import PeftType
 
+from sefe_plugin.hosts.llamafactory.adapter import reglora_in_place_of_lora
+from sefe_plugin.options import MethodArguments
 from sefe_plugin.reglora import RegLoraConfig
+from sefe_plugin.reglora import config as reglora_config
 
 
 def test_defaults_are_the_papers():
@@ -111,3 +121,63 @@ def test_values_of_the_side_file_are_checked(tmp_path):
     (tmp_path / "reglora_config.json").write_text(json.dumps(options))
     with pytest.raises(ValueError, match="reg_weight"):
         RegLoraConfig.from_pretrained(str(tmp_path))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in for the Hub with one repository, `user/repo`, whose files lie in `folder`; notes what is asked."""
+    repository = SimpleNamespace(folder=tmp_path / "repo", asked=[])
+
+    @functools.wraps(hf_hub_download)  # PEFT reads the signature
+    def download(repo_id, filename, *, subfolder=None, user_agent=None, **kwargs):
+        if repo_id != "user/repo":
+            raise LocalEntryNotFoundError("no connection")
+        repository.asked.append(kwargs)
+        file = repository.folder / (subfolder or "") / filename
+        if not file.exists():
+            response = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+            raise RemoteEntryNotFoundError("404", response=response)
+        fetched = tmp_path / "cache" / (subfolder or "") / filename
+        fetched.parent.mkdir(parents=True, exist_ok=True)
+        return shutil.copy(file, fetched)
+
+    for module in (peft.config, reglora_config):
+        monkeypatch.setattr(module, "hf_hub_download", download)
+    return repository
+
+
+@pytest.mark.parametrize("subfolder", [None, "task2"])
+def test_a_repository_on_the_hub_is_loaded(hub, subfolder):
+    ours = RegLoraConfig(r=5, key_ratio=0.3)
+    ours.save_pretrained(str(hub.folder / (subfolder or "")))
+    back = RegLoraConfig.from_pretrained("user/repo", subfolder=subfolder, revision="v2", token="secret")
+    assert vars(back) == vars(ours)
+    assert hub.asked == [{"revision": "v2", "token": "secret"}] * 2
+
+
+def test_a_repository_of_a_plain_lora_is_refused(hub):
+    LoraConfig().save_pretrained(str(hub.folder))
+    with pytest.raises(ValueError, match=r"reglora_config.json: not found.*plain LoRA"):
+        RegLoraConfig.from_pretrained("user/repo")
+
+
+def test_a_name_that_leads_nowhere_is_told_as_such(hub):
+    with pytest.raises(ValueError, match=r"'user/typo' is no folder with adapter_config.json.*no connection.*Check"):
+        RegLoraConfig.from_pretrained("user/typo")
+
+
+def test_the_host_continues_an_adapter_from_the_hub(hub):
+    class HostModel:
+        @classmethod
+        def from_pretrained(cls, model, model_id, is_trainable=False, **kwargs):
+            return kwargs["config"]
+
+    RegLoraConfig(r=5).save_pretrained(str(hub.folder))
+    module = SimpleNamespace(LoraConfig=LoraConfig, PeftModel=HostModel)
+    asked = {"cache_dir": "cache", "revision": "v2", "token": "secret"}
+    with reglora_in_place_of_lora(module, MethodArguments(reglora_key_ratio=0.3)):
+        config = module.PeftModel.from_pretrained(
+            None, "user/repo", is_trainable=True, subfolder=None, offload_folder="offload", **asked
+        )
+    assert (config.r, config.key_ratio) == (5, 0.3)
+    assert hub.asked == [asked] * 2

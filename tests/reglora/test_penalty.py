@@ -134,6 +134,20 @@ def test_autograd_function_scales_the_gradient(evaluator):
     torch.testing.assert_close(B.grad.double(), 6 * value * expected_B, **TOLERANCE)
 
 
+def test_a_loss_scale_keeps_the_gradient_of_fp16_factors_from_underflow():
+    A, B, indices, multiplicity = problem(6, 5, 2, 9)
+    A, B = A.half().requires_grad_(), B.half().requires_grad_()
+    keys = united(indices, multiplicity, 6, 5)
+    _, *expected = matrix_penalty(A, B, keys, 1e-10)
+    assert not any(grad.half().any() for grad in expected)
+    (2**16 * MatrixPenalty.apply(A, B, keys, 1e-10)).backward()
+    for factor, grad in zip((A, B), expected, strict=True):
+        assert factor.grad.dtype == torch.float16
+        assert factor.grad.any()
+        # one rounding to fp16, whose least positive value is 2^-24
+        torch.testing.assert_close(factor.grad.float() / 2**16, grad, rtol=2**-11, atol=2**-25 / 2**16)
+
+
 @pytest.mark.parametrize(("rows", "cols", "count"), [(700, 800, 11200), (256, 300, 70000), (1000, 10, 500)])
 def test_all_ways_agree_at_sizes_where_each_may_be_taken(monkeypatch, rows, cols, count):
     A, B, indices, multiplicity = problem(rows, cols, 4, count)

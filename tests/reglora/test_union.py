@@ -88,6 +88,15 @@ def test_host_memory_holds_the_same(panel_elements):
     assert torch.equal(times_in_matrix(copy, 5, 6), times_in_matrix(keys, 5, 6))
 
 
+@pytest.mark.parametrize("decoded_elements", [0, union.DECODED_ELEMENTS])
+def test_panels_lie_where_they_are_asked_for(monkeypatch, decoded_elements):
+    monkeypatch.setattr(union, "DECODED_ELEMENTS", decoded_elements)
+    keys = KeyUnion.of_tasks([encode(torch.tensor([1, 7, 22]), 30)], (5, 6), CPU)
+    for device in (CPU, torch.device("meta")):
+        (panel,) = keys.decode(device)
+        assert panel.positions.device == panel.times.device == device
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("offload", [False, True])

@@ -68,7 +68,7 @@ def reglora_in_place_of_lora(module: ModuleType, finetuning_args) -> Iterator[No
         @classmethod
         def from_pretrained(cls, model, model_id, *args, is_trainable=False, **kwargs):
             if is_trainable:
-                config = RegLoraConfig.from_pretrained(model_id, subfolder=kwargs.get("subfolder"))
+                config = RegLoraConfig.from_pretrained(model_id, **kwargs)
                 config.inference_mode = False
                 for name, value in options.items():
                     setattr(config, name, value)
