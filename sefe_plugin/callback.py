@@ -14,14 +14,12 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
+from .files import KEY_ELEMENTS_FILE
 from .reglora import RegLoraModel, find_reglora_model
 from .reglora.engines import AddInBackward, add_to_grad
 
 
 logger = logging.getLogger(__name__)
-
-#: Name of the file of key elements in the output folder.
-KEY_ELEMENTS_FILE = "key_elements.safetensors"
 
 #: The logged value: lambda * R, mean over the optimizer steps since the last log.
 PENALTY_LOG = "reglora_penalty"

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sefe_plugin.benchmarks import load_benchmark
-from sefe_plugin.callback import KEY_ELEMENTS_FILE
 from sefe_plugin.evaluation.report import build_report, write_report
 from sefe_plugin.evaluation.test_sets import test_set_faults
-from sefe_plugin.files import read_json
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, KEY_ELEMENTS_FILE, read_json
 from sefe_plugin.recipe import Recipe, RecipeError, Task, merges_apart
 from sefe_plugin.run_folder import RunFolder
-from sefe_plugin.stacking import WEIGHTS_FILE, stack_adapters
 
 
 class TaskFailedError(RuntimeError):
@@ -71,7 +69,7 @@ def run_sequence(recipe: Recipe, host: Host, say: Callable[[str], None]) -> dict
             keys = task_arguments(arguments, recipe.tasks, index, folder)
             file = task_folder / "task.yaml"
             _run(task, host.train(file, keys))
-            _require(task, *(task_folder / name for name in ("adapter_config.json", WEIGHTS_FILE)))
+            _require(task, *(task_folder / name for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)))
             if keys.get("use_reglora"):
                 _require(task, task_folder / KEY_ELEMENTS_FILE)
             _require(task, _carry(task, host, keys, stacks))
@@ -138,9 +136,12 @@ def _carry(task: Task, host: Host, keys: Mapping[str, Any], stacks: bool) -> Pat
     """Makes what the next task starts from, unless the task's own process has merged; returns its configuration."""
     folder = Path(keys["output_dir"])
     if stacks:
+        # torch is imported only where it is needed, so that a recipe's faults are told at once
+        from sefe_plugin.stacking import stack_adapters
+
         earlier = [Path(keys["stacked_adapter"])] if "stacked_adapter" in keys else []
         stack_adapters([*earlier, folder], folder / "stacked")
-        return folder / "stacked" / "adapter_config.json"
+        return folder / "stacked" / ADAPTER_CONFIG_FILE
     if not keys["merge_adapter"]:
         temporary = folder / ".merged.tmp"
         _run(task, host.merge(folder / "merge.yaml", keys, folder, temporary))

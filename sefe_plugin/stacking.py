@@ -14,11 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from sefe_plugin.files import replacing
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, replacing
 
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
@@ -36,8 +34,8 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
         ValueError: if the adapters change different matrices, or anything but the matrices of linear layers, or
             change them by anything but a plain B A.
     """
-    configs = [json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8")) for adapter in adapters]
-    parts = [load_file(adapter / WEIGHTS_FILE) for adapter in adapters]
+    configs = [json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8")) for adapter in adapters]
+    parts = [load_file(adapter / ADAPTER_WEIGHTS_FILE) for adapter in adapters]
     for adapter, config, part in zip(adapters, configs, parts, strict=True):
         if config.get("rank_pattern") or config.get("alpha_pattern"):
             raise ValueError(f"{adapter}: `rank_pattern` and `alpha_pattern` cannot be stacked. Leave them out.")
@@ -60,9 +58,9 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
             stacked[name] = torch.cat(scaled, dim=1).contiguous()
     rank = sum(config["r"] for config in configs)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / WEIGHTS_FILE) as temporary:
+    with replacing(folder / ADAPTER_WEIGHTS_FILE) as temporary:
         save_file(stacked, temporary, metadata={"format": "pt"})
-    with replacing(folder / CONFIG_FILE) as temporary:
+    with replacing(folder / ADAPTER_CONFIG_FILE) as temporary:
         whole = sorted({name for config in configs for name in config.get("modules_to_save") or ()})
         changes = {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "use_rslora": False}
         changes |= {"init_lora_weights": True, "modules_to_save": whole or None}
@@ -89,7 +87,7 @@ def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
     config = LoraConfig.from_pretrained(folder)
     if config.r != config.lora_alpha or config.use_rslora:
         raise ValueError(f"{folder} is no stacked adapter: its scale is not 1.")
-    weights = load_file(folder / WEIGHTS_FILE)
+    weights = load_file(folder / ADAPTER_WEIGHTS_FILE)
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
     for key in weights:
         name = key.removeprefix(_PREFIX)

@@ -220,6 +220,12 @@ def test_faults_are_listed_fast_and_without_a_traceback(train, recipe, tmp_path)
     assert time.monotonic() - started < 10  # the host's own imports alone take longer
 
 
+def test_recipes_are_checked_without_heavy_imports():
+    code = "import sys, sefe_plugin.hosts.llamafactory.sequence; print({'torch', 'transformers'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "set()\n", result.stderr
+
+
 def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train, recipe, tmp_path):
     keys = yaml.safe_load(recipe.read_text())
     for key in ("tasks", "use_reglora", "reglora_weight", "asd_ratio"):
