@@ -82,7 +82,8 @@ def test_install_activates_the_hook_and_uninstall_leaves_nothing(kind, environme
     assert "Did you mean `lora_rank`?" in refused.stderr
     assert "Traceback" not in refused.stderr
     run(python, "-m", "sefe_plugin.cli", "init", tmp_path / "out", cwd=tmp_path)
-    assert (tmp_path / "out" / "recipes" / "minicoin_sefe.yaml").is_file()
+    for file in ("recipes/minicoin_sefe.yaml", "docs/minicoin.md"):
+        assert (tmp_path / "out" / file).is_file()
     run(*pip, "uninstall", "--yes", "sefe-plugin")
     assert {path.name for path in packages.iterdir()} == before
     gone = run(python, "-c", "import sys; print([f for f in sys.meta_path if 'sefe' in getattr(f, '__module__', '')])")
@@ -95,6 +96,7 @@ def test_wheel_holds_what_users_need(built):
         "sefe_plugin.pth",
         "sefe_plugin.start",
         "sefe_plugin/recipes/coin_sefe.yaml",
+        "sefe_plugin/docs/reproducing.md",
         "sefe_plugin/benchmarks/minicoin/base/config.json",
         "sefe_plugin/py.typed",
     ):
