@@ -108,7 +108,7 @@ def test_images_are_looked_for_before_anything_starts(recipe, tmp_path, media_di
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     for name in ("a_train", "b_test"):
         info[name]["columns"] = {"prompt": "instruction", "response": "output", "images": "photo"}
-        images = ["here.png", ["here.png", str(elsewhere)], "lost.png", ["lost.png", "gone.png"], None]
+        images = ["here.png", ["here.png", str(elsewhere)], "lost.png", ["lost.png", "gone.png"], None, {"bytes": ""}]
         records = [{"instruction": "What?", "output": "[0, 0, 1, 1]", "photo": image} for image in images]
         (tmp_path / f"{name}.json").write_text(json.dumps(records))
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
