@@ -1,8 +1,8 @@
 """The data of a task, tried before anything starts: its files, images, answers for the scorer, and samples for ASD."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
-from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,17 @@ def _image_faults(
     except ValueError as error:
         # of a test set it is told already
         return [] if key == "test_dataset" else [f"`{key}`: {name!r} cannot be read: {error}."]
-    missing = [path for path in paths if not isfile(media_dir / path) and not isfile(path)]
+    missing = [path for path in paths if not _is_file(media_dir / path) and not _is_file(path)]
     if not missing:
         return []
     return [
         f"`{key}`: {len(missing)} of {len(paths)} images of {name!r} do not exist, the first is {missing[0]!r} below "
         f"{media_dir}. Set `media_dir` to the folder that their paths start from."
     ]
+
+
+def _is_file(path: str | Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - `Path.is_file` fails where a path is too long
 
 
 def _asd_faults(name: str, entry: Mapping, file: Path, arguments: Mapping[str, Any]) -> list[str]:

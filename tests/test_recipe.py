@@ -108,13 +108,21 @@ def test_images_are_looked_for_before_anything_starts(recipe, tmp_path, media_di
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     for name in ("a_train", "b_test"):
         info[name]["columns"] = {"prompt": "instruction", "response": "output", "images": "photo"}
-        images = ["here.png", ["here.png", str(elsewhere)], "lost.png", ["lost.png", "gone.png"], None, {"bytes": ""}]
+        images = [
+            "here.png",
+            ["here.png", str(elsewhere)],
+            "lost.png",
+            ["lost.png", "gone.png"],
+            None,
+            {"bytes": ""},
+            "x" * 999,
+        ]
         records = [{"instruction": "What?", "output": "[0, 0, 1, 1]", "photo": image} for image in images]
         (tmp_path / f"{name}.json").write_text(json.dumps(records))
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     if media_dir:
         recipe["media_dir"] = str(folder)
-    found = "2 of 4 images of '{}' do not exist, the first is 'gone.png' below " + str(folder)
+    found = "3 of 5 images of '{}' do not exist, the first is 'gone.png' below " + str(folder)
     train, test = faults(recipe)
     assert train.startswith(f"task 1 (A): `dataset`: {found.format('a_train')}")
     assert test.startswith(f"task 2 (B): `test_dataset`: {found.format('b_test')}")
