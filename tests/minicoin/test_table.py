@@ -219,6 +219,7 @@ def test_arms_say_what_their_names_say():
         (["--seeds", "1", "1", "--jobs", "0"], "`--jobs` must be at least 1; got 0."),
         (["--set", "seed=3"], "got 'seed=3'"),
         (["--set", "num_train_epochs"], "`--set` takes KEY=VALUE"),
+        (["--set", "reglora_weight=1", "--arms", "sefe", "l1"], "would undo what the arm l1 is"),
         (["--write", "nowhere.md"], "nowhere.md must hold"),
         (["--pictures", "docs"], "`--pictures` needs `--write`"),
     ],

@@ -108,6 +108,7 @@ def _table(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     """Refuses options that no run could be made with, all at once."""
     from sefe_plugin.benchmarks import named_orders
+    from sefe_plugin.benchmarks.minicoin.arms import ARMS
 
     faults = []
     if options.against not in (None, *options.arms):
@@ -125,6 +126,11 @@ def _check(options: argparse.Namespace) -> None:
             faults.append(
                 f"`--set` takes KEY=VALUE, with seeds, orders and folders from options of their own; got {setting!r}."
             )
+        faults += [
+            f"`--set {setting}` would undo what the arm {arm} is. Leave out one of them."
+            for arm in options.arms
+            if arm in ARMS and key in ARMS[arm].overrides
+        ]
     if options.pictures and not options.write:
         faults.append("`--pictures` needs `--write`, the file that shows them.")
     if faults:
