@@ -1,7 +1,7 @@
 """The eight tasks of mini-CoIN: CoIN's names, order, instruction texts and answer formats on drawn pictures.
 
-Each task needs something that the base never learned to say: what shapes can do, how creatures are called, what colours
-stand for, new words, nicknames of shapes and boxes on CoIN's instruction. Instruction lines are CoIN's own.
+Each task needs something that the base never learned to say: what shapes can do, how creatures are called, what
+colours stand for, new words, nicknames of shapes and boxes on CoIN's instruction. Instruction lines are CoIN's own.
 """
 
 import random
