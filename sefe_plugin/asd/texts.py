@@ -21,6 +21,7 @@ _HEAD = re.compile(f"(?:(?:{_PLACEHOLDER.pattern})\\s*)+")
 _OPTION = re.compile(r"\(?([A-Z])[.)]\s*(\S.*)")
 _LETTER = re.compile(r"\(?([A-Z])(?:\)[.:]?(?:\s.*)?|[.:](?:\s.*)?)?", re.DOTALL)
 _NUMBER = re.compile(r"[-+$£€#]?\d[\d.,:/-]*%?")
+_SPELLINGS = {"grey": "gray"}
 
 
 def split_question(text: str) -> tuple[str, str, str | None]:
@@ -133,6 +134,21 @@ def content_key(answer: str) -> str:
     """
     # Nothing is left of an article alone or of a lone sign.
     return normalize_answer(answer) or answer_key(answer)
+
+
+@lru_cache(maxsize=1 << 16)
+def content_words(answer: str) -> frozenset[str]:
+    """Return the words of an answer's content, in which "and" and "&" do not count and "grey" is "gray".
+
+    Example:
+        >>> content_words("Black and white.") == content_words("white & black")
+        True
+        >>> content_words("grey") < content_words("a light gray")
+        True
+    """
+    key = content_key(answer.replace("&", " and "))
+    words = {_SPELLINGS.get(word, word) for word in key.split()} - {"and"}
+    return frozenset(words or (key,))
 
 
 def answer_kind(answer: str) -> str:
