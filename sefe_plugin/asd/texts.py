@@ -27,7 +27,8 @@ _SPELLINGS = {"grey": "gray"}
 def split_question(text: str) -> tuple[str, str, str | None]:
     r"""Split a user text into image placeholders, the question, and the style its response-format line asks for.
 
-    Placeholders before the question, after it and after its line come to the head; those within it stay there.
+    Placeholders before the question come to the head. So do those after it and after its line, unless there are some
+    within the question: these stay there, and placeholders stand for the images in their order.
 
     Example:
         >>> split_question("<image>\nWhat is it?\nAnswer the question using a single word or phrase.")
@@ -35,16 +36,18 @@ def split_question(text: str) -> tuple[str, str, str | None]:
     """
     match = _HEAD.match(text)
     head, stem = (match.group(), text[match.end() :]) if match else ("", text)
-    stem, style = stem.strip(), None
+    stem, tail, style = stem.strip(), "", None
     while True:
         if stem.endswith(_PLACEHOLDERS):
-            start = stem.rindex("<")
-            head, stem = f"{stem[start:]}\n{head}", stem[:start].rstrip()
+            rest = stem[: stem.rindex("<")].rstrip()
+            stem, tail = rest, stem[len(rest) :] + tail
         elif found := _line_at_end(stem):
             style, start = found
             stem = stem[:start].rstrip()
+        elif tail and has_placeholder(stem):
+            return head, stem + tail, style
         else:
-            return head, stem, style
+            return placeholders(tail) + head, stem, style
 
 
 def has_placeholder(text: str) -> bool:
@@ -88,18 +91,23 @@ def split_options(stem: str) -> tuple[str, tuple[str, ...]]:
     """Take the last block of lines ``A. ...``, ``B. ...`` out of a question.
 
     Returns:
-        The question without the block, and the options' texts; no texts where there are no two such lines.
+        The question without the block, and the options' texts; no texts where there are no two such lines, or where
+        other lines stand between options, as nobody knows what they belong to.
     """
-    lines = stem.splitlines()
+    # Only line feeds end a line: an option may hold other line separators.
+    lines = stem.replace("\r\n", "\n").split("\n")
     for start in reversed(range(len(lines))):
         options = []
         for line in lines[start:]:
-            match = _OPTION.fullmatch(line.strip())
-            if match is None or ord(match.group(1)) != ord("A") + len(options):
+            option = _option(line, len(options))
+            if option is None:
                 break
-            options.append(match.group(2))
+            options.append(option)
+        after = lines[start + len(options) :]
+        if options and any(_option(line, len(options)) for line in after):
+            break
         if len(options) >= 2:
-            return "\n".join(lines[:start] + lines[start + len(options) :]), tuple(options)
+            return "\n".join(lines[:start] + after), tuple(options)
     return stem, ()
 
 
@@ -158,6 +166,12 @@ def answer_kind(answer: str) -> str:
     if _NUMBER.fullmatch(answer):
         return "number"
     return BOX if parse_box(answer) else "words"
+
+
+def _option(line: str, number: int) -> str | None:
+    """Return the text of a line that starts with the letter of an option, counted from 0; None for other lines."""
+    match = _OPTION.fullmatch(line.strip())
+    return match.group(2) if match and ord(match.group(1)) == ord("A") + number else None
 
 
 def _line_at_end(stem: str) -> tuple[str, int] | None:
