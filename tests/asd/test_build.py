@@ -117,6 +117,14 @@ def test_arguments_that_do_not_fit_leave_nothing(tmp_path):
     assert not (tmp_path / "newer.json").exists() and not (tmp_path / "e" / "new.json").exists()
 
 
+@pytest.mark.parametrize(("concurrency", "tries"), [(0, 3), (-1, 3), (4, 0)])
+def test_a_model_that_would_never_be_asked_is_an_error(tmp_path, model, concurrency, tries):
+    dataset, generator = write(tmp_path, short_samples(20)), model(concurrency=concurrency)
+    with pytest.raises(ValueError, match=r"(concurrency|tries) must be at least 1, got (0|-1): the model"):
+        build(dataset, tmp_path / "new.json", 1.0, seed=0, generator=generator, tries=tries)
+    assert not (tmp_path / "new.json").exists()
+
+
 def test_samples_of_several_turns_stay_as_they_are(tmp_path, caplog):
     dataset = write(tmp_path, short_samples(40))
     records = records_of(tmp_path / "data.json")
