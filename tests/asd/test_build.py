@@ -257,6 +257,22 @@ def test_images_that_cannot_be_read_are_no_silence_of_the_model(tmp_path, model)
     assert summary.styles[BRIEF] == summary.styles[DETAILED] == {"fallback": 30}
 
 
+@pytest.mark.parametrize("name", ["VQAv2", "ImageNet"])
+def test_images_may_be_mappings_with_a_path(tmp_path, model, name):
+    dataset = write(tmp_path, task_samples(name, 40), images=lambda i: [{"path": "0.png", "bytes": None}])
+    generator = model()
+    build(dataset, tmp_path / "new.json", 1.0, seed=1, task=load_task(name, SHIPPED), generator=generator)
+    assert {images for _, images in generator.conversations} == {(tmp_path / "0.png",)}
+
+
+@pytest.mark.parametrize("image", [{"bytes": "iVBO"}, {"path": None}, 5])
+def test_an_image_without_a_path_is_an_error_that_names_the_sample(tmp_path, model, image):
+    dataset = write(tmp_path, short_samples(20), images=lambda i: image if i == 7 else "0.png")
+    with pytest.raises(ValueError, match=r"data\.json: an image of sample 7 must be a path, or a mapping"):
+        build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model())
+    assert not (tmp_path / "new.json").exists()
+
+
 def test_replies_under_other_options_are_not_taken_over(tmp_path, model):
     dataset = write(tmp_path, short_samples(40))
     asked = []
