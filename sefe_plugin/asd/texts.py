@@ -44,10 +44,10 @@ def split_question(text: str) -> tuple[str, str, str | None]:
         elif found := _line_at_end(stem):
             style, start = found
             stem = stem[:start].rstrip()
-        elif tail and has_placeholder(stem):
-            return head, stem + tail, style
+        elif tail:
+            return (head, stem + tail, style) if has_placeholder(stem) else (placeholders(tail) + head, stem, style)
         else:
-            return placeholders(tail) + head, stem, style
+            return head, stem, style
 
 
 def has_placeholder(text: str) -> bool:
@@ -96,18 +96,16 @@ def split_options(stem: str) -> tuple[str, tuple[str, ...]]:
     """
     # Only line feeds end a line: an option may hold other line separators.
     lines = stem.replace("\r\n", "\n").split("\n")
+    found = [_OPTION.fullmatch(line.strip()) for line in lines]
+    letters = [match.group(1) if match else "" for match in found]
     for start in reversed(range(len(lines))):
-        options = []
-        for line in lines[start:]:
-            option = _option(line, len(options))
-            if option is None:
-                break
-            options.append(option)
-        after = lines[start + len(options) :]
-        if options and any(_option(line, len(options)) for line in after):
+        end = start
+        while end < len(lines) and letters[end] == chr(ord("A") + end - start):
+            end += 1
+        if end > start and chr(ord("A") + end - start) in letters[end:]:
             break
-        if len(options) >= 2:
-            return "\n".join(lines[:start] + after), tuple(options)
+        if end - start >= 2:
+            return "\n".join(lines[:start] + lines[end:]), tuple(match.group(2) for match in found[start:end])
     return stem, ()
 
 
@@ -166,12 +164,6 @@ def answer_kind(answer: str) -> str:
     if _NUMBER.fullmatch(answer):
         return "number"
     return BOX if parse_box(answer) else "words"
-
-
-def _option(line: str, number: int) -> str | None:
-    """Return the text of a line that starts with the letter of an option, counted from 0; None for other lines."""
-    match = _OPTION.fullmatch(line.strip())
-    return match.group(2) if match and ord(match.group(1)) == ord("A") + number else None
 
 
 def _line_at_end(stem: str) -> tuple[str, int] | None:
