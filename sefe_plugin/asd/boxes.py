@@ -8,6 +8,7 @@ Box = tuple[float, float, float, float]
 
 _NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _BOX = re.compile(r"\[\s*(N)\s*,\s*(N)\s*,\s*(N)\s*,\s*(N)\s*\]".replace("N", _NUMBER.pattern))
+_ENDS_IN_ZERO = re.compile(r"\.(\d*0)(?!\d)")
 
 
 def parse_box(text: str) -> Box | None:
@@ -73,6 +74,32 @@ def box_notation(text: str) -> str:
     return _NUMBER.sub(f"%.{decimals}f", text)
 
 
+def fewest_decimals(text: str) -> int:
+    """Count the decimals of the number in a text that has the fewest.
+
+    Example:
+        >>> fewest_decimals("[0.5, 0.25, 1.0, 0.125]"), fewest_decimals("[0, 0.25, 1, 0.5]")
+        (1, 0)
+    """
+    return min(map(_decimals, _NUMBER.findall(text)))
+
+
+def strip_zeros(text: str, decimals: int) -> str:
+    """Strip the last zeros of all numbers in a text, written without exponents, down to so many decimals.
+
+    Example:
+        >>> strip_zeros("[0.50, 0.25, 1.00]", 1), strip_zeros("[0.50, 0.25, 1.00]", 0)
+        ('[0.5, 0.25, 1.0]', '[0.5, 0.25, 1]')
+    """
+
+    def strip(match: re.Match) -> str:
+        fraction = match.group(1)
+        kept = fraction[:decimals] + fraction[decimals:].rstrip("0")
+        return f".{kept}" if kept else ""
+
+    return _ENDS_IN_ZERO.sub(strip, text)
+
+
 def box_nearby(box: Box, rng: random.Random) -> Box:
     """Draw a box of about the same size near a given one.
 
@@ -119,6 +146,9 @@ def square_to_image(box: Box, width: int, height: int) -> Box:
 
 
 def _decimals(number: str) -> int:
+    fraction = number.partition(".")[2]
+    if fraction.isdigit():
+        return len(fraction)
     mantissa, _, exponent = number.lower().partition("e")
     return max(len(mantissa.partition(".")[2]) - int(exponent or 0), 0)
 

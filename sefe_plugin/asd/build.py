@@ -82,6 +82,12 @@ def build(
         ConnectionError: Where the model gives no replies; what it gave before is kept.
     """
     check_ratio(ratio)
+    for name, value in {"tries": tries, "concurrency": generator.concurrency if generator else 1}.items():
+        if value < 1:
+            raise ValueError(
+                f"{name} must be at least 1, got {value}: the model would never be asked; without a model, rules "
+                "write all texts"
+            )
     if target.resolve() == dataset.records.path.resolve():
         raise ValueError(f"{target} is the dataset itself; choose another file for the result")
     summary = Summary(len(dataset))

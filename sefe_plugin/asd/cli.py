@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sefe_plugin.asd.styles import STYLES
 
@@ -34,8 +36,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     server.add_argument("--concurrency", type=int, default=16, help="requests under way at once (default: 16)")
     server.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer (default: 120)")
-    server.add_argument("--max-tokens", "--max_tokens", type=int, default=2048, help="longest reply (default: 2048)")
-    server.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0)")
+    server.add_argument(
+        "--max-tokens",
+        "--max_tokens",
+        type=_or_none(int),
+        default=2048,
+        help="longest reply; none leaves it to the server (default: 2048)",
+    )
+    server.add_argument(
+        "--temperature",
+        type=_or_none(float),
+        default=0.0,
+        help="sampling temperature; none leaves it to the server (default: 0)",
+    )
 
     host = build.add_argument_group("--generator llamafactory")
     host.add_argument("--config", type=Path, metavar="YAML", help="the model, as for `llamafactory-cli chat`")
@@ -59,6 +72,15 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of the images (default: dataset-dir; of a file, its own or the one that it was built with)",
     )
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return None if text == "none" else kind(text)
+
+    # argparse names it where a text cannot be read.
+    read.__name__ = kind.__name__
+    return read
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -56,8 +56,20 @@ class Dataset:
         return self.layout.read(record)
 
     def images(self, index: int) -> tuple[str, ...]:
-        """List the images of a sample as the record names them."""
-        return self.layout.images(self.record(index))
+        """List the paths of a sample's images as the record names them, bare or in mappings with a `path`.
+
+        Raises:
+            ValueError: Where an image has no path.
+        """
+        images = self.layout.images(self.record(index))
+        paths = tuple(image.get("path") if isinstance(image, dict) else image for image in images)
+        for image, path in zip(images, paths, strict=True):
+            if not isinstance(path, str):
+                raise ValueError(
+                    f"{self.records.path}: an image of sample {index} must be a path, or a mapping with `path`, got "
+                    f"{image!r:.200}; save the image as a file and name it there"
+                )
+        return paths
 
 
 def open_dataset(name: str, folder: Path, media_dir: Path | None = None) -> Dataset:

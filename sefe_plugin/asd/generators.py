@@ -53,8 +53,8 @@ class OpenAIGenerator:
         concurrency: How many requests may be under way at once.
         timeout: Seconds to wait for one answer.
         retries: How often a request without an answer is sent again.
-        max_tokens: Longest reply, in tokens.
-        temperature: Sampling temperature; 0 takes the likeliest token.
+        max_tokens: Longest reply, in tokens; None leaves it to the server.
+        temperature: Sampling temperature; 0 takes the likeliest token, None leaves it to the server.
 
     Raises:
         ImportError: Without the `openai` package.
@@ -68,8 +68,8 @@ class OpenAIGenerator:
         concurrency: int = 16,
         timeout: float = 120.0,
         retries: int = 5,
-        max_tokens: int = 2048,
-        temperature: float = 0.0,
+        max_tokens: int | None = 2048,
+        temperature: float | None = 0.0,
     ):
         try:
             import openai
@@ -78,7 +78,8 @@ class OpenAIGenerator:
         if base_url and ("@" in base_url or "?" in base_url):
             raise ValueError("the server's address must hold no password and no query; use OPENAI_API_KEY for the key")
         self.model, self.concurrency = model, concurrency
-        self.options = {"max_tokens": max_tokens, "temperature": temperature}
+        options = {"max_tokens": max_tokens, "temperature": temperature}
+        self.options = {name: value for name, value in options.items() if value is not None}
         self._openai = openai
         self._client = {"base_url": base_url, "timeout": timeout, "max_retries": retries}
 
@@ -104,6 +105,15 @@ class OpenAIGenerator:
             raise ConnectionError(
                 f"the server refuses every request with status {error.status_code}; check the address, the model "
                 f"{self.model!r} and OPENAI_API_KEY"
+            ) from None
+        except openai.BadRequestError as error:
+            if not any(name in error.message for name in self.options):
+                # This request alone may be at fault: too long, or with an image that the server cannot read.
+                raise NoReplyError("status 400") from None
+            text, key = error.message, os.environ.get("OPENAI_API_KEY")
+            raise ConnectionError(
+                f"the server does not take such requests: {text.replace(key, '(key)') if key else text}; change "
+                "--max-tokens or --temperature, or leave them to the server with the value `none`"
             ) from None
         except openai.APIStatusError as error:
             raise NoReplyError(f"status {error.status_code}") from None

@@ -9,6 +9,7 @@ from sefe_plugin.asd.styles import MULTIPLE_CHOICE
 from sefe_plugin.asd.texts import (
     BOX,
     answer_kind,
+    content_words,
     has_placeholder,
     in_words,
     option_letter,
@@ -92,8 +93,14 @@ class Item:
         return (lines[:hint], lines[hint:]) if hint else (lines[-1:], lines[:-1])
 
     def admits(self, wrong: str) -> bool:
-        """Tell whether a text other than the gold may stand as a wrong answer."""
-        return True
+        """Tell whether a text other than the gold is clearly wrong: an own option, or no part or whole of the gold.
+
+        Where the gold is "black and white", "white" is not clearly wrong, nor the other way round.
+        """
+        if self.options:
+            return True
+        words, gold = content_words(wrong), content_words(self.gold)
+        return not (words <= gold or gold <= words)
 
     def claim(self, value: str) -> str:
         """Ask whether a value is the answer."""

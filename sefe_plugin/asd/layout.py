@@ -53,8 +53,8 @@ class AlpacaLayout:
         turn = {self.columns["prompt"]: sample.question, self.columns["response"]: sample.answer}
         return {**record, **emptied, **turn}
 
-    def images(self, record: Record) -> tuple[str, ...]:
-        """List a record's images as they stand there: paths, possibly none."""
+    def images(self, record: Record) -> tuple[Any, ...]:
+        """List a record's images as they stand there, possibly none."""
         return listed(self._part(record, "images"))
 
     def _part(self, record: Record, name: str) -> Any:
@@ -101,8 +101,8 @@ class MessagesLayout:
         turn = [{**user, content: sample.question}, {**assistant, content: sample.answer}]
         return {**record, self.messages: [*kept, *turn]}
 
-    def images(self, record: Record) -> tuple[str, ...]:
-        """List a record's images as they stand there: paths, possibly none."""
+    def images(self, record: Record) -> tuple[Any, ...]:
+        """List a record's images as they stand there, possibly none."""
         return listed(record.get(self.image_column))
 
     def _first_turn(self, record: Record) -> int:

@@ -1,13 +1,14 @@
 """Where wrong answers come from: the task's other answers, the nearest group first."""
 
 import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from sefe_plugin.asd.boxes import box_nearby, box_notation, parse_box
+from sefe_plugin.asd.boxes import box_nearby, box_notation, fewest_decimals, parse_box, strip_zeros
 from sefe_plugin.asd.items import Item, Region, Sample, UnsuitableSampleError
 from sefe_plugin.asd.styles import MULTIPLE_CHOICE
-from sefe_plugin.asd.texts import BOX, answer_key, answer_kind, content_key, has_placeholder, split_question
+from sefe_plugin.asd.texts import BOX, answer_key, answer_kind, content_words, has_placeholder, split_question
 
 
 #: Draws from one group, whole where it is smaller, before the next wider one is tried.
@@ -28,11 +29,12 @@ class AnswerPool:
     Attributes:
         native: The task's own answer style.
         shares: Whether all boxes are given in shares of the image: none goes beyond 1.
+        decimals: The fewest decimals that a number of a box has; less than others have where zeros are not written.
     """
 
     def __init__(self, samples: Iterable[Sample], native: str):
         self.native = native
-        self.shares = True
+        self.shares, self.decimals = True, sys.maxsize
         self._groups: dict[tuple[str, ...], list[str]] = {}
         # A multiple-choice sample brings its own wrong answers.
         if native != MULTIPLE_CHOICE:
@@ -57,7 +59,7 @@ class AnswerPool:
             UnsuitableSampleError: Where the task has no other answer at all.
         """
         found: list[str] = []
-        key_of = _as_claimed if item.options else answer_key if isinstance(item, Region) else content_key
+        key_of = _as_claimed if item.options else answer_key if isinstance(item, Region) else content_words
         taken = {key_of(item.gold)}
         for candidate in self._candidates(item, rng):
             key = key_of(candidate)
@@ -67,7 +69,7 @@ class AnswerPool:
                 if len(found) == count:
                     break
         if not found:
-            raise UnsuitableSampleError(f"the task has no answer other than {item.gold!r} to offer as a wrong one")
+            raise UnsuitableSampleError(f"the task has no answer other than {item.gold!r} that is clearly wrong")
         return found
 
     def _add(self, sample: Sample) -> None:
@@ -79,6 +81,7 @@ class AnswerPool:
             if box is None:
                 return
             self.shares = self.shares and max(box) <= 1
+            self.decimals = min(self.decimals, fewest_decimals(answer))
             keys = ((BOX,),)
         else:
             keys = _group_keys(split_question(sample.question)[1], answer_kind(answer))
@@ -98,17 +101,21 @@ class AnswerPool:
         for _ in range(4 * _DRAWS):
             # Without the image's size, a box that is made up may lie outside of it.
             made_up = nearby and item.shares
-            yield notation % box_nearby(item.box, rng) if made_up else pick(self._groups[BOX,], rng)
+            if made_up:
+                yield strip_zeros(notation % box_nearby(item.box, rng), self.decimals)
+            else:
+                yield pick(self._groups[BOX,], rng)
             nearby = not nearby
         yield from _around(self._distinct[BOX,], rng)
 
     def _answers(self, item: Item, rng: random.Random) -> Iterator[str]:
-        gold = answer_key(item.gold)
+        gold, lower = answer_key(item.gold), item.gold.islower()
         for token in shuffled(item.tokens, rng):
             key = answer_key(token)
-            # A part of the gold, or the gold with more around it, is not clearly wrong.
+            # Of a token, any letters may be cut off.
             if key and key not in gold and gold not in key and answer_kind(token) == item.kind:
-                yield token
+                # Signs shout what annotators write in lower case; a wrong answer must not show by its case.
+                yield token.lower() if lower else token
         keys = _group_keys(item.stem, item.kind)
         for group in (self._groups.get(key, ()) for key in keys):
             yield from shuffled(group, rng) if len(group) <= _DRAWS else (pick(group, rng) for _ in range(_DRAWS))

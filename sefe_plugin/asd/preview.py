@@ -71,12 +71,14 @@ def write_preview(dataset: Dataset, target: Path, samples: int) -> None:
     ]
     title = escape(dataset.records.path.name)
     summary = f"{len(dataset)} samples; the first {samples} of each style, before and after."
-    write_text(target, _PAGE.format(title=title, summary=summary, sections="\n".join(sections)))
+    page = _PAGE.format(title=title, summary=summary, sections="\n".join(sections))
+    # A half of a surrogate pair, which JSON may hold, is no text in UTF-8.
+    write_text(target, page.encode(errors="replace").decode())
 
 
 def _article(dataset: Dataset, index: int, record: Record) -> str:
     origin, now = record[ORIGIN], dataset.layout.read(record)
-    pictures = "".join(_picture(dataset.media_dir / image) for image in dataset.layout.images(record))
+    pictures = "".join(_picture(dataset.media_dir / image) for image in dataset.images(index))
     before = _turn(f"before: {origin['native_style']}", origin["question"], origin["answer"])
     after = _turn(f"after, by {origin['generator']}", now.question, now.answer)
     return (

@@ -84,7 +84,11 @@ class Replacements:
         self._spool.close()
 
     def __setitem__(self, index: int, record: dict[str, Any]) -> None:
-        content = json.dumps(record, ensure_ascii=False).encode()
+        try:
+            content = json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            # A half of a surrogate pair can be written as an escape alone.
+            content = json.dumps(record).encode()
         self._starts[index] = self._spool.seek(0, 2)
         self._sizes[index] = len(content)
         self._spool.write(content)

@@ -5,6 +5,7 @@ A reply is data: it gives texts for the entries that were asked about and nothin
 
 import re
 from collections.abc import Iterator, Mapping
+from string import ascii_uppercase
 from typing import Any
 
 
@@ -25,6 +26,9 @@ _LONGEST = {SHORT_ANSWER: 10} | dict.fromkeys(EXPLANATIONS, 200)
 _SHORTEST = dict.fromkeys(EXPLANATIONS, 3)
 #: Media placeholders and special tokens of chat templates, which a tokenizer would not read as text.
 _MARKUP = re.compile(r"<\|?/?[\w:-]+/?\|?>|\[/?INST\]")
+#: Bullets and numbers before the texts of a list, and letters.
+_MARK = re.compile(r"^(?:(?:[-*•\u2013]|\(?\d+[.)])\s+)+(?=\S)")
+_LETTER = re.compile(r"^\(?([A-Za-z])[.)]\s+(?=\S)")
 _THOUGHTS = re.compile(r".*</think>", re.DOTALL)
 
 
@@ -98,7 +102,8 @@ def read_json_reply(reply: str, entries: Mapping[int, Entry]) -> tuple[dict[int,
 def read_plain_reply(reply: str, entries: Mapping[int, Entry]) -> tuple[dict[int, Texts], list[str]]:
     """Read a reply that is the text itself, or one wrong answer a line, for a single entry.
 
-    As nothing is repeated in it, an explanation must hold the right answer.
+    Marks of a list and lines that introduce one, which end in a colon, are no part of the wrong answers. As nothing is
+    repeated in a reply, an explanation must hold the right answer.
 
     Args:
         reply: The reply.
@@ -109,7 +114,7 @@ def read_plain_reply(reply: str, entries: Mapping[int, Entry]) -> tuple[dict[int
     """
     ((index, entry),) = entries.items()
     reply = _THOUGHTS.sub("", reply).strip()
-    texts, fault = _usable(reply.splitlines() if distractors_needed(*_asked(entry)) else [reply], entry)
+    texts, fault = _usable(_listed(reply) if distractors_needed(*_asked(entry)) else [reply], entry)
     if not fault and entry.style in EXPLANATIONS and answer_key(entry.item.gold) not in texts.answer.casefold():
         fault = "does not hold the right answer"
     return ({}, [f"- {fault}"]) if fault else ({index: texts}, [])
@@ -136,6 +141,17 @@ def _objects(reply: str) -> Iterator[dict[str, Any]]:
             yield value
         elif isinstance(value, dict | list):
             pending.extend(value.values() if isinstance(value, dict) else value)
+
+
+def _listed(reply: str) -> list[str]:
+    """Return the lines of a list without their bullets, numbers or letters, and without introductions."""
+    lines = [line.strip() for line in reply.splitlines()]
+    lines = [_MARK.sub("", line) for line in lines if not line.endswith(":")]
+    letters = "".join(match.group(1) for match in map(_LETTER.match, lines) if match)
+    # A letter alone may be an initial: "A. Smith".
+    if len(letters) > 1 and ascii_uppercase.startswith(letters.upper()):
+        lines = [_LETTER.sub("", line) for line in lines]
+    return lines
 
 
 def _usable(texts: list[str], entry: Entry) -> tuple[Texts, str]:

@@ -21,12 +21,14 @@ _HEAD = re.compile(f"(?:(?:{_PLACEHOLDER.pattern})\\s*)+")
 _OPTION = re.compile(r"\(?([A-Z])[.)]\s*(\S.*)")
 _LETTER = re.compile(r"\(?([A-Z])(?:\)[.:]?(?:\s.*)?|[.:](?:\s.*)?)?", re.DOTALL)
 _NUMBER = re.compile(r"[-+$£€#]?\d[\d.,:/-]*%?")
+_SPELLINGS = {"grey": "gray"}
 
 
 def split_question(text: str) -> tuple[str, str, str | None]:
     r"""Split a user text into image placeholders, the question, and the style its response-format line asks for.
 
-    Placeholders before the question, after it and after its line come to the head; those within it stay there.
+    Placeholders before the question come to the head. So do those after it and after its line, unless there are some
+    within the question: these stay there, and placeholders stand for the images in their order.
 
     Example:
         >>> split_question("<image>\nWhat is it?\nAnswer the question using a single word or phrase.")
@@ -34,14 +36,16 @@ def split_question(text: str) -> tuple[str, str, str | None]:
     """
     match = _HEAD.match(text)
     head, stem = (match.group(), text[match.end() :]) if match else ("", text)
-    stem, style = stem.strip(), None
+    stem, tail, style = stem.strip(), "", None
     while True:
         if stem.endswith(_PLACEHOLDERS):
-            start = stem.rindex("<")
-            head, stem = f"{stem[start:]}\n{head}", stem[:start].rstrip()
+            rest = stem[: stem.rindex("<")].rstrip()
+            stem, tail = rest, stem[len(rest) :] + tail
         elif found := _line_at_end(stem):
             style, start = found
             stem = stem[:start].rstrip()
+        elif tail:
+            return (head, stem + tail, style) if has_placeholder(stem) else (placeholders(tail) + head, stem, style)
         else:
             return head, stem, style
 
@@ -87,18 +91,21 @@ def split_options(stem: str) -> tuple[str, tuple[str, ...]]:
     """Take the last block of lines ``A. ...``, ``B. ...`` out of a question.
 
     Returns:
-        The question without the block, and the options' texts; no texts where there are no two such lines.
+        The question without the block, and the options' texts; no texts where there are no two such lines, or where
+        other lines stand between options, as nobody knows what they belong to.
     """
-    lines = stem.splitlines()
+    # Only line feeds end a line: an option may hold other line separators.
+    lines = stem.replace("\r\n", "\n").split("\n")
+    found = [_OPTION.fullmatch(line.strip()) for line in lines]
+    letters = [match.group(1) if match else "" for match in found]
     for start in reversed(range(len(lines))):
-        options = []
-        for line in lines[start:]:
-            match = _OPTION.fullmatch(line.strip())
-            if match is None or ord(match.group(1)) != ord("A") + len(options):
-                break
-            options.append(match.group(2))
-        if len(options) >= 2:
-            return "\n".join(lines[:start] + lines[start + len(options) :]), tuple(options)
+        end = start
+        while end < len(lines) and letters[end] == chr(ord("A") + end - start):
+            end += 1
+        if end > start and chr(ord("A") + end - start) in letters[end:]:
+            break
+        if end - start >= 2:
+            return "\n".join(lines[:start] + lines[end:]), tuple(match.group(2) for match in found[start:end])
     return stem, ()
 
 
@@ -133,6 +140,21 @@ def content_key(answer: str) -> str:
     """
     # Nothing is left of an article alone or of a lone sign.
     return normalize_answer(answer) or answer_key(answer)
+
+
+@lru_cache(maxsize=1 << 16)
+def content_words(answer: str) -> frozenset[str]:
+    """Return the words of an answer's content, in which "and" and "&" do not count and "grey" is "gray".
+
+    Example:
+        >>> content_words("Black and white.") == content_words("white & black")
+        True
+        >>> content_words("grey") < content_words("a light gray")
+        True
+    """
+    key = content_key(answer.replace("&", " and "))
+    words = {_SPELLINGS.get(word, word) for word in key.split()} - {"and"}
+    return frozenset(words or (key,))
 
 
 def answer_kind(answer: str) -> str:

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sefe_plugin.asd.boxes import box_iou, box_nearby, box_notation, parse_box, place_in_words, square_to_image
+from sefe_plugin.asd.boxes import (
+    box_iou,
+    box_nearby,
+    box_notation,
+    fewest_decimals,
+    parse_box,
+    place_in_words,
+    square_to_image,
+    strip_zeros,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +82,18 @@ def test_a_box_of_whole_numbers_stays_whole():
 
 def test_every_spelling_of_a_number_has_its_decimals():
     assert box_notation("[0., 1e-3, 2.5e-1, 1e2]") == "[%.3f, %.3f, %.3f, %.3f]"
+
+
+def test_the_fewest_decimals_are_those_of_any_spelling():
+    assert [fewest_decimals(f"[{number}, 0.125]") for number in ("0.5", "1", "1.", "2.5e-1", "1e2")] == [1, 0, 0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("decimals", "stripped"),
+    [(0, "[0, 0.5,10 , 0.25]"), (1, "[0.0, 0.5,10.0 , 0.25]"), (2, "[0.00, 0.50,10.00 , 0.25]")],
+)
+def test_zeros_are_stripped_down_to_so_many_decimals(decimals, stripped):
+    assert strip_zeros("[0.00, 0.50,10.00 , 0.25]", decimals) == stripped
 
 
 @pytest.mark.parametrize(

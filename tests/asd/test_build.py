@@ -117,6 +117,14 @@ def test_arguments_that_do_not_fit_leave_nothing(tmp_path):
     assert not (tmp_path / "newer.json").exists() and not (tmp_path / "e" / "new.json").exists()
 
 
+@pytest.mark.parametrize(("concurrency", "tries"), [(0, 3), (-1, 3), (4, 0)])
+def test_a_model_that_would_never_be_asked_is_an_error(tmp_path, model, concurrency, tries):
+    dataset, generator = write(tmp_path, short_samples(20)), model(concurrency=concurrency)
+    with pytest.raises(ValueError, match=r"(concurrency|tries) must be at least 1, got (0|-1): the model"):
+        build(dataset, tmp_path / "new.json", 1.0, seed=0, generator=generator, tries=tries)
+    assert not (tmp_path / "new.json").exists()
+
+
 def test_samples_of_several_turns_stay_as_they_are(tmp_path, caplog):
     dataset = write(tmp_path, short_samples(40))
     records = records_of(tmp_path / "data.json")
@@ -247,6 +255,22 @@ def test_images_that_cannot_be_read_are_no_silence_of_the_model(tmp_path, model)
     summary = build(dataset, tmp_path / "new.json", 1.0, seed=1, task=task, generator=generator)
     assert summary.failures == {"an image cannot be read": 60} and not generator.conversations
     assert summary.styles[BRIEF] == summary.styles[DETAILED] == {"fallback": 30}
+
+
+@pytest.mark.parametrize("name", ["VQAv2", "ImageNet"])
+def test_images_may_be_mappings_with_a_path(tmp_path, model, name):
+    dataset = write(tmp_path, task_samples(name, 40), images=lambda i: [{"path": "0.png", "bytes": None}])
+    generator = model()
+    build(dataset, tmp_path / "new.json", 1.0, seed=1, task=load_task(name, SHIPPED), generator=generator)
+    assert {images for _, images in generator.conversations} == {(tmp_path / "0.png",)}
+
+
+@pytest.mark.parametrize("image", [{"bytes": "iVBO"}, {"path": None}, 5])
+def test_an_image_without_a_path_is_an_error_that_names_the_sample(tmp_path, model, image):
+    dataset = write(tmp_path, short_samples(20), images=lambda i: image if i == 7 else "0.png")
+    with pytest.raises(ValueError, match=r"data\.json: an image of sample 7 must be a path, or a mapping"):
+        build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model())
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_replies_under_other_options_are_not_taken_over(tmp_path, model):

@@ -98,6 +98,19 @@ def test_options_of_several_words_have_two_spellings(joint):
     assert {name: str(options[name]) for name in values} == values
 
 
+def test_options_of_the_server_can_be_left_to_it(capsys):
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers(required=True))
+    build = ["asd", "build", "--dataset", "x", "--out", "y"]
+    options = parser.parse_args(build)
+    assert (options.max_tokens, options.temperature) == (2048, 0.0)
+    options = parser.parse_args([*build, "--max-tokens", "none", "--temperature", "none"])
+    assert (options.max_tokens, options.temperature) == (None, None)
+    with pytest.raises(SystemExit):
+        parser.parse_args([*build, "--max-tokens", "many"])
+    assert "argument --max-tokens/--max_tokens: invalid int value: 'many'" in capsys.readouterr().err
+
+
 def test_the_preview_finds_the_images_of_a_file_built_elsewhere(folder, tmp_path):
     Image.new("RGB", (6, 4)).save(folder / "0.png")
     records = [{"image": "0.png", "instruction": f"<image>\n{s.question}", "output": s.answer} for s in SAMPLES]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sefe_plugin.asd.build import build
 from sefe_plugin.asd.dataset import open_dataset
-from sefe_plugin.asd.generators import NoReplyError, OpenAIGenerator
+from sefe_plugin.asd.generators import NoReplyError, OpenAIGenerator, UnreadableImageError
 from sefe_plugin.asd.items import Sample
 from sefe_plugin.asd.styles import BRIEF, DETAILED, FORMAT_LINES, SHORT_ANSWER
 from sefe_plugin.asd.templates import Task
@@ -72,12 +72,18 @@ def test_the_host_writes_in_process(chat_config, tmp_path):
     check_that_it_writes(ChatGenerator(chat_config), tmp_path)
 
 
-def test_a_conversation_with_an_image_that_is_missing_gets_no_reply(chat_config, tmp_path):
+def test_a_conversation_with_an_image_that_cannot_be_read_gets_no_reply(chat_config, tmp_path):
     async def ask():
         async with ChatGenerator(chat_config).session() as reply:
             assert await reply(["What is it?", "cat", "Sure?"], ()) == await reply(["What is it?", "cat", "Sure?"], ())
             with pytest.raises(NoReplyError, match="an image cannot be read"):
                 await reply(["What is it?"], (tmp_path / "none.png",))
+            Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+            content = (tmp_path / "whole.png").read_bytes()
+            for broken in (b"no image", content[:2000], content[:40] + b"x" + content[41:]):
+                (tmp_path / "broken.png").write_bytes(broken)
+                with pytest.raises(UnreadableImageError, match="an image cannot be read"):
+                    await reply(["What is it?"], (tmp_path / "whole.png", tmp_path / "broken.png"))
 
     asyncio.run(ask())
 

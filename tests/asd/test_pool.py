@@ -91,6 +91,24 @@ def test_boxes_beyond_the_unit_square_are_no_shares_and_wrong_ones_are_not_made_
     assert {text for drawn in draw(samples, samples[0], native="box") for text in drawn} == set(texts[1:])
 
 
+@pytest.mark.parametrize("places", [1, 2, 3])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_boxes_are_made_up_in_the_notation_of_the_data(places, fixed):
+    """Either every number has as many decimals, or none ends in a zero that Python's own rounding leaves out."""
+    rng, question = random.Random(0), "described by the sentence 'x' in the format [x1, y1, x2, y2]."
+
+    def written(number):
+        return f"{number:.{places}f}" if fixed else str(round(number, places))
+
+    boxes = [sorted((rng.random(), rng.random())) + sorted((rng.random(), rng.random())) for _ in range(60)]
+    samples = [Sample(question, f"[{', '.join(map(written, (x1, y1, x2, y2)))}]") for x1, x2, y1, y2 in boxes]
+    own = {sample.answer for sample in samples}
+    drawn = {text for sample in samples for texts in draw(samples, sample, seeds=3, native="box") for text in texts}
+    made_up = drawn - own
+    assert len(made_up) > 50
+    assert all(text == f"[{', '.join(map(written, parse_box(text)))}]" for text in made_up)
+
+
 @pytest.mark.parametrize(
     ("gold", "same"), [("2", "two"), ("dog", "a dog"), ("t-shirt", "T shirt"), ("Dont.", "don't")]
 )
@@ -98,6 +116,31 @@ def test_the_gold_in_another_spelling_is_not_wrong(gold, same):
     samples = [Sample("What is it?", answer) for answer in (gold, same, "hen", f"the {same}", "cow", "yak", "a cow")]
     for drawn in draw(samples, samples[0]):
         assert sorted(text.removeprefix("a ") for text in drawn) == ["cow", "hen", "yak"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "near"),
+    [
+        ("black and white", ("white", "Black", "white & black", "black, white and red")),
+        ("red", ("red and white", "dark red")),
+        ("soda can", ("can", "a soda", "soda can lid")),
+        ("grey", ("gray", "light gray", "Grey.")),
+        ("2 dogs", ("two dogs", "dogs", "2")),
+        ("and", ("&",)),
+    ],
+)
+def test_parts_of_the_gold_and_the_gold_with_more_around_it_are_not_wrong(gold, near):
+    samples = [Sample("What is it?", answer) for answer in (gold, *near, "hen", "cow", "12")]
+    for drawn in draw(samples, samples[0]):
+        assert set(drawn) == {"hen", "cow", "12"}
+    with pytest.raises(UnsuitableSampleError, match="that is clearly wrong"):
+        draw(samples[:-3], samples[0], seeds=1)
+
+
+@pytest.mark.parametrize(("gold", "offered"), [("sony", {"menu", "exit"}), ("Sony", {"MENU", "Exit"})])
+def test_the_case_of_ocr_tokens_does_not_give_the_gold_away(gold, offered):
+    sample = Sample("What?\nReference OCR token: MENU, Exit, SONY", gold)
+    assert all(set(drawn) == offered for drawn in draw([sample], sample))
 
 
 def test_signs_and_articles_alone_still_differ():

@@ -57,6 +57,14 @@ def test_an_image_that_is_missing_is_named(built, tmp_path):
     assert (tmp_path / "page.html").read_text().count("picture.png cannot be read") == 4
 
 
+def test_images_in_mappings_and_broken_texts_are_shown(built, tmp_path):
+    text = (tmp_path / "new.json").read_text().replace('"picture.png"', '{"path": "picture.png"}')
+    (tmp_path / "new.json").write_text(text.replace("</b>", "\\ud83d</b>"))
+    write_preview(open_dataset(str(tmp_path / "new.json"), tmp_path), tmp_path / "page.html", samples=1)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 4 and "number?&lt;/b&gt;" in page
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_real_browser_shows_it(built, tmp_path):
     write_preview(built, tmp_path / "page.html", samples=1)

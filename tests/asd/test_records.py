@@ -65,6 +65,16 @@ def test_replacing_changes_nothing_else(tmp_path, writer):
     assert target.read_text(encoding="utf-8") == text
 
 
+def test_half_a_surrogate_pair_is_kept_as_an_escape(tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "\\ud83d é"}\n{"text": "é"}\n', encoding="utf-8")
+    found = RecordFile(tmp_path / "in.jsonl")
+    replaced = Replacements(2, tmp_path)
+    replaced[0], replaced[1] = {**found[0], "more": 1}, {**found[1], "more": 1}
+    write_replaced(found, replaced, tmp_path / "out.jsonl")
+    written = (tmp_path / "out.jsonl").read_text(encoding="utf-8").split("\n")
+    assert written == ['{"text": "\\ud83d \\u00e9", "more": 1}', '{"text": "é", "more": 1}', ""]
+
+
 def test_without_replacements_the_copy_is_the_file(tmp_path):
     file = tmp_path / "in.json"
     file.write_bytes(b'\xef\xbb\xbf [ {"a":1} ,\r\n\t{"b" : 2}\n]\n\n')

@@ -135,6 +135,14 @@ def test_no_reply_breaks_the_reader(reply):
         (MULTIPLE_CHOICE, "1\n1\n2", None, ()),
         (MULTIPLE_CHOICE, "1\n1\n2\ntwo\n3", "", ("1", "2", "3")),
         (YES_NO, "green", "", ("green",)),
+        (YES_NO, "A wrong answer is:\n1. duck", "", ("duck",)),
+        (YES_NO, "A. Smith", "", ("A. Smith",)),
+        (MULTIPLE_CHOICE, "Here are three:\n\n1. duck\n2) hen\n(3) cow", "", ("duck", "hen", "cow")),
+        (MULTIPLE_CHOICE, "- duck\n* 1. hen\n• cow", "", ("duck", "hen", "cow")),
+        (MULTIPLE_CHOICE, "A. duck\nB) hen\n(c) cow", "", ("duck", "hen", "cow")),
+        (MULTIPLE_CHOICE, "C. Smith\nA. King\nJ. Jones", "", ("C. Smith", "A. King", "J. Jones")),
+        (MULTIPLE_CHOICE, "3 dogs\n1.5\nB", "", ("3 dogs", "1.5", "B")),
+        (MULTIPLE_CHOICE, "-\n-5\n*", "", ("-", "-5", "*")),
     ],
 )
 def test_plain_replies(style, reply, answer, distractors):

@@ -163,6 +163,31 @@ def test_a_server_that_refuses_stops_the_build_at_once(stub, tmp_path, caplog, s
     assert KEY not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("left_out", "text"),
+    [
+        ({}, "Unsupported parameter: 'max_tokens' is not supported with this model."),
+        ({"max_tokens": None}, "Unsupported value: 'temperature' does not support 0.0 with this model."),
+    ],
+)
+def test_a_server_that_does_not_take_an_option_stops_the_build_at_once(stub, tmp_path, left_out, text):
+    stub.respond = lambda body: (400, {}, json.dumps({"error": {"message": f"{text} {KEY}"}}).encode())
+    generator = OpenAIGenerator("m", stub.url, **left_out)
+    with pytest.raises(
+        ConnectionError, match=r"does not take such requests: .*--max-tokens or --temperature"
+    ) as error:
+        build(write(tmp_path, 100), tmp_path / "new.jsonl", 1.0, seed=0, generator=generator)
+    assert text in str(error.value) and KEY not in str(error.value)
+    assert len(stub.bodies) <= 16 and not (tmp_path / "new.jsonl").exists()
+
+
+def test_options_that_are_none_are_not_sent(stub, tmp_path):
+    generator = OpenAIGenerator("m", stub.url, max_tokens=None, temperature=None)
+    summary = build(write(tmp_path, 12), tmp_path / "new.jsonl", 1.0, seed=0, generator=generator)
+    assert counts(summary, "model") == len(stub.bodies) > 0 and generator.options == {}
+    assert all(body.keys() == {"model", "messages"} for body in stub.bodies)
+
+
 @pytest.mark.parametrize("count", [2, 100])
 def test_a_server_that_is_not_there_stops_the_build(tmp_path, count):
     generator = OpenAIGenerator("m", "http://127.0.0.1:9/v1", concurrency=2, retries=0)

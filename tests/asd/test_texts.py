@@ -51,6 +51,18 @@ def test_a_placeholder_within_the_question_stays():
     assert split_question("Compare <image> with this.")[:2] == ("", "Compare <image> with this.")
 
 
+@pytest.mark.parametrize(
+    ("text", "head", "stem"),
+    [
+        (f"Is <image> older than this?\n<image>\n{LINE}", "", "Is <image> older than this?\n<image>"),
+        (f"Is <image> older than <image>\n{LINE}", "", "Is <image> older than <image>"),
+        (f"<image>\nIs <image> older?\n{LINE}\n<image>", "<image>\n", "Is <image> older?\n<image>"),
+    ],
+)
+def test_a_placeholder_at_the_end_stays_behind_those_within_the_question(text, head, stem):
+    assert split_question(text) == (head, stem, SHORT_ANSWER)
+
+
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("joint", ["\n", "  \n ", " ", ""])
 def test_lines_are_known_in_any_case_and_without_their_period(style, joint):
@@ -78,6 +90,26 @@ def test_options_are_the_last_block_of_lettered_lines():
     assert options == ("Smith", "Jones", "nobody")
     assert question == "Who is right?\nContext: A. Smith says yes.\nB. Jones says no."
     assert split_options("Q\n(A) one\n(B) two\nContext: N/A") == ("Q\nContext: N/A", ("one", "two"))
+
+
+def test_only_line_feeds_end_an_option():
+    for sign in "\u2028\x85\x0b\r":
+        assert split_options(f"Q\nA. one{sign}more\nB. two") == ("Q", (f"one{sign}more", "two"))
+    assert split_options("Q\r\nA. one\r\nB. two\r\nThen?") == ("Q\nThen?", ("one", "two"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "A. one\nmore of it\nB. two\nC. three",
+        "A. one\nB. two\nmore of it\nC. three",
+        "A. one\n\nB. two",
+        "A. Smith says yes.\nB. Jones says no.\nWho?\nA. Smith\nor so\nB. Jones",
+    ],
+)
+def test_options_with_lines_between_them_cannot_be_told(options):
+    stem = f"Which?\n{options}"
+    assert split_options(stem) == (stem, ())
 
 
 def test_one_lettered_line_is_no_choice():

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 from sefe_plugin.asd.generators import Reply, UnreadableImageError
 
@@ -43,9 +44,7 @@ class ChatGenerator:
         chat = ChatModel(dict(self.options))
 
         async def reply(turns: Sequence[str], images: Sequence[Path]) -> str:
-            missing = next((image for image in images if not image.is_file()), None)
-            if missing:
-                raise UnreadableImageError("an image cannot be read")
+            await asyncio.to_thread(_check, images)
             first = _PLACEHOLDER * len(images) + turns[0]
             messages = [
                 {"role": ("user", "assistant")[number % 2], "content": turn}
@@ -55,3 +54,13 @@ class ChatGenerator:
             return responses[0].response_text
 
         yield reply
+
+
+def _check(images: Sequence[Path]) -> None:
+    """Decode the images once, as the host's own error would not tell an image at fault from a model at fault."""
+    try:
+        for image in images:
+            with Image.open(image) as opened:
+                opened.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImageError("an image cannot be read") from error
