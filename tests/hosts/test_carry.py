@@ -34,7 +34,7 @@ def base(folder: Path | str = BASE):
 def run(train, recipe: Path, folder: Path, *overrides: str, **environment: str) -> dict:
     """Runs the recipe and returns its report."""
     result = train(recipe, f"output_dir={folder}", *overrides, **environment)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-30000:]
     return json.loads((folder / "report.json").read_text())
 
 
