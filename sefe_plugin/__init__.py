@@ -4,9 +4,9 @@ Names load on first use, so that importing the package costs nothing and does no
 """
 
 _PUBLIC = {
-    "RegLoraConfig": "sefe_plugin.reglora",
-    "RegLoraModel": "sefe_plugin.reglora",
-    "SefeCallback": "sefe_plugin.callback",
+    "RegLoraConfig": "sefe_plugin.methods.reglora",
+    "RegLoraModel": "sefe_plugin.methods.reglora",
+    "SefeCallback": "sefe_plugin.methods.reglora",
     "diversify": "sefe_plugin.asd",
 }
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
-#: What a task's folder holds: its key elements, and its adapter as PEFT names it.
-KEY_ELEMENTS_FILE = "key_elements.safetensors"
+#: What a task's folder holds: its adapter as PEFT names it, or its model as Transformers does.
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
+MODEL_CONFIG_FILE = "config.json"
+MODEL_WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 @contextmanager
@@ -38,6 +39,11 @@ def write_text(file: Path, text: str) -> None:
 def read_json(file: Path) -> Any:
     """Reads a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_json_lines(file: Path) -> list[Any]:
+    """Read a file of JSON lines; empty lines are passed over, and only line feeds end a line."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -42,7 +42,7 @@ def build_reglora(seed=0, base=None, autocast_adapter_dtype=True, **options):
     import torch
     from peft import get_peft_model
 
-    from sefe_plugin.reglora import RegLoraConfig
+    from sefe_plugin.methods.reglora import RegLoraConfig
 
     options = {"r": 3, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "down_proj"], **options}
     model = base or build_llama()
@@ -68,8 +68,8 @@ def measure_penalty_weight(make_trainer):
     import torch
     from transformers import TrainerCallback
 
-    from sefe_plugin.callback import SefeCallback
-    from sefe_plugin.reglora import find_reglora_model
+    from sefe_plugin.methods.callback import SefeCallback
+    from sefe_plugin.methods.reglora import find_reglora_model
 
     class Recorder(TrainerCallback):
         def __init__(self):
@@ -114,9 +114,9 @@ def penalty_weight():
 @pytest.fixture
 def key_element_files(tmp_path) -> list[Path]:
     """The key elements of three earlier tasks of `tiny_reglora`, at key_ratio 0.1."""
-    from sefe_plugin.reglora import find_reglora_model
+    from sefe_plugin.methods.reglora import find_reglora_model
 
     files = [tmp_path / f"task{i}.safetensors" for i in range(3)]
     for i, file in enumerate(files):
-        find_reglora_model(build_reglora(seed=100 + i, key_ratio=0.1)).save_key_elements(file)
+        find_reglora_model(build_reglora(seed=100 + i, reglora_key_ratio=0.1)).save_key_elements(file)
     return files

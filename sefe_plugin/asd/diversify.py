@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sefe_plugin.answers.styles import EXPLANATIONS, MULTIPLE_CHOICE, YES_NO
 from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.rules import check_native, native_style, other_styles, rewrite_item
-from sefe_plugin.asd.styles import EXPLANATIONS, MULTIPLE_CHOICE, YES_NO
 
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def diversify(
             or too few samples can be rewritten. Nothing is changed then.
 
     Example:
-        >>> from sefe_plugin.asd.styles import FORMAT_LINES
+        >>> from sefe_plugin.answers.styles import FORMAT_LINES
         >>> line = FORMAT_LINES["short_answer"]
         >>> samples = [Sample(f"<image>\nWhat is it?\n{line}", name) for name in ("cat", "dog", "hen", "cow", "pig")]
         >>> new, origins = diversify(samples, ratio=0.2, seed=1)

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from sefe_plugin.asd.boxes import Box, box_iou, parse_box, place_in_words
-from sefe_plugin.asd.styles import MULTIPLE_CHOICE
-from sefe_plugin.asd.texts import (
+from sefe_plugin.answers.boxes import Box, box_iou, parse_box, place_in_words
+from sefe_plugin.answers.styles import MULTIPLE_CHOICE
+from sefe_plugin.answers.texts import (
     BOX,
     answer_kind,
     content_words,

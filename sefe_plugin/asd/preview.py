@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from sefe_plugin.answers.styles import STYLES
 from sefe_plugin.asd.dataset import ORIGIN, Dataset
-from sefe_plugin.asd.layout import Record
-from sefe_plugin.asd.styles import STYLES
+from sefe_plugin.data.layout import Record
 from sefe_plugin.files import write_text
 
 

@@ -9,11 +9,8 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 
-from sefe_plugin.asd.assembly import Texts, assemble, distractors_needed
-from sefe_plugin.asd.boxes import parse_box
-from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
-from sefe_plugin.asd.pool import AnswerPool
-from sefe_plugin.asd.styles import (
+from sefe_plugin.answers.boxes import parse_box
+from sefe_plugin.answers.styles import (
     BRIEF,
     DETAILED,
     EXPLANATIONS,
@@ -22,7 +19,10 @@ from sefe_plugin.asd.styles import (
     STYLES,
     YES_NO,
 )
-from sefe_plugin.asd.texts import BOX, answer_key, option_letter, split_options, split_question
+from sefe_plugin.answers.texts import BOX, answer_key, option_letter, split_options, split_question
+from sefe_plugin.asd.assembly import Texts, assemble, distractors_needed
+from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
+from sefe_plugin.asd.pool import AnswerPool
 
 
 __all__ = [
@@ -113,7 +113,7 @@ def rewrite(
         UnsuitableSampleError: Where the sample lacks the parts that a rule needs.
 
     Example:
-        >>> from sefe_plugin.asd.styles import FORMAT_LINES
+        >>> from sefe_plugin.answers.styles import FORMAT_LINES
         >>> samples = [Sample(f"What is it?\n{FORMAT_LINES[SHORT_ANSWER]}", a) for a in ("cat", "dog")]
         >>> pool = AnswerPool(samples, SHORT_ANSWER)
         >>> rewrite(samples[0], YES_NO, pool, random.Random(0), truth=False)

@@ -1,56 +1,45 @@
-"""Ready sequences of tasks.
-
-A benchmark is a module with:
-  - `TASKS`: its tasks in order, each a `BenchmarkTask`;
-  - `defaults()`: recipe keys it brings (its dataset folder, say), which the recipe may override;
-  - `faults(arguments)`: what is missing before a run can start, one sentence each;
-  - `prepare(folder, arguments)`: writes `folder`, the dataset folder of a run, with the datasets
-    `<benchmark>_<task>_train` and `<benchmark>_<task>_test`, in lower case, and returns the keys that point to it.
-"""
+"""Ready sequences of tasks, by the names that `benchmark` takes."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from types import ModuleType
-from typing import NamedTuple
+
+from sefe_plugin.benchmarks.base import Benchmark
 
 
-#: Name -> module.
-BENCHMARKS = {
-    "coin": "sefe_plugin.benchmarks.coin",
-    "minicoin": "sefe_plugin.benchmarks.minicoin",
-    "minicoin16": "sefe_plugin.benchmarks.minicoin.domains",
+#: Name -> module and class.
+_OWN = {
+    "coin": "sefe_plugin.benchmarks.coin:CoIN",
+    "minicoin": "sefe_plugin.benchmarks.minicoin:MiniCoIN",
+    "minicoin16": "sefe_plugin.benchmarks.minicoin.domains:MiniCoIN16",
 }
 
 #: The order in which a benchmark lists its tasks, CoIN's.
 OWN_ORDER = "coin"
 
 
-class BenchmarkTask(NamedTuple):
-    """A task of a benchmark.
+def benchmark_names() -> tuple[str, ...]:
+    """Return the names of all benchmarks."""
+    return tuple(_OWN)
 
-    Attributes:
-        name: its name.
-        scorer: name of the scorer of its answers.
-        official: name of the official rule that its answers are scored by as well, a key of
-            `sefe_plugin.evaluation.official.OFFICIAL`, or None.
-    """
 
-    name: str
-    scorer: str
-    official: str | None = None
+def load_benchmark(name: str) -> Benchmark:
+    """Return the benchmark called `name`, one of `benchmark_names`."""
+    module, _, cls = _OWN[name].partition(":")
+    return getattr(import_module(module), cls)()
+
+
+def official_rule(name: str) -> Callable[[Sequence[Mapping]], float]:
+    """Return an official rule by its whole name, such as "coin:GQA" (`Benchmark.official_accuracy`)."""
+    benchmark, _, rule = name.partition(":")
+    return load_benchmark(benchmark).official_accuracy(rule)
 
 
 def named_orders(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Returns the named orders of a benchmark's tasks: `coin`, its own; `reversed`; `shuffled`, drawn once for all.
+    """Return the named orders of a benchmark's tasks: `coin`, its own; `reversed`; `shuffled`, drawn once for all.
 
     Args:
-        names: the tasks' names in the benchmark's own order.
+        names: The tasks' names in the benchmark's own order.
     """
     shuffled = random.Random("task order").sample(list(names), len(names))
     return {OWN_ORDER: tuple(names), "reversed": tuple(reversed(names)), "shuffled": tuple(shuffled)}
-
-
-def load_benchmark(name: str) -> ModuleType:
-    """Imports the benchmark called `name`, a key of `BENCHMARKS`."""
-    return import_module(BENCHMARKS[name])

@@ -1,63 +1,79 @@
-"""What a run keeps of its answers to a test set: the predictions, and what they are worth."""
+"""What a run keeps of its answers to test sets: the predictions, and what they are worth."""
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from sefe_plugin.evaluation.official import official_accuracy
 from sefe_plugin.evaluation.scorers import score_predictions
-from sefe_plugin.files import replacing, write_json
+from sefe_plugin.files import read_json_lines, replacing, write_json
 
 
 logger = logging.getLogger(__name__)
 
+SCORES_FILE = "scores.json"
 
-def write_results(
-    output_dir: Path,
-    test_sets: Sequence[Mapping[str, str]],
-    records: Mapping[str, Sequence[Mapping]],
-    predictions: Mapping[str, Sequence[str]],
-) -> None:
-    """Writes `predictions/<name>.jsonl`, one line per record with its prediction, and, last, `scores.json`.
+#: From an official rule's name to the rule: test records with their "prediction" -> accuracy in percent.
+OfficialRules = Callable[[str], Callable[[Sequence[Mapping]], float]]
+
+
+def predictions_file(output_dir: Path, name: str) -> Path:
+    """Return where the predictions of a test set are kept."""
+    return output_dir / "predictions" / f"{name}.jsonl"
+
+
+def write_predictions(output_dir: Path, name: str, records: Sequence[Mapping], predictions: Sequence[str]) -> None:
+    """Write the predictions of one test set, one line per record with its prediction, whole or not at all.
 
     Args:
-        output_dir: folder of the task.
-        test_sets: mappings with `name`, `scorer` and, optionally, `official`.
-        records: name -> test records.
-        predictions: name -> answers, in the order of the records.
+        output_dir: Folder of the task.
+        name: Of the test set.
+        records: Its records.
+        predictions: The answers, in the order of the records.
+    """
+    rows = [{**record, "prediction": text} for record, text in zip(records, predictions, strict=True)]
+    with replacing(predictions_file(output_dir, name)) as temporary:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_scores(output_dir: Path, test_sets: Sequence[Mapping[str, str]], official_rules: OfficialRules) -> None:
+    """Write `scores.json` from the predictions of all test sets.
+
+    Args:
+        output_dir: Folder of the task.
+        test_sets: Mappings with `name`, `scorer` and, optionally, `official`.
+        official_rules: Finds the official rules.
     """
     scores = {}
     for test_set in test_sets:
-        name = test_set["name"]
-        rows = [{**record, "prediction": text} for record, text in zip(records[name], predictions[name], strict=True)]
-        with replacing(output_dir / "predictions" / f"{name}.jsonl") as temporary:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            temporary.write_text(text, encoding="utf-8")
-        scores[name] = score_rows(test_set["scorer"], test_set.get("official"), rows)
-    write_json(output_dir / "scores.json", scores)
+        rows = read_json_lines(predictions_file(output_dir, test_set["name"]))
+        official = test_set.get("official")
+        scores[test_set["name"]] = score_rows(test_set["scorer"], rows, official and official_rules(official))
+    write_json(output_dir / SCORES_FILE, scores)
 
 
-def score_rows(scorer: str, official: str | None, rows: Sequence[Mapping]) -> dict[str, float | int]:
-    """Scores the answers to a test set.
+def score_rows(
+    scorer: str, rows: Sequence[Mapping], official: Callable[[Sequence[Mapping]], float] | None = None
+) -> dict[str, float | int | None]:
+    """Score the answers to a test set.
 
     Args:
-        scorer: a name in `SCORERS`.
-        official: a name in `OFFICIAL` whose rule scores the answers as well, or None.
-        rows: test records, each with its "prediction".
+        scorer: A name in `SCORERS`.
+        rows: Test records, each with its "prediction".
+        official: A rule that scores the answers as well, or None.
 
     Returns:
-        What `score_predictions` returns, and "official", the accuracy of the official script in percent, where it is
-        asked for and the records hold what it needs.
+        "accuracy", "format" and "count" as in `SetScore`, and "official", the accuracy by the official rule in
+        percent, where it is asked for and the records hold what it needs.
     """
-    scores = score_predictions(scorer, [row["prediction"] for row in rows], rows)
+    scores = asdict(score_predictions(scorer, [row["prediction"] for row in rows], rows))
     if official is not None:
         try:
-            scores["official"] = official_accuracy(official, rows)
+            scores["official"] = official(rows)
         except ValueError as error:
             logger.warning(
-                "No official accuracy of %s: a test record %s. Prepare the data with `sefe coin prepare`.",
-                official,
-                error,
+                "No official accuracy: a test record %s. Prepare the data with the benchmark's own command.", error
             )
     return scores

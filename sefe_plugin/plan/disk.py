@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sefe_plugin.plan.memory import key_element_bytes, saved_state_bytes
+from sefe_plugin.carry import CARRIES
+from sefe_plugin.methods import DEFAULT, methods
+from sefe_plugin.plan.memory import saved_state_bytes
 from sefe_plugin.plan.sizes import Architecture, TaskSize
 from sefe_plugin.plan.steps import checkpoints
 
@@ -30,19 +32,26 @@ def disk_space(
         Bytes by part; "total" is their sum.
     """
     count = len(tasks)
-    stacked = arguments.get("carry", "merge") == "stack"
-    parts: dict[str, float] = {"adapters": count * architecture.trainable_bytes, "key elements": 0}
-    if arguments.get("use_reglora"):
-        ratio = float(arguments.get("reglora_key_ratio", 0.02))
-        parts["key elements"] = count * sum(key_element_bytes(ratio, *shape) for shape in architecture.matrices)
-    parts["merged models"] = 0 if stacked else count * architecture.saved_bytes
-    parts["stacked adapters"] = architecture.lora_bytes * count * (count + 1) / 2 if stacked else 0
-    # a checkpoint holds the adapter and, to be continued from, the states of its optimizer
+    method = methods()[arguments.get("cl_method") or DEFAULT]
+    carry = CARRIES[arguments.get("carry") or method.carries[0]]
+    trained = ("models", model_bytes(architecture)) if method.parametrisation == "full" else (
+        "adapters", architecture.trainable_bytes
+    )
+    parts: dict[str, float] = {trained[0]: count * trained[1]}
+    parts |= {name: count * size for name, size in method.disk(architecture, arguments).items()}
+    parts |= carry.disk(architecture, count)
+    # a checkpoint holds what is trained and, to be continued from, the states of its optimizer
     states = 0 if arguments.get("save_only_model") else saved_state_bytes(arguments)
-    checkpoint = architecture.trainable_bytes + states * architecture.trainable_parameters
+    checkpoint = trained[1] + states * architecture.trainable_parameters
     parts["checkpoints"] = checkpoint * sum(checkpoints(number, arguments) for number in steps if number)
     parts["predictions"] = sum(
         (count - index) * (task.test_bytes + _ANSWER_BYTES * task.test_records) for index, task in enumerate(tasks)
     )
     parts = {name: round(size) for name, size in parts.items()}
     return {**parts, "total": sum(parts.values())}
+
+
+def model_bytes(architecture: Architecture) -> int:
+    """Bytes of a model whose trained part is saved as it was trained, the rest in its own precision."""
+    own = 4 if architecture.weight_type == "float32" else 2
+    return architecture.saved_bytes - own * architecture.trainable_parameters + architecture.trainable_bytes

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sefe_plugin.methods import DEFAULT, methods
 from sefe_plugin.plan.sizes import Architecture
-from sefe_plugin.reglora.key_elements import key_count
-from sefe_plugin.reglora.union import DECODED_ELEMENTS
 
 
 #: How far the true peak may lie from the total, as a share: the allocator's gaps, kernels' workspaces, lengths.
@@ -31,9 +30,6 @@ _GRADIENT_BYTES = 8
 
 #: Parameters that ZeRO-3 may hold gathered at a time unless its configuration says otherwise.
 _LIVE_PARAMETERS = 1e9
-
-#: A byte of the code of key elements skips up to 247 positions (`reglora/codec.py`).
-_SKIP = 248
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def gpu_memory(
     *,
     earlier_tasks: int,
     tokens: int,
-    stacked: bool = False,
+    stacked_adapters: int = 0,
 ) -> dict[str, int]:
     """Works out the memory of one GPU at the peak of one task's training.
 
@@ -82,19 +78,17 @@ def gpu_memory(
         architecture: the model and its adapter.
         arguments: the recipe's keys.
         setting: how the processes train together.
-        earlier_tasks: whose key elements and, stacked, adapters are held.
+        earlier_tasks: of which the method holds what they left.
         tokens: of the longest sample.
-        stacked: whether the adapters of earlier tasks stay beside the base model.
+        stacked_adapters: of earlier tasks that stay beside the base model.
 
     Returns:
         Bytes by part; "total" is their sum. The context of the CUDA driver, about half a GB, is not part of it.
     """
     parts = _model_parts(architecture, arguments, setting)
-    parts["key elements"] = 0
-    if arguments.get("use_reglora") and arguments.get("reglora_offload", "none") == "none":
-        ratio = float(arguments.get("reglora_key_ratio", 0.02))
-        parts["key elements"] = key_element_memory(architecture, ratio, earlier_tasks)
-    parts["stacked adapters"] = _stacked_bytes(architecture, arguments) * earlier_tasks if stacked else 0
+    method = methods()[arguments.get("cl_method") or DEFAULT]
+    parts |= method.memory(architecture, arguments, earlier_tasks)
+    parts["stacked adapters"] = _stacked_bytes(architecture, arguments) * stacked_adapters if stacked_adapters else 0
     parts |= _activations(architecture, arguments, setting, tokens)
     parts = {name: round(size) for name, size in parts.items()}
     return {**parts, "total": sum(parts.values())}
@@ -155,25 +149,6 @@ def saved_state_bytes(arguments: Mapping[str, Any]) -> float:
 
 def _optimizer(arguments: Mapping[str, Any]) -> str:
     return str(arguments.get("optim", "adamw_torch"))
-
-
-def key_element_bytes(ratio: float, rows: int, cols: int) -> float:
-    """Bytes of the code of one task's key elements in one matrix, were they spread evenly at random.
-
-    One byte each, and one for every gap of at least 248 positions; crowded ones take a few percent more.
-    """
-    return key_count(ratio, rows, cols) * (1 + (1 - ratio) ** _SKIP)
-
-
-def key_element_memory(architecture: Architecture, ratio: float, tasks: int) -> float:
-    """Bytes of the key elements of `tasks` earlier tasks in memory; those of small matrices are decoded too."""
-    total = 0.0
-    for rows, cols in architecture.matrices:
-        total += tasks * key_element_bytes(ratio, rows, cols)
-        if rows * cols <= DECODED_ELEMENTS:
-            # an int32 position and a count for every element of any task
-            total += 5 * rows * cols * (1 - (1 - ratio) ** tasks)
-    return total
 
 
 def _activations(

@@ -22,7 +22,7 @@ class Plan:
 
     Attributes:
         source: the recipe.
-        faults: what keeps it from starting, one sentence each.
+        errors: what keeps it from starting, one sentence each.
         gpus: processes that train together, one per GPU.
         global_batch: samples of one optimizer step.
         architecture: the model and its adapter.
@@ -33,7 +33,7 @@ class Plan:
     """
 
     source: str
-    faults: Sequence[str]
+    errors: Sequence[str]
     gpus: int
     global_batch: int
     architecture: Architecture
@@ -52,7 +52,7 @@ class Plan:
         sizes = {key: value for key, value in asdict(self.architecture).items() if key != "matrices"}
         return {
             "source": self.source,
-            "faults": list(self.faults),
+            "errors": list(self.errors),
             "gpus": self.gpus,
             "global_batch": self.global_batch,
             "model": {**sizes, **matrices},

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sefe_plugin.answers.styles import BRIEF, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.asd.diversify import diversify
 from sefe_plugin.asd.items import Sample
 from sefe_plugin.asd.rules import other_styles
-from sefe_plugin.asd.styles import BRIEF, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 
 
 def short_task(count):

@@ -2,9 +2,9 @@ import random
 
 import pytest
 
+from sefe_plugin.answers.styles import DETAILED, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER
 from sefe_plugin.asd.items import Sample, UnsuitableSampleError, parse_item
 from sefe_plugin.asd.rules import AnswerPool, other_styles, rewrite
-from sefe_plugin.asd.styles import DETAILED, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER
 
 
 LINE = FORMAT_LINES[SHORT_ANSWER]

@@ -3,10 +3,10 @@ from collections import Counter
 
 import pytest
 
-from sefe_plugin.asd.boxes import box_iou, parse_box
+from sefe_plugin.answers.boxes import box_iou, parse_box
+from sefe_plugin.answers.styles import MULTIPLE_CHOICE, SHORT_ANSWER
 from sefe_plugin.asd.items import Sample, UnsuitableSampleError, parse_item
 from sefe_plugin.asd.pool import AnswerPool, shuffled
-from sefe_plugin.asd.styles import MULTIPLE_CHOICE, SHORT_ANSWER
 
 
 def draw(samples, sample, count=3, seeds=50, native=SHORT_ANSWER):

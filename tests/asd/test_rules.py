@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sefe_plugin.asd.rules import AnswerPool, Sample, native_style, other_styles, rewrite
-from sefe_plugin.asd.styles import (
+from sefe_plugin.answers.styles import (
     BRIEF,
     DETAILED,
     FORMAT_LINES,
@@ -14,6 +13,7 @@ from sefe_plugin.asd.styles import (
     STYLES,
     YES_NO,
 )
+from sefe_plugin.asd.rules import AnswerPool, Sample, native_style, other_styles, rewrite
 
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from sefe_plugin.reglora.codec import decode, encode
-from sefe_plugin.reglora.files import KeyElements, read_key_elements, write_key_elements
-from sefe_plugin.reglora.key_elements import find_key_elements, key_count
-from sefe_plugin.reglora.penalty import matrix_penalty
-from sefe_plugin.reglora.union import KeyUnion
+from sefe_plugin.methods.reglora.codec import decode, encode
+from sefe_plugin.methods.reglora.files import KeyElements, read_key_elements, write_key_elements
+from sefe_plugin.methods.reglora.key_elements import find_key_elements, key_count
+from sefe_plugin.methods.reglora.penalty import matrix_penalty
+from sefe_plugin.methods.reglora.union import KeyUnion
 
 
 RANK, RATIO, LAYERS = 128, 0.02, 32

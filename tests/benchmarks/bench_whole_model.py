@@ -22,10 +22,10 @@ from peft import get_peft_model
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from sefe_plugin.reglora import RegLoraConfig, find_reglora_model
-from sefe_plugin.reglora.codec import encode
-from sefe_plugin.reglora.files import KeyElements, write_key_elements
-from sefe_plugin.reglora.key_elements import key_count
+from sefe_plugin.methods.reglora import RegLoraConfig, find_reglora_model
+from sefe_plugin.methods.reglora.codec import encode
+from sefe_plugin.methods.reglora.files import KeyElements, write_key_elements
+from sefe_plugin.methods.reglora.key_elements import key_count
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

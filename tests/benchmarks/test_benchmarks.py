@@ -42,7 +42,7 @@ def test_the_file_of_figures_has_every_goal(bench, monkeypatch, tmp_path):
 def test_the_whole_model_in_small(bench, tmp_path):
     """The steps of the GPU benchmark, on a CPU with a tiny architecture."""
     pytest.importorskip("bitsandbytes")
-    from sefe_plugin.reglora import find_reglora_model
+    from sefe_plugin.methods.reglora import find_reglora_model
 
     _, module = bench
     config = module.llava_config()

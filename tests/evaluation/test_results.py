@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from sefe_plugin.benchmarks.coin import TASKS
+from sefe_plugin.benchmarks.coin.score_file import score_file
 from sefe_plugin.evaluation.results import score_rows, write_results
-from sefe_plugin.evaluation.score_file import score_file
 
 
 RECORDS = {

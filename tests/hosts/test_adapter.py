@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from peft import LoraConfig, PeftModel
 
 from sefe_plugin.hosts.llamafactory.adapter import reglora_in_place_of_lora
-from sefe_plugin.options import MethodArguments
-from sefe_plugin.reglora import RegLoraConfig
+from sefe_plugin.methods.reglora import RegLoraConfig
+from sefe_plugin.recipe.options import MethodArguments
 
 
 def test_a_new_adapter_has_every_option_of_the_recipe():
@@ -17,16 +17,16 @@ def test_a_new_adapter_has_every_option_of_the_recipe():
     with reglora_in_place_of_lora(module, keys):
         config = module.LoraConfig(r=5, target_modules=["q_proj"])
     assert type(config) is RegLoraConfig
-    assert (config.r, config.reg_weight, config.key_ratio) == (5, 7.0, 1.0)
-    assert (config.reduction, config.selection) == ("per_task_sum", "random")
+    assert (config.r, config.reglora_weight, config.reglora_key_ratio) == (5, 7.0, 1.0)
+    assert (config.reglora_reduction, config.reglora_selection) == ("per_task_sum", "random")
     assert (module.LoraConfig, module.PeftModel) == (LoraConfig, PeftModel)
 
 
 def test_a_continued_adapter_takes_the_options_of_the_recipe(tiny_reglora, tiny_llama, tmp_path):
-    tiny_reglora(key_ratio=0.1).save_pretrained(tmp_path)
+    tiny_reglora(reglora_key_ratio=0.1).save_pretrained(tmp_path)
     module = SimpleNamespace(LoraConfig=LoraConfig, PeftModel=PeftModel)
     keys = MethodArguments(reglora_weight=7.0, reglora_key_ratio=0.3, reglora_selection="random")
     with reglora_in_place_of_lora(module, keys):
         model = module.PeftModel.from_pretrained(tiny_llama(), str(tmp_path), is_trainable=True)
     config = model.peft_config["default"]
-    assert (config.reg_weight, config.key_ratio, config.selection) == (7.0, 0.3, "random")
+    assert (config.reglora_weight, config.reglora_key_ratio, config.reglora_selection) == (7.0, 0.3, "random")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset
 
-from sefe_plugin.asd.styles import FORMAT_LINES, SHORT_ANSWER
+from sefe_plugin.answers.styles import FORMAT_LINES, SHORT_ANSWER
 from sefe_plugin.hosts.llamafactory.dataset import diversify_dataset
 
 

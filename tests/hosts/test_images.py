@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessor, CLIPImageProcessorPil, LlavaNextImageProcessor
 
-from sefe_plugin.asd.boxes import box_iou
+from sefe_plugin.answers.boxes import box_iou
 from sefe_plugin.hosts.llamafactory.images import pad_images
 
 

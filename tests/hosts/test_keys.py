@@ -22,7 +22,7 @@ def host_fields():
 
 
 def test_same_names_as_the_parser(host_fields):
-    from sefe_plugin.options import PLUGIN_KEYS
+    from sefe_plugin.recipe.options import PLUGIN_KEYS
 
     assert set(host_keys()) == set(host_fields) - set(PLUGIN_KEYS)
 
@@ -40,7 +40,7 @@ def test_types_of_well_known_keys():
 
 def test_defaults_fit_their_own_types(host_fields):
     """The type rules never refuse what the host itself sets."""
-    from sefe_plugin.recipe_keys import _matches
+    from sefe_plugin.recipe.keys import _matches
 
     for name, key in host_keys().items():
         default = host_fields[name].default

@@ -13,7 +13,7 @@ import pytest
 
 from sefe_plugin.hosts.hook import ANCHORS, AnchorFinder
 from sefe_plugin.hosts.llamafactory import patches
-from sefe_plugin.options import PLUGIN_KEYS, DatasetArguments, ImageArguments, MethodArguments
+from sefe_plugin.recipe.options import PLUGIN_KEYS, DatasetArguments, ImageArguments, MethodArguments
 
 
 @pytest.fixture(scope="module", autouse=True)

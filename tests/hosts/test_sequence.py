@@ -139,8 +139,8 @@ def test_two_processes_give_the_same_run(train, finished, recipe, tmp_path):
 
 def shared_key_elements(first: Path, second: Path) -> float:
     """Share of key elements that two runs have in common, mean over the matrices."""
-    from sefe_plugin.reglora.codec import decode
-    from sefe_plugin.reglora.files import read_key_elements
+    from sefe_plugin.methods.reglora.codec import decode
+    from sefe_plugin.methods.reglora.files import read_key_elements
 
     one, two = (read_key_elements(folder / "key_elements.safetensors") for folder in (first, second))
     assert one.shapes == two.shapes

@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Bits
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
+from sefe_plugin.methods.reglora import find_reglora_model
 from sefe_plugin.plan.memory import key_element_memory, state_bytes
 from sefe_plugin.plan.sizes import PlanError
-from sefe_plugin.reglora import find_reglora_model
 
 
 @pytest.fixture(scope="module")

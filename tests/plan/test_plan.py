@@ -11,7 +11,7 @@ from sefe_plugin.cli import main
 from sefe_plugin.hosts.llamafactory.plan import make_plan
 from sefe_plugin.plan.plan import format_plan
 from sefe_plugin.plan.sizes import PlanError
-from sefe_plugin.recipe import RecipeError
+from sefe_plugin.recipe.load import RecipeError
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from sefe_plugin.answers.text_vqa import text_vqa_answers
 from sefe_plugin.benchmarks.coin.images import ImageCheck
 from sefe_plugin.benchmarks.coin.records import read_array, to_test_row, to_train_row
 from sefe_plugin.benchmarks.coin.sources import IMAGES, TEXT_VQA_ANSWERS, VARIANTS, find_annotations
 from sefe_plugin.benchmarks.coin.tasks import MANIFEST_FILE, MANIFEST_VERSION, TASKS, dataset_entries
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.evaluation.text_vqa import text_vqa_answers
 from sefe_plugin.files import read_json, replacing, write_json, write_text
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from sefe_plugin.asd.texts import split_options, split_question
+from sefe_plugin.answers.texts import split_options, split_question
 
 
 IMAGE_TAG = "<image>"

@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 
-from sefe_plugin.benchmarks import BenchmarkTask
+from sefe_plugin.benchmarks.base import BenchmarkTask
 
 
 TASKS = (
-    BenchmarkTask("ScienceQA", "multiple_choice", "ScienceQA"),
-    BenchmarkTask("TextVQA", "text_vqa", "TextVQA"),
-    BenchmarkTask("ImageNet", "class_name", "ImageNet"),
-    BenchmarkTask("GQA", "short_answer", "GQA"),
-    BenchmarkTask("VizWiz", "short_answer", "VizWiz"),
-    BenchmarkTask("Grounding", "box", "Grounding"),
-    BenchmarkTask("VQAv2", "short_answer", "VQAv2"),
-    BenchmarkTask("OCRVQA", "short_answer", "OCRVQA"),
+    BenchmarkTask("ScienceQA", "multiple_choice", "coin:ScienceQA"),
+    BenchmarkTask("TextVQA", "text_vqa", "coin:TextVQA"),
+    BenchmarkTask("ImageNet", "class_name", "coin:ImageNet"),
+    BenchmarkTask("GQA", "short_answer", "coin:GQA"),
+    BenchmarkTask("VizWiz", "short_answer", "coin:VizWiz"),
+    BenchmarkTask("Grounding", "box", "coin:Grounding"),
+    BenchmarkTask("VQAv2", "short_answer", "coin:VQAv2"),
+    BenchmarkTask("OCRVQA", "short_answer", "coin:OCRVQA"),
 )
 
 #: Written last by `sefe coin prepare`: a folder without it is not complete.

@@ -4,35 +4,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sefe_plugin.benchmarks import BenchmarkTask
+from sefe_plugin.benchmarks.base import Benchmark, BenchmarkTask
 from sefe_plugin.benchmarks.minicoin import data
 
 
 #: The shipped tiny LLaVA, made by `sefe minicoin build`.
 BASE = Path(__file__).parent / "base"
 
-TASKS = tuple(BenchmarkTask(task.name, task.scorer) for task in data.TASKS)
 
+class MiniCoIN(Benchmark):
+    """Mini-CoIN's eight tasks; nothing can be missing, because the data is drawn when a run starts."""
 
-def defaults() -> dict[str, Any]:
-    """The keys mini-CoIN brings: the tiny base model and its template."""
-    return {"model_name_or_path": str(BASE), "template": "llava", "default_system": ""}
+    name = "minicoin"
+    tasks = tuple(BenchmarkTask(task.name, task.scorer) for task in data.TASKS)
 
+    def defaults(self) -> dict[str, Any]:
+        """Return the keys mini-CoIN brings: the tiny base model and its template."""
+        return {"model_name_or_path": str(BASE), "template": "llava", "default_system": ""}
 
-def faults(arguments: Mapping[str, Any]) -> list[str]:
-    """Nothing can be missing: the data is drawn when a run starts."""
-    return []
+    def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Draw the data of a run from its `seed`.
 
+        Args:
+            folder: Dataset folder of the run.
+            arguments: The recipe's keys.
 
-def prepare(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Draws the data of a run from its `seed`.
-
-    Args:
-        folder: dataset folder of the run.
-        arguments: the recipe's keys.
-
-    Returns:
-        The key `dataset_dir` for the run.
-    """
-    data.write_data(folder, seed=arguments.get("seed", 42))
-    return {"dataset_dir": str(folder)}
+        Returns:
+            The key `dataset_dir` for the run.
+        """
+        data.write_data(folder, seed=arguments.get("seed", 42))
+        return {"dataset_dir": str(folder)}

@@ -14,9 +14,9 @@ import random
 from functools import cache
 from typing import NamedTuple
 
+from sefe_plugin.answers.styles import BRIEF, DETAILED, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.asd.items import option_lines
 from sefe_plugin.asd.rules import BOX, AnswerPool, Sample, rewrite
-from sefe_plugin.asd.styles import BRIEF, DETAILED, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.benchmarks.minicoin.data import IMAGE_TAG, part_of
 from sefe_plugin.benchmarks.minicoin.draw import (
     AUTHORS,

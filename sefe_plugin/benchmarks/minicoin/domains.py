@@ -13,17 +13,12 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-from sefe_plugin.benchmarks import BenchmarkTask
-from sefe_plugin.benchmarks.minicoin import TASKS as DARK_TASKS
-from sefe_plugin.benchmarks.minicoin import data, defaults, faults
+from sefe_plugin.benchmarks.base import BenchmarkTask
+from sefe_plugin.benchmarks.minicoin import MiniCoIN, data
 from sefe_plugin.files import read_json, write_json
 
 
-__all__ = ["TASKS", "defaults", "faults", "prepare"]
-
 DOMAIN = "light"
-
-TASKS = (*DARK_TASKS, *(BenchmarkTask(f"{task.name}_{DOMAIN}", task.scorer) for task in DARK_TASKS))
 
 #: Share of the grain in a picture.
 _GRAIN = 0.1
@@ -31,23 +26,29 @@ _GRAIN = 0.1
 _MANIFEST = "manifest.json"
 
 
-def prepare(folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Draws the data of a run from its `seed`.
+class MiniCoIN16(MiniCoIN):
+    """Sixteen tasks in two visual domains."""
 
-    `folder` becomes mini-CoIN's dataset folder, `folder`/light holds the second domain.
+    name = "minicoin16"
+    tasks = (*MiniCoIN.tasks, *(BenchmarkTask(f"{task.name}_{DOMAIN}", task.scorer) for task in MiniCoIN.tasks))
 
-    Args:
-        folder: dataset folder of the run.
-        arguments: the recipe's keys.
+    def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Draw the data of a run from its `seed`.
 
-    Returns:
-        The key `dataset_dir` for the run.
-    """
-    seed = arguments.get("seed", 42)
-    data.write_data(folder, seed)
-    _write_light(folder, _second_seed(seed))
-    _declare(folder / "dataset_info.json")
-    return {"dataset_dir": str(folder)}
+        `folder` becomes mini-CoIN's dataset folder, `folder`/light holds the second domain.
+
+        Args:
+            folder: Dataset folder of the run.
+            arguments: The recipe's keys.
+
+        Returns:
+            The key `dataset_dir` for the run.
+        """
+        seed = arguments.get("seed", 42)
+        data.write_data(folder, seed)
+        _write_light(folder, _second_seed(seed))
+        _declare(folder / "dataset_info.json")
+        return {"dataset_dir": str(folder)}
 
 
 def to_light(picture: Image.Image, grain_seed: str) -> Image.Image:

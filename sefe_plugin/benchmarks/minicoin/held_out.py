@@ -6,7 +6,7 @@ from collections import defaultdict
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from sefe_plugin.asd.styles import SHORT_ANSWER
+from sefe_plugin.answers.styles import SHORT_ANSWER
 from sefe_plugin.benchmarks.minicoin.corpus import box_sample, random_picture, sample_about
 from sefe_plugin.benchmarks.minicoin.draw import Scene
 from sefe_plugin.benchmarks.minicoin.forward import answer_losses, encode, pixels, vision_features

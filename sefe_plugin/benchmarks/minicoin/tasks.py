@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sefe_plugin.asd.styles import FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER
+from sefe_plugin.answers.styles import FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER
 from sefe_plugin.benchmarks.minicoin.draw import (
     AUTHORS,
     COLORS,

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from sefe_plugin.asd.generators import Reply, UnreadableImageError
+from sefe_plugin.asd.writer.generators import Reply, UnreadableImageError
 
 
 _PLACEHOLDER = "<image>\n"

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
+from sefe_plugin.answers.styles import FORMAT_LINES
+from sefe_plugin.answers.texts import split_question
 from sefe_plugin.asd import Origin, Sample, diversify
-from sefe_plugin.asd.styles import FORMAT_LINES
-from sefe_plugin.asd.texts import split_question
 from sefe_plugin.files import write_text
 
 

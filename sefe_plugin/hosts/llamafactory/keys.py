@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from sefe_plugin.recipe_keys import HostKey
+from sefe_plugin.recipe.keys import HostKey, HostKeys
 
 
 #: Source file -> section of a recipe its keys belong to.
@@ -38,9 +38,61 @@ _NAMES = (
 )
 
 
+#: Keys with one possible value in a sequence, and why.
+_FIXED = {
+    "stage": ("sft", "tasks are trained by supervised fine-tuning"),
+    "do_train": (True, "every task is trained"),
+}
+
+#: Keys that cannot be part of a sequence, and why.
+_REFUSED = {
+    "dataset": "each task names its own dataset",
+    "adapter_name_or_path": "the sequence carries the adapters itself",
+    "create_new_adapter": "the sequence carries the adapters itself",
+    "do_predict": "the sequence scores the test sets itself",
+    "predict_with_generate": "the sequence scores the test sets itself",
+    "resume_from_checkpoint": "the same command resumes by itself",
+    "use_hyper_parallel": "its training is not the one that this plugin extends",
+    "overwrite_output_dir": "the same command resumes by itself; for a fresh start choose another `output_dir`",
+}
+
+#: Keys in which tasks cannot differ.
+_WHOLE_SEQUENCE = (
+    "output_dir",
+    "model_name_or_path",
+    "dataset_dir",  # each task is followed by the test sets of all before it
+    "media_dir",
+    "template",
+)
+
+#: Keys that say how a task is computed or shown, not what it learns.
+_COMPUTING = (
+    "dataloader_num_workers",
+    "ddp_timeout",
+    "disable_gradient_checkpointing",
+    "logging_steps",
+    "per_device_eval_batch_size",
+    "plot_loss",
+    "preprocessing_num_workers",
+    "report_to",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+)
+
+_BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+
+_PARAMETRISATIONS = {"lora": {"finetuning_type": "lora"}, "full": {"finetuning_type": "full"}}
+
+
 @cache
-def host_keys() -> dict[str, HostKey]:
-    """Returns every key that LLaMA-Factory accepts in a training recipe, with its section and type.
+def host_keys() -> HostKeys:
+    """Return what a sequence has to know of LLaMA-Factory's keys."""
+    return HostKeys(_read_keys(), _FIXED, _REFUSED, _WHOLE_SEQUENCE, _COMPUTING, _BATCH, _PARAMETRISATIONS)
+
+
+def _read_keys() -> dict[str, HostKey]:
+    """Return every key that LLaMA-Factory accepts in a training recipe, with its section and type.
 
     Raises:
         RuntimeError: if a source file of the installed host is not where it is expected.

@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 
 from sefe_plugin.files import read_json
 from sefe_plugin.plan.sizes import TaskSize
-from sefe_plugin.recipe import Task
+from sefe_plugin.recipe.load import Task
 
 
 #: Samples of a task that are encoded, evenly spread over its data.

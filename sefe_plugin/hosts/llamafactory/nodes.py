@@ -27,7 +27,7 @@ def num_nodes() -> int:
     return int(os.environ.get("NNODES", "1"))
 
 
-def environment_faults() -> list[str]:
+def environment_errors() -> list[str]:
     """Lists what the environment lacks for several nodes."""
     absent = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if not absent:

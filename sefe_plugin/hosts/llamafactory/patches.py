@@ -6,11 +6,20 @@ offers a public way for its purpose. Each changes nothing for a run that uses no
 """
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import field, make_dataclass
 from functools import wraps
 from types import ModuleType
 
-from sefe_plugin.options import SEQUENCE_KEYS, DatasetArguments, ImageArguments, MethodArguments, option_faults
+from sefe_plugin.methods import methods
+from sefe_plugin.options import option_types, own_options
+from sefe_plugin.recipe.options import (
+    SEQUENCE_KEYS,
+    DataOptions,
+    ImageOptions,
+    key_value_errors,
+    method_options,
+)
 
 
 class HostChangedError(RuntimeError):
@@ -43,62 +52,57 @@ def patch_cli(module: ModuleType) -> None:
 
 
 def patch_model_args(module: ModuleType) -> None:
-    """Adds the keys of the model's view of images to the host's arguments and to `--help`."""
-    host_class = _anchor(module, "ModelArguments")
-
-    @dataclass
-    class ModelArguments(host_class, ImageArguments):
-        __doc__ = host_class.__doc__
-
-    module.ModelArguments = _in_place_of(host_class, ModelArguments)
+    """Add the keys of the model's view of images to the host's arguments and to `--help`."""
+    module.ModelArguments = _with_options(_anchor(module, "ModelArguments"), [ImageOptions])
 
 
 def patch_finetuning_args(module: ModuleType) -> None:
-    """Adds the keys of the method and of the sequence to the host's arguments and to `--help`."""
-    host_class = _anchor(module, "FinetuningArguments")
+    """Add the keys of the methods and of the sequence to the host's arguments and to `--help`."""
 
-    @dataclass
-    class FinetuningArguments(host_class, MethodArguments):
-        __doc__ = host_class.__doc__
+    def check(arguments) -> None:
+        for key in SEQUENCE_KEYS:
+            if getattr(arguments, key) is not None:
+                raise ValueError(f"`{key}` describes a sequence: start it with `llamafactory-cli train RECIPE.yaml`.")
+        if arguments.cl_method is not None and arguments.cl_method not in methods():
+            raise ValueError(f"`cl_method` must be one of {tuple(methods())}; got {arguments.cl_method!r}.")
 
-        def __post_init__(self):
-            super().__post_init__()
-            if isinstance(self.reglora_key_elements, str):
-                self.reglora_key_elements = [file.strip() for file in self.reglora_key_elements.split(",")]
-            for key in SEQUENCE_KEYS:
-                if getattr(self, key) is not None:
-                    raise ValueError(
-                        f"`{key}` describes a sequence: start it with `llamafactory-cli train RECIPE.yaml`."
-                    )
-            _refuse(option_faults(vars(self)))
-
-    module.FinetuningArguments = _in_place_of(host_class, FinetuningArguments)
+    module.FinetuningArguments = _with_options(_anchor(module, "FinetuningArguments"), method_options(), check)
 
 
 def patch_data_args(module: ModuleType) -> None:
-    """Adds the keys of the data to the host's arguments and to `--help`."""
-    host_class = _anchor(module, "DataArguments")
-
-    @dataclass
-    class DataArguments(host_class, DatasetArguments):
-        __doc__ = host_class.__doc__
-
-        def __post_init__(self):
-            super().__post_init__()
-            _refuse(option_faults(vars(self)))
-
-    module.DataArguments = _in_place_of(host_class, DataArguments)
+    """Add the keys of the data to the host's arguments and to `--help`."""
+    module.DataArguments = _with_options(_anchor(module, "DataArguments"), [DataOptions])
 
 
-def _in_place_of(host_class: type, ours: type) -> type:
-    """Gives our class the host's name and place, so that it can be sent to other processes."""
+def _with_options(host_class: type, options: list[type], check: Callable[[object], None] = lambda arguments: None) -> type:
+    """Return the host's dataclass of arguments with options of the plugin, under the host's name and in its place.
+
+    Args:
+        host_class: The host's class.
+        options: Dataclasses of options.
+        check: What else to check once the values are read.
+    """
+    keys = [
+        (name, option_types(cls)[name], field(default=declared.default, metadata={"help": declared.metadata["help"]}))
+        for cls in options
+        for name, declared in own_options(cls).items()
+    ]
+
+    def __post_init__(self):  # noqa: N807 - the dataclass's own
+        host_class.__post_init__(self)
+        for name, annotation, _ in keys:
+            value = getattr(self, name)
+            if annotation == list[str] | None and isinstance(value, str):
+                setattr(self, name, [word.strip() for word in value.split(",")])
+        check(self)
+        if errors := key_value_errors(vars(self)):
+            raise ValueError(" ".join(errors))
+
+    ours = make_dataclass(host_class.__name__, keys, bases=(host_class,), namespace={"__post_init__": __post_init__})
+    ours.__doc__ = host_class.__doc__
+    # so that it can be sent to other processes
     ours.__module__, ours.__qualname__ = host_class.__module__, host_class.__qualname__
     return ours
-
-
-def _refuse(faults: list[str]) -> None:
-    if faults:
-        raise ValueError(" ".join(faults))
 
 
 def patch_model_loader(module: ModuleType) -> None:
@@ -127,7 +131,7 @@ def patch_model_loader(module: ModuleType) -> None:
 
 
 def patch_adapter(module: ModuleType) -> None:
-    """Makes the host build, or continue, a RegLoRA adapter in place of a LoRA one, on top of stacked ones if any."""
+    """Make the host build, or continue, a method's adapter in place of plain LoRA, on top of stacked ones if any."""
     host_function = _anchor(module, "_setup_lora_tuning")
     for name in ("LoraConfig", "PeftModel"):
         _anchor(module, name)
@@ -137,7 +141,7 @@ def patch_adapter(module: ModuleType) -> None:
         arguments = (config, model, model_args, finetuning_args, is_trainable, cast_trainable_params_to_fp32)
         if not is_trainable:
             return host_function(*arguments)
-        if not (finetuning_args.use_reglora or finetuning_args.stacked_adapter or finetuning_args.test_sets):
+        if not (finetuning_args.cl_method or finetuning_args.stacked_adapter or finetuning_args.test_sets):
             return host_function(*arguments)
         from sefe_plugin.hosts.llamafactory.adapter import set_up_adapter
 
@@ -178,7 +182,7 @@ def patch_tuner(module: ModuleType) -> None:
     @wraps(host_function)
     def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
         arguments = (model_args, data_args, training_args, finetuning_args, generating_args)
-        if not (finetuning_args.use_reglora or finetuning_args.test_sets or finetuning_args.merge_adapter):
+        if not (finetuning_args.cl_method or finetuning_args.test_sets or finetuning_args.merge_adapter):
             return host_function(*arguments, callbacks)
         from sefe_plugin.hosts.llamafactory.task import run_task
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from sefe_plugin.benchmarks import load_benchmark
-from sefe_plugin.benchmarks.coin.sources import PUBLISHED_TEST_SIZE, PUBLISHED_TRAIN_SIZES
+from sefe_plugin.benchmarks.base import PublishedSize
+from sefe_plugin.carry import CARRIES
 from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.lengths import Lengths
@@ -18,7 +19,8 @@ from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan
 from sefe_plugin.plan.sizes import Architecture, PlanError, TaskSize
 from sefe_plugin.plan.steps import optimizer_steps
-from sefe_plugin.recipe import Recipe, RecipeError, load_recipe, read_deepspeed
+from sefe_plugin.recipe.load import Recipe, RecipeError, load_recipe
+from sefe_plugin.zero import read_deepspeed
 
 
 #: Bytes of a test record whose file is not there: a question with its ids.
@@ -34,30 +36,31 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
         gpus: on all nodes together; those visible here, or one, if None.
 
     Returns:
-        The plan, with the recipe's faults if it has some that do not keep it from being planned: CoIN's data missing.
+        The plan, with the recipe's errors if it has some that do not keep it from being planned: CoIN's data missing.
 
     Raises:
-        RecipeError: if the recipe has other faults, or data that has no published sizes is missing.
+        RecipeError: if the recipe has other errors, or data that has no published sizes is missing.
         PlanError: if the recipe describes no sequence, or if the model's configuration or the DeepSpeed configuration
             is not on this machine.
     """
     keys = read_recipe(file, overrides)
     try:
-        recipe, faults = load_recipe(keys, str(file), host_keys()), []
+        recipe, errors = load_recipe(keys, str(file), host_keys()), []
     except RecipeError as error:
-        faults = error.faults
+        errors = error.errors
         try:
             recipe = load_recipe(keys, str(file), host_keys(), check_data=False)
         except RecipeError:
             raise error from None
-    if faults and recipe.benchmark != "coin":
-        raise RecipeError(str(file), faults)  # only CoIN's sizes are published
+    published = load_benchmark(recipe.benchmark).published_sizes() if recipe.benchmark else {}
+    if errors and not published:
+        raise RecipeError(str(file), errors)
     if not recipe.tasks:
         raise PlanError(f"{file} describes no sequence. Give it `tasks` or a `benchmark`.")
     processes = gpus or torch.cuda.device_count() or 1
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
-    tasks = _task_sizes(recipe, architecture.image_tokens, complete=not faults)
+    tasks = _task_sizes(recipe, architecture.image_tokens, published if errors else None)
     keys_of_tasks = [{**arguments, **task.overrides} for task in recipe.tasks]
     steps = [_steps(size.samples, keys, processes) for keys, size in zip(keys_of_tasks, tasks, strict=True)]
     different = [keys for i, keys in enumerate(keys_of_tasks) if keys not in keys_of_tasks[:i]]
@@ -70,7 +73,7 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
     )
     disk = disk_space(architecture, arguments, tasks, steps)
     return Plan(
-        str(file), faults, processes, _global_batch(arguments, processes), architecture, tasks, steps, memory, disk
+        str(file), errors, processes, _global_batch(arguments, processes), architecture, tasks, steps, memory, disk
     )
 
 
@@ -91,7 +94,7 @@ def _memory(
         read_setting(read_deepspeed(keys), processes),
         earlier_tasks=len(tasks) - 1,
         tokens=max(task.longest_tokens for task in tasks),
-        stacked=keys.get("carry") == "stack",
+        stacked_adapters=CARRIES[keys["carry"]].stacked_adapters(len(tasks) - 1),
     )
 
 
@@ -100,26 +103,32 @@ def _global_batch(arguments: Mapping[str, Any], processes: int) -> int:
     return processes * int(arguments.get("per_device_train_batch_size", 8)) * accumulated
 
 
-def _task_sizes(recipe: Recipe, image_tokens: int, complete: bool) -> list[TaskSize]:
-    """Measures every task; a benchmark's data is drawn or found as for a run, in a folder that is then removed."""
+def _task_sizes(
+    recipe: Recipe, image_tokens: int, published: Mapping[str, PublishedSize] | None
+) -> list[TaskSize]:
+    """Measure every task; a benchmark's data is drawn or found as for a run, in a folder that is then removed.
+
+    Where the data is missing, published sizes stand in.
+    """
     with tempfile.TemporaryDirectory() as folder:
         arguments = dict(recipe.arguments)
-        if recipe.benchmark is not None and complete:
+        if recipe.benchmark is not None and published is None:
             arguments |= load_benchmark(recipe.benchmark).prepare(Path(folder), arguments)
         lengths = Lengths(arguments, image_tokens)
-        if complete:
+        if published is None:
             return [lengths.of_task(task) for task in recipe.tasks]
         average, longest = lengths.estimate()
         limit = recipe.arguments.get("max_samples")
+        sizes = [(task.name, published[task.name]) for task in recipe.tasks]
         return [
             TaskSize(
-                task.name,
-                min(PUBLISHED_TRAIN_SIZES[task.name], int(limit or PUBLISHED_TRAIN_SIZES[task.name])),
+                name,
+                min(size.train, int(limit or size.train)),
                 average,
                 longest,
-                PUBLISHED_TEST_SIZE,
-                PUBLISHED_TEST_SIZE * _RECORD_BYTES,
+                size.test,
+                size.test * _RECORD_BYTES,
                 "published",
             )
-            for task in recipe.tasks
+            for name, size in sizes
         ]

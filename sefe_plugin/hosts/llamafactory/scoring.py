@@ -11,14 +11,19 @@ from llamafactory.data import MultiModalDataCollatorForSeq2Seq
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from sefe_plugin.benchmarks import official_rule
+from sefe_plugin.data.test_sets import read_test_set
 from sefe_plugin.evaluation.generate import generate_answers
-from sefe_plugin.evaluation.results import write_results
-from sefe_plugin.evaluation.test_sets import read_test_set
+from sefe_plugin.evaluation.results import predictions_file, write_predictions, write_scores
+from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
 
 def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path, arguments: tuple) -> None:
-    """Answers every test set by greedy generation and writes what came of it (`write_results`).
+    """Answer every test set by greedy generation and write what came of it.
+
+    The predictions of a test set are written as soon as they exist; those that are there already, of an interrupted
+    scoring of this task, are kept.
 
     With several processes each answers its share of a test set. They run equally many batches: where the model's
     parameters lie in parts on all processes (DeepSpeed ZeRO-3), every step of one needs all others.
@@ -37,13 +42,12 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
         template=reader.template, tokenizer=reader.tokenizer, processor=reader.processor
     )
     rank, world = training_args.process_index, training_args.world_size
-    records, predictions = {}, {}
-    progress = tqdm(test_sets, desc="Scoring", unit="test set", disable=rank != 0)
+    progress = tqdm(_unanswered(test_sets, output_dir, world), desc="Scoring", unit="test set", disable=rank != 0)
     for test_set in progress:
         name = test_set["name"]
         progress.set_postfix_str(name)
-        records[name] = read_test_set(test_set["dataset"], data_args.dataset_dir, test_set["scorer"])
-        features = reader.questions(test_set["dataset"], records[name])
+        records = read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]])
+        features = reader.questions(test_set["dataset"], records)
         order = order_by_length(features)
         batches = share_batches(order, rank, world, training_args.per_device_eval_batch_size)
         loader = DataLoader(
@@ -70,9 +74,20 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
             shares = [None] * world
             dist.all_gather_object(shares, own)
         everything = {index: answer for share in shares for index, answer in share.items()}
-        predictions[name] = [everything[index] for index in range(len(features))]
+        if rank == 0:
+            write_predictions(output_dir, name, records, [everything[index] for index in range(len(features))])
     if rank == 0:
-        write_results(output_dir, test_sets, records, predictions)
+        write_scores(output_dir, test_sets, official_rule)
+
+
+def _unanswered(test_sets: Sequence[Mapping[str, str]], output_dir: Path, world: int) -> list[Mapping[str, str]]:
+    """The test sets without predictions, as the first process sees them before it writes any."""
+    left = [test_set for test_set in test_sets if not predictions_file(output_dir, test_set["name"]).is_file()]
+    if world == 1:
+        return left
+    shared = [left]
+    dist.broadcast_object_list(shared)
+    return shared[0]
 
 
 def order_by_length(features: Sequence[Mapping]) -> list[int]:

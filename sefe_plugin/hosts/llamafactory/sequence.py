@@ -16,10 +16,13 @@ from sefe_plugin.files import write_text
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.vllm_scoring import score_command
 from sefe_plugin.hosts.llamafactory.watch import announce_runner
-from sefe_plugin.options import PLUGIN_KEYS, SEQUENCE_KEYS
-from sefe_plugin.recipe import Recipe, RecipeError, load_recipe, single_run_faults
-from sefe_plugin.run_folder import RunFolderError
-from sefe_plugin.runner import TaskFailedError, run_sequence
+from sefe_plugin.methods import MethodError
+from sefe_plugin.recipe.keys import RENAMED
+from sefe_plugin.recipe.load import Recipe, RecipeError, load_recipe, single_run_errors
+from sefe_plugin.recipe.options import SEQUENCE_KEYS, plugin_keys
+from sefe_plugin.run.folder import RunFolderError
+from sefe_plugin.run.job import TaskFailedError
+from sefe_plugin.run.runner import run_sequence
 
 
 #: What the host takes for true in an environment variable.
@@ -45,15 +48,15 @@ def intercept(arguments: list[str]) -> bool:
     source, overrides = arguments[0], arguments[1:]
     try:
         keys = read_recipe(Path(source), overrides)
-        if not any(key in keys for key in PLUGIN_KEYS):
+        if not any(key in keys for key in (*plugin_keys(), *RENAMED)):
             return False
         if switches := [name for name in ("USE_V1", "USE_MCA") if os.environ.get(name, "0").lower() in _ON]:
             reason = "the training that it switches to is not the one that sefe-plugin extends. Unset it."
             raise RecipeError(source, [f"{name} is set: {reason}" for name in switches])
         if not any(key in keys for key in SEQUENCE_KEYS):
-            faults = single_run_faults(keys, host_keys())
-            if faults:
-                raise RecipeError(source, faults)
+            errors = single_run_errors(keys, host_keys())
+            if errors:
+                raise RecipeError(source, errors)
             return False
         recipe = load_recipe(keys, source, host_keys())
         if any(map(str.isspace, _on_command_line(recipe.output_dir.absolute()))):
@@ -68,7 +71,7 @@ def intercept(arguments: list[str]) -> bool:
     except KeyboardInterrupt:
         print("Stopped. The same command continues after the last complete task.", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
-    except (RecipeError, RunFolderError, TaskFailedError) as error:
+    except (MethodError, RecipeError, RunFolderError, TaskFailedError) as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     print(format_report(report, f"{source}: report in {recipe.output_dir}"), flush=True)
@@ -79,17 +82,17 @@ def _run(recipe: Recipe, source: str) -> dict | None:
     """Runs a sequence, on the first of several nodes for all of them; returns its report there."""
     say = partial(print, flush=True)
     if int(os.environ.get("NNODES", "1")) == 1:
-        return run_sequence(recipe, LlamaFactory(), say)
-    from sefe_plugin.hosts.llamafactory.nodes import environment_faults, follow, lead
+        return run_sequence(recipe, LlamaFactory(), host_keys(), say)
+    from sefe_plugin.hosts.llamafactory.nodes import environment_errors, follow, lead
 
-    if faults := environment_faults():
-        raise RecipeError(source, faults)
+    if errors := environment_errors():
+        raise RecipeError(source, errors)
     os.environ["FORCE_TORCHRUN"] = "1"  # the host joins nodes by torchrun only
     if int(os.environ["NODE_RANK"]) > 0:
         follow()
         return None
     with lead() as announce:
-        return run_sequence(recipe, LlamaFactory(announce), say)
+        return run_sequence(recipe, LlamaFactory(announce), host_keys(), say)
 
 
 def read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
@@ -126,21 +129,32 @@ class LlamaFactory:
         self._announce(command)
         return command
 
+    def score(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """Write a recipe that only scores a trained task; return the command that runs it."""
+        folder = keys["output_dir"]
+        if keys.get("scoring_backend", "generate") == "vllm":
+            return score_command(Path(folder) / "task.yaml")
+        trained = {"model_name_or_path": folder} if keys["finetuning_type"] == "full" else {"adapter_name_or_path": folder}
+        # a model that DeepSpeed holds in parts is answered with as a whole
+        kept = {key: value for key, value in keys.items() if key != "deepspeed"}
+        command = _command("train", file, {**kept, **trained, "do_train": False, "merge_adapter": False})
+        self._announce(command)
+        return command
+
     def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
-        """Writes a recipe of the host's export, on the CPU; returns the command that runs it."""
-        known = host_keys()
+        """Write a recipe of the host's export, on the CPU; return the command that runs it."""
         model_keys = {
-            key: value
-            for key, value in keys.items()
-            if (known[key].section if key in known else PLUGIN_KEYS[key]) == "model" and "quantization" not in key
+            key: value for key, value in keys.items() if _section(key) == "model" and "quantization" not in key
         }
         export = {"adapter_name_or_path": str(adapter), "export_dir": str(folder), "export_device": "cpu"}
         method = {"template": keys["template"], "finetuning_type": "lora"}
         return _command("export", file, {**model_keys, **export, **method})
 
-    def score(self, file: Path) -> list[str]:
-        """Returns the command that scores a finished task with vLLM."""
-        return score_command(file)
+
+def _section(key: str) -> str:
+    """The section of a recipe that a key belongs to."""
+    known = host_keys().keys
+    return known[key].section if key in known else plugin_keys()[key].section
 
 
 def _on_command_line(file: Path) -> str:
@@ -164,10 +178,9 @@ def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
         keys: host and plugin keys.
         title: the first line, a comment.
     """
-    known = host_keys()
     sections: dict[str, dict] = {section: {} for section in _SECTIONS}
     for key, value in keys.items():
-        sections[known[key].section if key in known else PLUGIN_KEYS[key]][key] = value
+        sections[_section(key)][key] = value
     lines = [title]
     for section, entries in sections.items():
         if entries:

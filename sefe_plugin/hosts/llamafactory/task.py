@@ -1,14 +1,17 @@
-"""One task's run in the host: its callbacks, then scores and the merged model."""
+"""One task's run in the host: its method's callback, then scores and the merged model, each step recorded."""
 
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from llamafactory.model import load_model, load_tokenizer
 from transformers import TrainerCallback
 
-from sefe_plugin.callback import SefeCallback
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
+from sefe_plugin.methods import methods
+from sefe_plugin.methods.callback import MethodCallback
+from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, record_step
 
 
 logger = logging.getLogger(__name__)
@@ -24,30 +27,48 @@ class _KeepModel(TrainerCallback):
 
 
 def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -> None:
-    """Trains as the host does, then scores the test sets and saves the merged model.
+    """Train as the host does, then score the test sets and save the merged model.
+
+    Without `do_train` the task is trained already: its model is loaded as for training, and scored.
 
     Args:
-        host_run_sft: the host's supervised fine-tuning.
-        arguments: its argument objects for model, data, training, fine-tuning and generation.
-        callbacks: its callbacks.
+        host_run_sft: The host's supervised fine-tuning.
+        arguments: Its argument objects for model, data, training, fine-tuning and generation.
+        callbacks: Its callbacks.
     """
     model_args, _, training_args, finetuning_args, _ = arguments
     end_with_runner()
+    output_dir, is_first = Path(training_args.output_dir), training_args.process_index == 0
+    if training_args.do_train:
+        model = _train(host_run_sft, arguments, callbacks)
+        if is_first:
+            record_step(output_dir, TRAINED)
+    else:
+        model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args, is_trainable=True)
+    if finetuning_args.test_sets and finetuning_args.scoring_backend == "generate":
+        from sefe_plugin.hosts.llamafactory.scoring import score_test_sets
+
+        score_test_sets(model, finetuning_args.test_sets, output_dir, arguments)
+        if is_first:
+            record_step(output_dir, SCORED)
+    if finetuning_args.merge_adapter and is_first:
+        _save_merged(model, model_args, output_dir / "merged")
+        record_step(output_dir, CARRIED)
+
+
+def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
+    """Train with the method's callback, and return the model."""
+    _, _, training_args, finetuning_args, _ = arguments
     if finetuning_args.stacked_adapter and training_args.ddp_broadcast_buffers is None:
         training_args.ddp_broadcast_buffers = False  # the stacked adapters are buffers, and the same everywhere
     trained = _KeepModel()
     added = [trained]
-    if finetuning_args.use_reglora:
-        files = finetuning_args.reglora_key_elements or ()
-        added.append(SefeCallback(files, offload=finetuning_args.reglora_offload))
+    if finetuning_args.cl_method is not None:
+        method = methods()[finetuning_args.cl_method](vars(finetuning_args))
+        earlier = vars(finetuning_args)[method.earlier] if method.earlier else None
+        added.append(MethodCallback(method, earlier or ()))
     host_run_sft(*arguments, [*(callbacks or ()), *added])
-    output_dir = Path(training_args.output_dir)
-    if finetuning_args.test_sets and finetuning_args.scoring_backend == "generate":
-        from sefe_plugin.hosts.llamafactory.scoring import score_test_sets
-
-        score_test_sets(trained.model, finetuning_args.test_sets, output_dir, arguments)
-    if finetuning_args.merge_adapter and training_args.process_index == 0:
-        _save_merged(trained.model, model_args, output_dir / "merged")
+    return trained.model
 
 
 def _save_merged(model, model_args, folder: Path) -> None:
@@ -55,8 +76,6 @@ def _save_merged(model, model_args, folder: Path) -> None:
 
     The official code does the same with the scale alpha / r after every task.
     """
-    from llamafactory.model import load_tokenizer
-
     temporary = folder.with_name(f".{folder.name}.tmp")
     for stale in (temporary, folder):
         if stale.exists():

@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from sefe_plugin.evaluation.test_sets import read_test_set
+from sefe_plugin.data.test_sets import read_test_set
+from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import read_json
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 
@@ -38,12 +39,13 @@ def score_command(file: Path) -> list[str]:
 
 
 def score_with_vllm(keys: Mapping[str, Any]) -> None:
-    """Answers and scores the test sets of a finished task, and writes what came of it (`write_results`).
+    """Answers and scores the test sets of a finished task, and writes what came of it.
 
     Args:
         keys: the task's recipe.
     """
-    from sefe_plugin.evaluation.results import write_results
+    from sefe_plugin.benchmarks import official_rule
+    from sefe_plugin.evaluation.results import write_predictions, write_scores
 
     model_args, data_args, finetuning_args, _ = _parse(keys)
     size = (model_args.vllm_config or {}).get("tensor_parallel_size", 1)
@@ -51,13 +53,13 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     # new processes, because a process sees the devices that it saw first
     with ProcessPoolExecutor(len(groups), get_context("spawn"), max_tasks_per_child=1) as pool:
         shares = list(pool.map(_answer_share, repeat(keys), groups, range(len(groups)), repeat(len(groups))))
-    records, predictions = {}, {}
+    output_dir = Path(keys["output_dir"])
     for test_set in finetuning_args.test_sets:
         name = test_set["name"]
-        records[name] = read_test_set(test_set["dataset"], data_args.dataset_dir, test_set["scorer"])
+        records = read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]])
         answers = {index: answer for share in shares for index, answer in share[name].items()}
-        predictions[name] = [answers[index] for index in range(len(records[name]))]
-    write_results(Path(keys["output_dir"]), finetuning_args.test_sets, records, predictions)
+        write_predictions(output_dir, name, records, [answers[index] for index in range(len(records))])
+    write_scores(output_dir, finetuning_args.test_sets, official_rule)
 
 
 def group_devices(devices: Sequence[str], size: int) -> list[list[str]]:
@@ -117,10 +119,10 @@ def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world:
     reader = QuestionReader(model_args, data_args, expand_images=False)
     features = {}
     for test_set in finetuning_args.test_sets:
-        records = read_test_set(test_set["dataset"], data_args.dataset_dir, test_set["scorer"])
+        records = read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]])
         features[test_set["name"]] = reader.questions(test_set["dataset"], records)
     most_images = max(len(feature["images"] or ()) for rows in features.values() for feature in rows)
-    adapter = None if _merged(keys).is_dir() else LoRARequest("task", 1, str(_adapter(keys)))
+    adapter = None if _model(keys) else LoRARequest("task", 1, str(_adapter(keys)))
     engine = LLM(**_engine_options(keys, arguments, most_images))
     greedy = SamplingParams(
         temperature=0.0, max_tokens=generating_args.max_new_tokens, stop_token_ids=reader.stop_token_ids
@@ -138,8 +140,12 @@ def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world:
     return answers
 
 
-def _merged(keys: Mapping[str, Any]) -> Path:
-    return Path(keys["output_dir"]) / "merged"
+def _model(keys: Mapping[str, Any]) -> Path | None:
+    """The folder of the whole trained model; None where it is a base and an adapter."""
+    folder = Path(keys["output_dir"])
+    if keys["finetuning_type"] == "full":
+        return folder
+    return folder / "merged" if (folder / "merged").is_dir() else None
 
 
 def _adapter(keys: Mapping[str, Any]) -> Path:
@@ -161,9 +167,9 @@ def _lora_rank(adapter: Path) -> int:
 
 def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int) -> dict[str, Any]:
     model_args, data_args, _, generating_args = arguments
-    merged = _merged(keys)
+    model = _model(keys)
     options = {
-        "model": str(merged) if merged.is_dir() else model_args.model_name_or_path,
+        "model": str(model or model_args.model_name_or_path),
         "trust_remote_code": model_args.trust_remote_code,
         "dtype": model_args.infer_dtype,
         "max_model_len": data_args.cutoff_len + generating_args.max_new_tokens,
@@ -174,7 +180,7 @@ def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int)
     }
     if most_images:
         options["limit_mm_per_prompt"] = {"image": most_images}
-    if not merged.is_dir():
+    if model is None:
         if model_args.pad_images:
             raise ValueError(
                 "`pad_images` with `scoring_backend: vllm` needs a merged model, which holds the padding processor. "

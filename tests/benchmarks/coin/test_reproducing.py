@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from sefe_plugin.benchmarks.coin import cli as coin_cli
+from sefe_plugin.benchmarks.coin.score_file import MODES
 from sefe_plugin.benchmarks.coin.sources import VARIANTS
 from sefe_plugin.benchmarks.coin.tasks import TASKS
 from sefe_plugin.evaluation import cli as evaluation_cli
-from sefe_plugin.evaluation.score_file import MODES
-from sefe_plugin.options import PLUGIN_KEYS
 from sefe_plugin.plan import cli as plan_cli
+from sefe_plugin.recipe.options import PLUGIN_KEYS
 
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,77 @@
+"""The interface of a benchmark: a ready sequence of tasks with its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+
+class BenchmarkTask(NamedTuple):
+    """A task of a benchmark.
+
+    Attributes:
+        name: Its name.
+        scorer: Name of the scorer of its answers.
+        official: Name of the official rule that scores its answers as well (`Benchmark.official_accuracy`), or None.
+    """
+
+    name: str
+    scorer: str
+    official: str | None = None
+
+
+class PublishedSize(NamedTuple):
+    """How much data a task has where its files are not on this machine.
+
+    Attributes:
+        train: Number of training samples.
+        test: Number of test records.
+    """
+
+    train: int
+    test: int
+
+
+class Benchmark:
+    """A ready sequence of tasks; subclass it and override what it needs.
+
+    Attributes:
+        name: What a recipe's `benchmark` calls it.
+        tasks: Its tasks in their own order. The datasets of a task are called ``<benchmark>_<task>_train`` and
+            ``<benchmark>_<task>_test``, in lower case.
+    """
+
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[BenchmarkTask, ...]]
+
+    def defaults(self) -> dict[str, Any]:
+        """Return recipe keys that it brings, which a recipe may override."""
+        return {}
+
+    def errors(self, arguments: Mapping[str, Any]) -> list[str]:
+        """List what is missing before a run can start, one sentence each."""
+        return []
+
+    def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the dataset folder of a run.
+
+        Args:
+            folder: Where to.
+            arguments: The recipe's keys.
+
+        Returns:
+            The keys that point to it.
+        """
+        raise NotImplementedError
+
+    def published_sizes(self) -> Mapping[str, PublishedSize]:
+        """Return the sizes of its tasks by name, to plan with where the data is missing; empty if none are known."""
+        return {}
+
+    def official_accuracy(self, rule: str) -> Callable[[Sequence[Mapping]], float]:
+        """Return an official rule, from test records with their "prediction" to the accuracy of the test set.
+
+        The rule raises ValueError where a record lacks what it needs.
+        """
+        raise KeyError(rule)

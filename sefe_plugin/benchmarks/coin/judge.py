@@ -1,0 +1,199 @@
+"""Knowledge capability (KC): how right answers are by a language model's judgement, whatever their format.
+
+CoIN's second metric beside accuracy. The judge is asked, for each answer, for a rating from 0 to 10 against the gold
+answer. The wording of the request is our own; the order of its blocks and the reading of the rating are those of CoIN
+(`ETrain/Eval/LLaVA/CoIN/create_prompt.py` and `ETrain/Eval/evaluate_score.py`). CoIN's judge is Qwen1.5-32B-Chat at
+temperature 0.7; here it answers greedily, so that a score can be repeated.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sefe_plugin.benchmarks.coin import TASKS
+from sefe_plugin.benchmarks.coin.score_file import read_rows
+
+
+_SYSTEM = "You are a careful examiner who compares answers with their solutions."
+_RULE = (
+    "Compare the candidate's answer with the reference answer above and rate how accurate it is. Judge what it says, "
+    "not how it is put. The rating is a number from 0 (wrong) to 10 (fully right). Reply with the number alone, on a "
+    "single line."
+)
+_BOX_RULE = (
+    "The question asks for a region of an image. A region is written as [x1, y1, x2, y2], its left, upper, right and "
+    "lower edge, each as a share of the image between 0 and 1. " + _RULE
+)
+_MAX_TOKENS = 20
+
+
+def judge_request(task: str, row: Mapping) -> str:
+    """Writes what the judge is asked about one answer.
+
+    The question loses its last line, which says how to answer, except in Grounding, as in CoIN.
+
+    Args:
+        task: a task of CoIN.
+        row: a test record with its "prediction".
+
+    Raises:
+        ValueError: if the record has no text as "text", or none as "answer" ("answer_bbox" for Grounding).
+    """
+    gold = "answer_bbox" if task == "Grounding" else "answer"
+    for name in ("text", gold):
+        if not isinstance(row.get(name), str):
+            raise ValueError(f"needs a text as {name!r}, got {row.get(name)!r}")
+    question = row["text"].replace("<image>", "").strip()
+    if task != "Grounding":
+        question = question.rpartition("\n")[0].strip() or question
+    blocks = {
+        "Question": question,
+        "Reference answer": row[gold],
+        "Candidate's answer": row["prediction"],
+        "Your task": _BOX_RULE if task == "Grounding" else _RULE,
+    }
+    return "\n\n".join(f"[{name}]\n{content}" for name, content in blocks.items())
+
+
+def parse_rating(reply: str) -> float:
+    """Reads a rating as CoIN does.
+
+    A number of at most 10 is taken, negative ones too, and a larger one is 0; of "a/b", a whole number a of at most
+    10; of any other text with no "/", its first digit from 1 to 9, so that "10 points" is 1; all else is 0.
+
+    Example:
+        >>> [parse_rating(reply) for reply in ("7.5", "8/10", "Rating: 6", "10 points", "100", "none")]
+        [7.5, 8.0, 6.0, 1.0, 0.0, 0.0]
+    """
+    try:
+        rating = float(reply)
+    except ValueError:
+        if "/" in reply:
+            number = reply.split("/")[0]
+            return float(number) if number.isdecimal() and float(number) <= 10 else 0.0
+        digit = re.search("[1-9]", reply)
+        return float(digit.group()) if digit else 0.0
+    return rating if -math.inf < rating <= 10 else 0.0
+
+
+def knowledge_capability(ratings: Sequence[float]) -> int:
+    """Computes KC = round(100 * sum of ratings / (10 * number of ratings)), in percent."""
+    return round(sum(ratings) / (10 * len(ratings)) * 100)
+
+
+def judge_file(
+    task: str,
+    file: Path,
+    out: Path,
+    model: str,
+    ask: Callable[[str], str],
+    workers: int = 8,
+    progress: Callable = iter,
+) -> int:
+    """Has every answer of a file of predictions judged, and computes KC.
+
+    Each row goes to `out` with the "judge", its "reply" and its "rating" as soon as it and all before it are judged;
+    a stopped command continues after the last of them.
+
+    Args:
+        task: a task of CoIN.
+        file: JSONL, one test record with its prediction a row.
+        out: JSONL to write.
+        model: the judge's name; its ratings are never taken for another's.
+        ask: sends a request to the judge and returns its reply.
+        workers: requests at a time.
+        progress: wraps the iterator over the answers that are still to be judged.
+
+    Returns:
+        KC, 0 to 100.
+
+    Raises:
+        ValueError: for an unknown task, a bad row, or an `out` that belongs to other predictions, another judge or
+            another task.
+    """
+    if task not in [known.name for known in TASKS]:
+        raise ValueError(f"the task must be one of {', '.join(known.name for known in TASKS)}; got {task!r}.")
+    rows, requests = [], []
+    for number, row in read_rows(file):
+        try:
+            requests.append(judge_request(task, row))
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: a row of {task} {error}.") from error
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{file} holds no predictions.")
+    judge = {"model": model, "task": task}
+    ratings = _judged_before(out, rows, judge)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(workers) as pool, out.open("a", encoding="utf-8") as lines:
+        try:
+            start = len(ratings)
+            replies: Iterable[str] = pool.map(ask, requests[start:])
+            for row, reply in progress(zip(rows[start:], replies, strict=True)):
+                ratings.append(parse_rating(reply))
+                judged = {**row, "judge": judge, "reply": reply, "rating": ratings[-1]}
+                lines.write(json.dumps(judged, ensure_ascii=False) + "\n")
+                lines.flush()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return knowledge_capability(ratings)
+
+
+def _judged_before(out: Path, rows: Sequence[Mapping], judge: Mapping[str, str]) -> list[float]:
+    """Reads the ratings that an earlier run with this judge wrote; drops a last line that was cut off."""
+    if not out.exists():
+        return []
+    text = out.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    # only line feeds end a record: a text may hold other line separators
+    judged = [json.loads(line) for line in whole.split("\n")[:-1]]
+    own = [{key: value for key, value in row.items() if key not in ("judge", "reply", "rating")} for row in judged]
+    if own != list(rows[: len(own)]):
+        raise ValueError(f"{out} holds judgements of other predictions; choose another file with --out.")
+    if other := next((row for row in judged if row.get("judge") != judge), None):
+        raise ValueError(
+            f"{out} holds judgements by {other.get('judge', 'an unnamed judge')}, not by {judge}; choose another file "
+            "with --out."
+        )
+    if whole != text:
+        out.write_text(whole, encoding="utf-8")
+    return [row["rating"] for row in judged]
+
+
+def open_judge(model: str, base_url: str | None = None) -> Callable[[str], str]:
+    """Connects to an OpenAI-compatible server.
+
+    Args:
+        model: the judge's name on the server.
+        base_url: the server's address; by default `OPENAI_BASE_URL`, or OpenAI's own server.
+
+    Returns:
+        A function that sends a request and returns the reply.
+
+    Raises:
+        ValueError: if the client is not installed, or there is no key in `OPENAI_API_KEY`.
+    """
+    try:
+        from openai import OpenAI, OpenAIError
+    except ImportError as error:
+        raise ValueError('judging needs the package openai: pip install "sefe-plugin[judge]"') from error
+    try:
+        client = OpenAI(base_url=base_url, max_retries=5)
+    except OpenAIError as error:
+        raise ValueError("put the server's key into OPENAI_API_KEY; any text for a server without keys.") from error
+
+    def ask(request: str) -> str:
+        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": request}]
+        try:
+            answer = client.chat.completions.create(
+                model=model, messages=messages, temperature=0.0, max_tokens=_MAX_TOKENS
+            )
+        except OpenAIError as error:
+            raise ValueError(f"the judge {model!r} at {client.base_url} does not answer: {error}") from error
+        return answer.choices[0].message.content or ""
+
+    return ask

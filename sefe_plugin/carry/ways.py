@@ -1,0 +1,135 @@
+"""The ways to carry a task on: its adapter merged or stacked, continued, or its model as it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sefe_plugin.carry.base import Carry, SavedSizes
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, MODEL_CONFIG_FILE
+from sefe_plugin.zero import zero_stage
+
+
+#: Keys that make the shape of an adapter, which one that is continued has already.
+_ADAPTER_KEYS = (
+    "lora_target",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "use_dora",
+    "pissa_init",
+    "additional_target",
+)
+
+
+class Merge(Carry):
+    """The adapter becomes part of the next task's base, as in SEFE."""
+
+    result = f"merged/{MODEL_CONFIG_FILE}"
+
+    def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
+        """Start from the merged model of the task before."""
+        base = {"model_name_or_path": str(earlier[-1] / "merged")} if earlier else {}
+        return {**base, "merge_adapter": not merges_apart(arguments)}
+
+    def finish(self, arguments: Mapping[str, Any], folder: Path, merge: Callable[[Path], None]) -> None:
+        """Let the host merge where the task's own process could not, or was ended before it did."""
+        if (folder / self.result).is_file():
+            return
+        temporary = folder / ".merged.tmp"
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        merge(temporary)
+        temporary.replace(folder / "merged")
+
+    def disk(self, sizes: SavedSizes, tasks: int) -> dict[str, float]:
+        """Return the bytes of one merged model for every task."""
+        return {"merged models": tasks * sizes.saved_bytes}
+
+
+class Stack(Carry):
+    """The base stays as it is, and all earlier adapters are kept frozen beside the new one."""
+
+    result = f"stacked/{ADAPTER_CONFIG_FILE}"
+    whole_sequence = ("lora_target",)
+
+    def errors(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Refuse adapters that are no plain B A on the base."""
+        errors = [
+            f"`{key}` cannot be combined with `carry: stack`: its weight change is not B A on the base. Drop one."
+            for key in ("use_dora", "pissa_init")
+            if arguments.get(key)
+        ]
+        if arguments.get("scoring_backend") == "vllm" and arguments.get("pad_images"):
+            errors.append(
+                "`pad_images` with `scoring_backend: vllm` needs merged models, which hold the padding processor. Set "
+                "`carry: merge` or `scoring_backend: generate`."
+            )
+        return errors
+
+    def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
+        """Start with the stack of all tasks before."""
+        stacked = {"stacked_adapter": str(earlier[-1] / "stacked")} if earlier else {}
+        return {"merge_adapter": False, **stacked}
+
+    def finish(self, arguments: Mapping[str, Any], folder: Path, merge: Callable[[Path], None]) -> None:
+        """Put the task's adapter on the stack."""
+        # torch is imported only where it is needed, so that a recipe's errors are told at once
+        from sefe_plugin.carry.stacking import stack_adapters
+
+        earlier = [Path(arguments["stacked_adapter"])] if "stacked_adapter" in arguments else []
+        stack_adapters([*earlier, folder], folder / "stacked")
+
+    def disk(self, sizes: SavedSizes, tasks: int) -> dict[str, float]:
+        """Return the bytes of the stacks, which grow by one adapter from task to task."""
+        return {"stacked adapters": sizes.lora_bytes * tasks * (tasks + 1) / 2}
+
+    def stacked_adapters(self, earlier_tasks: int) -> int:
+        """Return the number of earlier tasks: all are in the stack."""
+        return earlier_tasks
+
+
+class Continue(Carry):
+    """The same adapter goes on from task to task (CoIN, MCITlib)."""
+
+    result = ADAPTER_CONFIG_FILE
+    whole_sequence = _ADAPTER_KEYS
+
+    def errors(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Refuse a folder that the host could not be told of."""
+        if "," not in str(arguments.get("output_dir", "")):
+            return []
+        return [
+            "`output_dir` must hold no comma with `carry: continue`: the host takes it for several adapters; got "
+            f"{arguments['output_dir']!r}."
+        ]
+
+    def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
+        """Start with the adapter of the task before."""
+        adapter = {"adapter_name_or_path": str(earlier[-1])} if earlier else {}
+        return {"merge_adapter": False, **adapter}
+
+
+class Replace(Carry):
+    """The model of a task is the base of the next."""
+
+    result = MODEL_CONFIG_FILE
+
+    def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
+        """Start from the model of the task before."""
+        base = {"model_name_or_path": str(earlier[-1])} if earlier else {}
+        return {**base, "merge_adapter": False}
+
+
+def merges_apart(arguments: Mapping[str, Any]) -> bool:
+    """Tell whether a trained model cannot take its adapter in, so that another process merges it into the base.
+
+    Weights are quantized, or in parts on several devices (DeepSpeed ZeRO-3).
+
+    Args:
+        arguments: Checked keys of one task.
+    """
+    return bool(arguments.get("quantization_bit")) or zero_stage(arguments) == 3

@@ -1,0 +1,102 @@
+"""The command `sefe`: what does not belong to a training run itself."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import sefe_plugin.cli.asd as asd_cli
+import sefe_plugin.cli.coin as coin_cli
+import sefe_plugin.cli.evaluation as evaluation_cli
+import sefe_plugin.cli.minicoin as minicoin_cli
+import sefe_plugin.cli.plan as plan_cli
+from sefe_plugin.files import shipped_folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Args:
+        arguments: command line without the program's name; the process's own by default.
+
+    Returns:
+        The exit status: 0, or 1 after a message on standard error.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sefe",
+        description="Helpers of sefe-plugin. Training itself: llamafactory-cli train RECIPE.yaml",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="write the recipes and data templates into a folder")
+    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to write (default: here)")
+    init.set_defaults(run=_init)
+
+    report = commands.add_parser("report", help="print the table of one run, or compare several")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: the `output_dir` of a sequence")
+    report.set_defaults(run=_report)
+
+    plan_cli.add_commands(commands)
+    evaluation_cli.add_commands(commands)
+    asd_cli.add_commands(commands)
+    coin_cli.add_commands(commands)
+    minicoin_cli.add_commands(commands)
+
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes `key=value` of `sefe plan` before its options only
+    if rest and not ("overrides" in options and all(word.partition("=")[0].isidentifier() for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    try:
+        options.run(options)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _init(options: argparse.Namespace) -> None:
+    """Copies the shipped folders; refuses to overwrite a file that differs, before anything is written."""
+    copies, differing = [], []
+    for name in ("recipes", "data_templates", "docs"):
+        source = shipped_folder(name)
+        for file in sorted(file for file in source.rglob("*") if file.is_file()):
+            target = options.folder / name / file.relative_to(source)
+            copies.append((file, target))
+            if target.exists() and target.read_bytes() != file.read_bytes():
+                differing.append(target)
+    if differing:
+        raise ValueError("These files exist and differ; move them away first:\n" + "\n".join(map(str, differing)))
+    for file, target in copies:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    print(*(target for _, target in copies), sep="\n")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from sefe_plugin.evaluation.report import format_report, format_table
+
+    reports = {str(run): _read_report(run) for run in options.runs}
+    if len(reports) == 1:
+        ((run, report),) = reports.items()
+        print(format_report(report, run))
+    else:
+        print(format_table(reports))
+
+
+def _read_report(run: Path) -> dict:
+    """The report of a run, or of what is complete of it."""
+    from sefe_plugin.evaluation.report import REPORT_FILE, build_report, load_report
+    from sefe_plugin.run.folder import RunFolder
+
+    folder = RunFolder(run)
+    manifest = folder.read_manifest()
+    if manifest is None or (run / REPORT_FILE).is_file():
+        return load_report(run)
+    tasks = [task["name"] for task in manifest["recipe"]["tasks"]]
+    return build_report(tasks, *folder.matrices(tasks))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

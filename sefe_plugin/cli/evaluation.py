@@ -1,0 +1,55 @@
+# ruff: noqa: T201 - a command prints
+"""`sefe score` and `sefe judge`: what predictions are worth, computed again from their file."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Adds `score` and `judge` to the subcommands of `sefe`."""
+    score = commands.add_parser("score", help="score a file of predictions, without the model")
+    score.add_argument("task", metavar="TASK", help="task of CoIN, such as ScienceQA or Grounding")
+    score.add_argument("file", type=Path, metavar="FILE.jsonl", help="predictions/TASK.jsonl of a run")
+    score.add_argument(
+        "--mode",
+        default="clean",
+        help="official: equal to the official scripts; clean: their quirks mended (default: clean)",
+    )
+    score.set_defaults(run=_score)
+
+    judge = commands.add_parser(
+        "judge", help="knowledge capability: have a language model rate a file of predictions (key: OPENAI_API_KEY)"
+    )
+    judge.add_argument("task", metavar="TASK", help="task of CoIN")
+    judge.add_argument("file", type=Path, metavar="FILE.jsonl", help="predictions/TASK.jsonl of a run")
+    judge.add_argument("--model", required=True, help="the judge's name on the server; CoIN's is Qwen1.5-32B-Chat")
+    judge.add_argument("--base-url", help="address of an OpenAI-compatible server (default: OPENAI_BASE_URL)")
+    judge.add_argument("--out", type=Path, help="where the judgements go (default: beside FILE, as .judged.jsonl)")
+    judge.add_argument("--workers", type=int, default=8, help="requests at a time (default: 8)")
+    judge.set_defaults(run=_judge)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from sefe_plugin.benchmarks.coin.score_file import score_file
+
+    result = score_file(options.task, options.file, options.mode)
+    # the accuracy alone goes to standard output, so that scripts can read it
+    print(f"{result.accuracy:.4f}", flush=True)
+    print(
+        f"{options.task}, {options.mode}: accuracy {result.accuracy:.4f} %, "
+        f"right format {result.formatted:.4f} %, {result.count} answers",
+        file=sys.stderr,
+    )
+
+
+def _judge(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from sefe_plugin.benchmarks.coin.judge import judge_file, open_judge
+
+    out = options.out or options.file.with_suffix(".judged.jsonl")
+    ask = open_judge(options.model, options.base_url)
+    result = judge_file(options.task, options.file, out, options.model, ask, options.workers, tqdm)
+    print(result, flush=True)
+    print(f"{options.task}: knowledge capability {result} by {options.model}; judgements: {out}", file=sys.stderr)

@@ -1,0 +1,148 @@
+# ruff: noqa: T201 - a command prints
+"""`sefe minicoin`: the benchmark's data, its base model, and the table that compares methods on it."""
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Adds `minicoin` with `data`, `build` and `table` to the subcommands of `sefe`."""
+    minicoin = commands.add_parser("minicoin", help="the embedded benchmark")
+    minicoin_commands = minicoin.add_subparsers(required=True, metavar="COMMAND")
+    data = minicoin_commands.add_parser("data", help="write the benchmark's images and datasets")
+    data.add_argument("folder", type=Path)
+    data.add_argument("--seed", type=int, default=42)
+    data.set_defaults(run=_data)
+    build = minicoin_commands.add_parser("build", help="pre-train the tiny base model from nothing (long)")
+    build.add_argument("folder", type=Path)
+    build.add_argument("--seed", type=int, default=0)
+    build.set_defaults(run=_build)
+
+    table = minicoin_commands.add_parser("table", help="run arms x seeds x orders and compare them (long; resumable)")
+    table.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of all runs and of the table")
+    table.add_argument(
+        "--arms",
+        nargs="+",
+        default=["lora", "lora_asd", "reglora", "sefe"],
+        metavar="ARM",
+        help="what to compare; also controls and sweeps, see docs/minicoin.md (default: %(default)s)",
+    )
+    table.add_argument("--seeds", nargs="+", type=int, default=[101, 102, 103, 104, 105], metavar="SEED")
+    table.add_argument(
+        "--orders", nargs="+", default=["coin"], metavar="ORDER", help="coin, reversed, shuffled (default: coin)"
+    )
+    table.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each if N > 1")
+    table.add_argument(
+        "--against", metavar="ARM", help="compare every other arm with this one (default: each two arms)"
+    )
+    table.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="recipe keys of every run"
+    )
+    table.add_argument("--write", type=Path, metavar="FILE.md", help="also put the table between its markers there")
+    table.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="also put the pictures there, linked from the file of --write"
+    )
+    table.set_defaults(run=_table)
+
+
+def _data(options: argparse.Namespace) -> None:
+    from sefe_plugin.benchmarks.minicoin.data import write_data
+
+    write_data(options.folder, options.seed)
+
+
+def _build(options: argparse.Namespace) -> None:
+    from sefe_plugin.benchmarks.minicoin.pretrain import build
+
+    build(options.folder, seed=options.seed)
+
+
+def _table(options: argparse.Namespace) -> None:
+    from sefe_plugin.compare.arms import choose_arms
+    from sefe_plugin.compare.report import (
+        check_markers,
+        format_comparison,
+        write_between_markers,
+        write_comparison,
+        write_pictures,
+    )
+    from sefe_plugin.compare.table import Plan, compare_runs, run_all, versions_of
+
+    _check(options)
+    plan = Plan(
+        choose_arms(options.arms),
+        options.seeds,
+        options.orders,
+        options.out.absolute(),
+        options.settings,
+    )
+    if options.write:
+        check_markers(options.write)
+    # `llamafactory-cli` of this interpreter; `-P` keeps the working folder from shadowing installed packages
+    host = [sys.executable, "-P", "-c", "from llamafactory.cli import main; main()", "train"]
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends the runs at work as Ctrl+C does
+    try:
+        run_all(plan, host, options.jobs, partial(print, flush=True))
+    except KeyboardInterrupt:
+        print("Stopped. The same command continues.", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    orders = compare_runs(plan, options.against)
+    comparison = {"command": _command(options), "versions": versions_of(plan), "orders": orders}
+    write_comparison(options.out, comparison)
+    pictures = None
+    if options.pictures:
+        write_pictures(options.pictures, comparison)
+        pictures = Path(os.path.relpath(options.pictures, options.write.parent))
+    if options.write:
+        write_between_markers(options.write, format_comparison(comparison, pictures))
+    print(format_comparison(comparison), end="")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses options that no run could be made with, all at once."""
+    from sefe_plugin.benchmarks import named_orders
+    from sefe_plugin.compare.arms import ARMS
+
+    errors = []
+    if options.against not in (None, *options.arms):
+        errors.append(f"`--against` must be one of the arms, {', '.join(options.arms)}; got {options.against}.")
+    orders = tuple(named_orders([]))
+    if not set(options.orders) <= set(orders) or len(set(options.orders)) < len(options.orders):
+        errors.append(f"`--orders` must be of {', '.join(orders)}, each once; got {' '.join(options.orders)}.")
+    if len(set(options.seeds)) < len(options.seeds):
+        errors.append(f"`--seeds` must differ; got {' '.join(map(str, options.seeds))}.")
+    if options.jobs < 1:
+        errors.append(f"`--jobs` must be at least 1; got {options.jobs}.")
+    for setting in options.settings:
+        key, equals, _ = setting.partition("=")
+        if not equals or key in ("seed", "task_order", "output_dir"):
+            errors.append(
+                f"`--set` takes KEY=VALUE, with seeds, orders and folders from options of their own; got {setting!r}."
+            )
+        errors += [
+            f"`--set {setting}` would undo what the arm {arm} is. Leave out one of them."
+            for arm in options.arms
+            if arm in ARMS and key in ARMS[arm].overrides
+        ]
+    if options.pictures and not options.write:
+        errors.append("`--pictures` needs `--write`, the file that shows them.")
+    if errors:
+        raise ValueError("\n".join(errors))
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command line that makes the same table."""
+    words = ["sefe", "minicoin", "table", "--arms", *options.arms, "--seeds", *map(str, options.seeds)]
+    words += ["--orders", *options.orders]
+    if options.against:
+        words += ["--against", options.against]
+    if options.settings:
+        words += ["--set", *options.settings]
+    return shlex.join([*words, "--out", str(options.out)])

@@ -1,0 +1,37 @@
+# ruff: noqa: T201 - a command prints
+"""`sefe plan`: what a sequence will take, before anything starts."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from sefe_plugin.recipe.load import RecipeError
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Adds `plan` to the subcommands of `sefe`."""
+    plan = commands.add_parser("plan", help="steps, tokens, GPU memory and disk of a sequence, and its errors")
+    plan.add_argument("recipe", type=Path, metavar="RECIPE")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="as on the command line of a run")
+    plan.add_argument(
+        "--gpus", type=int, metavar="N", help="on all nodes together (default: those visible here, or 1)"
+    )
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    plan.set_defaults(run=_plan)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    if options.gpus is not None and options.gpus < 1:
+        raise ValueError(f"`--gpus` must be at least 1; got {options.gpus}.")
+    logging.disable(logging.WARNING)  # the host's notes on loading
+    try:
+        from sefe_plugin.hosts.llamafactory.plan import make_plan
+        from sefe_plugin.plan.plan import format_plan
+
+        plan = make_plan(options.recipe, options.overrides, options.gpus)
+    finally:
+        logging.disable(logging.NOTSET)
+    print(json.dumps(plan.to_dict(), indent=2) if options.json else format_plan(plan))
+    if plan.errors:
+        raise RecipeError(str(options.recipe), list(plan.errors))

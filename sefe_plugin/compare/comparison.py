@@ -1,0 +1,158 @@
+"""What the reports of several arms say together: means and spreads over seeds, paired differences. Pure arithmetic."""
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from sefe_plugin.evaluation.report import METRICS
+
+
+#: Value of a run -> table head.
+VALUES = {
+    **{key: head for key, (head, _) in METRICS.items()},
+    "format": "Format",
+    "mean_format": "Mean format",
+    "superficial": "Superficial",
+    "essential": "Essential",
+    "update": "Update",
+}
+
+_CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean with its 95 % confidence interval; `low` and `high` are None for a single value."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def run_values(report: Mapping) -> dict[str, float | None]:
+    """Returns the `VALUES` of a finished run.
+
+    All but the last are in percent or points of percent: the metrics of the report; "format", the mean share of
+    answers in their task's format at the end; "mean_format", the same after each task, averaged as MAA averages
+    accuracy; "superficial" and "essential", means over all tasks that add up to -BWT. "update" is in units of 1e-4, and None for runs that trained no
+    adapter.
+
+    Args:
+        report: what `evaluation.report.build_report` returned, and under "update" the mean |B A| of the adapters, or None.
+    """
+    formats, losses = report["format_matrix"], report["losses"]
+    return {
+        **{key: report[key] for key in METRICS},
+        "format": statistics.fmean(formats[-1]),
+        "mean_format": statistics.fmean(_after_each_task(formats)),
+        **{key: statistics.fmean(loss[key] for loss in losses) for key in ("superficial", "essential")},
+        "update": None if report["update"] is None else 1e4 * report["update"],
+    }
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """Returns the mean and Student's 95 % interval of the mean: mean +- t(0.975, n - 1) * s / sqrt(n).
+
+    Args:
+        values: at least one; taken as drawn independently from one normal distribution.
+
+    Example:
+        >>> [round(x, 2) for x in t_interval([1.0, 2.0, 3.0])]  # 2 +- 4.303 / sqrt(3)
+        [2.0, -0.48, 4.48]
+    """
+    from scipy import stats
+
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return Interval(mean, None, None)
+    half = stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1) * statistics.stdev(values) / count**0.5
+    return Interval(mean, float(mean - half), float(mean + half))
+
+
+def compare(reports: Mapping[str, Mapping[int, Mapping]], against: str | None = None) -> dict:
+    """Compares arms over one order of tasks.
+
+    Args:
+        reports: arm -> seed -> report as `run_values` takes it; the same seeds for every arm, and the same tasks in
+            every report.
+        against: the arm that every other is compared with; if None, each is compared with all before it.
+
+    Returns:
+        Plain data for JSON: "tasks"; "seeds"; "runs", arm -> one entry for each seed with its `VALUES` and
+        "after_each_task", the mean accuracy on the tasks learned so far; "arms", arm -> mean and sample standard
+        deviation "sd" (None for one seed) of each value, and under "tasks" for each task those of its accuracy at the
+        end and the means of its loss; "differences", for each pair of arms the `t_interval` of every value of the one
+        minus that of the other, paired by seed.
+
+    Raises:
+        ValueError: if a run is unfinished, or the seeds or tasks differ.
+    """
+    first = next(iter(reports.values()))
+    seeds, tasks = list(first), next(iter(first.values()))["tasks"]
+    for arm, by_seed in reports.items():
+        for seed, report in by_seed.items():
+            if list(by_seed) != seeds or report["tasks"] != tasks or report["num_scored_tasks"] != len(tasks):
+                raise ValueError(
+                    f"the runs of a table must be finished and over the same tasks and seeds; {arm}, seed {seed}, has "
+                    f"scored {report['num_scored_tasks']} of {report['tasks']}, of seeds {list(by_seed)}, not {seeds}"
+                )
+    if against is None:
+        pairs = [(later, earlier) for earlier, later in itertools.combinations(reports, 2)]
+    else:
+        pairs = [(arm, against) for arm in reports if arm != against]
+    values = {arm: [run_values(report) for report in by_seed.values()] for arm, by_seed in reports.items()}
+    return {
+        "tasks": tasks,
+        "seeds": seeds,
+        "runs": {
+            arm: [
+                {"seed": seed, **run, "after_each_task": _after_each_task(report["accuracy_matrix"])}
+                for run, (seed, report) in zip(values[arm], by_seed.items(), strict=True)
+            ]
+            for arm, by_seed in reports.items()
+        },
+        "arms": {
+            arm: {
+                **{key: _spread([run[key] for run in values[arm]]) for key in VALUES},
+                "tasks": {task: _task_summary(list(by_seed.values()), j) for j, task in enumerate(tasks)},
+            }
+            for arm, by_seed in reports.items()
+        },
+        "differences": [
+            {
+                "arm": arm,
+                "minus": other,
+                **{
+                    key: _difference([run[key] for run in values[arm]], [run[key] for run in values[other]])
+                    for key in VALUES
+                },
+            }
+            for arm, other in pairs
+        ],
+    }
+
+
+def _after_each_task(matrix: Sequence[Sequence[float]]) -> list[float]:
+    """The means over the tasks learned so far."""
+    return [statistics.fmean(row[: i + 1]) for i, row in enumerate(matrix)]
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    if None in values:
+        return {"mean": None, "sd": None}
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def _difference(values: Sequence[float | None], others: Sequence[float | None]) -> dict:
+    if None in values or None in others:
+        return {"mean": None, "low": None, "high": None, "each": []}
+    each = [a - b for a, b in zip(values, others, strict=True)]
+    return {**t_interval(each)._asdict(), "each": each}
+
+
+def _task_summary(reports: Sequence[Mapping], j: int) -> dict:
+    losses = [report["losses"][j] for report in reports]
+    return {
+        "accuracy": _spread([report["accuracy_matrix"][-1][j] for report in reports]),
+        **{key: statistics.fmean(loss[key] for loss in losses) for key in ("drop", "superficial", "essential")},
+    }

@@ -1,0 +1,53 @@
+"""Scorers of test sets, by the names that a task's `scorer` takes."""
+
+from collections.abc import Mapping, Sequence
+
+from sefe_plugin.evaluation.scorers.base import RecordScorer, Score, Scorer, SetScore
+from sefe_plugin.evaluation.scorers.rules import (
+    score_box,
+    score_class_name,
+    score_multiple_choice,
+    score_short_answer,
+    score_text_vqa,
+    score_yes_no,
+)
+
+
+__all__ = ["SCORERS", "RecordScorer", "Score", "Scorer", "SetScore", "score_predictions"]
+
+SCORERS: dict[str, Scorer] = {
+    "multiple_choice": RecordScorer(score_multiple_choice),
+    "short_answer": RecordScorer(score_short_answer),
+    "text_vqa": RecordScorer(score_text_vqa, alternatives=("answers",)),
+    "class_name": RecordScorer(score_class_name),
+    "box": RecordScorer(score_box, gold="answer_bbox"),
+    "yes_no": RecordScorer(score_yes_no),
+}
+
+
+def score_predictions(scorer: str, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
+    """Score the answers to a whole test set.
+
+    Args:
+        scorer: A name in `SCORERS`.
+        predictions: The answers, in the order of the records.
+        records: Test records as in CoIN's files: "answer", or "answer_bbox" for boxes; optional "num_choices".
+
+    Raises:
+        ValueError: For an unknown scorer, no records, other numbers of predictions and records, or a bad record.
+
+    Example:
+        >>> score_predictions("yes_no", ["Yes", "yes", "a cat", "No"], [{"answer": "Yes"}] * 4)
+        SetScore(accuracy=50.0, format=75.0, count=4)
+    """
+    if scorer not in SCORERS:
+        raise ValueError(f"unknown scorer {scorer!r}; known: {', '.join(SCORERS)}")
+    if len(predictions) != len(records) or not records:
+        raise ValueError(
+            f"each test record needs one prediction and there must be some, got {len(predictions)} predictions "
+            f"for {len(records)} records"
+        )
+    try:
+        return SCORERS[scorer].score(predictions, records)
+    except ValueError as error:
+        raise ValueError(f"scorer {scorer!r}, {error}") from error

@@ -1,0 +1,104 @@
+"""The interface of a scorer: what a whole test set's answers are worth."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one answer is worth.
+
+    Attributes:
+        correct: In [0, 1].
+        formatted: Whether the answer has its task's format.
+    """
+
+    correct: float
+    formatted: bool
+
+
+@dataclass(frozen=True)
+class SetScore:
+    """What the answers to a test set are worth.
+
+    Attributes:
+        accuracy: In percent; scores of a whole corpus may exceed 100.
+        format: Share of answers in their task's format, in percent; None where format cannot be told from content.
+        count: Number of answers.
+    """
+
+    accuracy: float
+    format: float | None
+    count: int
+
+
+class Scorer(ABC):
+    """Scores test sets.
+
+    Attributes:
+        gold: The field of a test record that holds the gold answer; filled in from the response where it is absent.
+        alternatives: Other fields that can stand in its place.
+        tells_format: Whether format can be told from content.
+    """
+
+    gold: str = "answer"
+    alternatives: tuple[str, ...] = ()
+    tells_format: bool = True
+
+    @abstractmethod
+    def check(self, record: Mapping) -> None:
+        """Check that a record can be scored.
+
+        Raises:
+            ValueError: With what the record lacks.
+        """
+
+    @abstractmethod
+    def score(self, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
+        """Score the answers to a whole test set.
+
+        Args:
+            predictions: The answers, in the order of the records.
+            records: At least one test record.
+
+        Raises:
+            ValueError: For a bad record; names its number, from 0.
+        """
+
+
+class RecordScorer(Scorer):
+    """Scores every record by itself, and averages.
+
+    Args:
+        rule: From an answer and its record to what it is worth.
+        gold: As in `Scorer`.
+        alternatives: As in `Scorer`.
+    """
+
+    def __init__(
+        self, rule: Callable[[str, Mapping], Score], gold: str = "answer", alternatives: tuple[str, ...] = ()
+    ):
+        self.rule, self.gold, self.alternatives = rule, gold, alternatives
+
+    def check(self, record: Mapping) -> None:
+        """Let the rule read the record beside an empty answer."""
+        self.rule("", record)
+
+    def score(self, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
+        """Average over all records."""
+        scores = []
+        for index, (prediction, record) in enumerate(zip(predictions, records, strict=True)):
+            try:
+                scores.append(self.rule(prediction, record))
+            except ValueError as error:
+                raise ValueError(f"test record {index}: {error}") from error
+        count = len(scores)
+        return SetScore(
+            100 * math.fsum(score.correct for score in scores) / count,
+            100 * sum(score.formatted for score in scores) / count,
+            count,
+        )

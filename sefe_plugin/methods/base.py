@@ -1,0 +1,129 @@
+"""The interface of a continual-learning method, and a way to name one phase of its training.
+
+A method is one class. It says which recipe keys it has, what the host is asked to train, how a task can be carried
+on, and what happens in a training; every hook has a default that does nothing. `sefe_plugin.methods` lists the
+methods, `MethodCallback` drives whichever a recipe names. Importing this module and the modules of methods costs
+nothing: they import PyTorch within their hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from sefe_plugin.options import own_options
+
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig
+    from torch import nn
+
+    from sefe_plugin.methods.gradients import Gradients
+
+
+class Phase(NamedTuple):
+    """One training of a task, of several.
+
+    Attributes:
+        name: Its folder's name below the task's; "" for the last, whose result is the task's.
+        keys: Recipe keys and the values that they have in this phase.
+    """
+
+    name: str = ""
+    keys: Mapping[str, Any] = {}
+
+
+class Sizes(Protocol):
+    """A model with the adapter of one task, in numbers.
+
+    Attributes:
+        matrices: (out_features, in_features) of every adapted matrix.
+        trainable_parameters: Number of what is trained.
+    """
+
+    matrices: Sequence[tuple[int, int]]
+    trainable_parameters: int
+
+
+@dataclass
+class NoOptions:
+    """The options of a method that has none."""
+
+
+class Method:
+    """A continual-learning method; subclass it and override what it needs.
+
+    Args:
+        arguments: Recipe keys and values; those of its options are taken, absent ones have their defaults.
+
+    Attributes:
+        Options: Dataclass whose fields are the method's recipe keys (`sefe_plugin.options.option`). Their names begin
+            with the method's own.
+        parametrisation: What the host is asked to train: "lora", an adapter, or "full", the model itself.
+        carries: The ways of `sefe_plugin.carry` by which a task may be carried on; the first is the default.
+        file: Name of the file in a task's folder that holds what later tasks need of it; None without one.
+        earlier: The option that lists these files of the earlier tasks, the oldest first; a sequence fills it in.
+        whole_sequence: Keys of the host in which the tasks of a sequence cannot differ.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    parametrisation: ClassVar[str] = "lora"
+    carries: ClassVar[tuple[str, ...]] = ("merge", "stack")
+    file: ClassVar[str | None] = None
+    earlier: ClassVar[str | None] = None
+    whole_sequence: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, arguments: Mapping[str, Any] | None = None):
+        named = arguments or {}
+        self.options = self.Options(**{key: named[key] for key in own_options(self.Options) if key in named})
+
+    @classmethod
+    def errors(cls, arguments: Mapping[str, Any]) -> list[str]:
+        """List which other keys the method cannot work with, one sentence each; its options are checked already."""
+        return []
+
+    @classmethod
+    def phases(cls, arguments: Mapping[str, Any]) -> list[Phase]:
+        """Return the trainings of one task in their order; all but the last only leave their folder."""
+        return [Phase()]
+
+    @classmethod
+    def memory(cls, sizes: Sizes, arguments: Mapping[str, Any], earlier_tasks: int) -> dict[str, float]:
+        """Return the bytes that the method itself holds on a GPU while a task is trained, by part."""
+        return {}
+
+    @classmethod
+    def disk(cls, sizes: Sizes, arguments: Mapping[str, Any]) -> dict[str, float]:
+        """Return the bytes that the method leaves on disk for every task, by part, beside adapter and model."""
+        return {}
+
+    def adapt(self, config: LoraConfig) -> PeftConfig:
+        """Return the configuration of the adapter to train in place of the plain LoRA that the host makes."""
+        return config
+
+    def begin(self, model: nn.Module, earlier: Sequence[Path], gradients: Gradients) -> None:
+        """Ready a training: load what earlier tasks left, and say which gradients are to be transformed.
+
+        Args:
+            model: What is trained, as the Trainer has it.
+            earlier: The files of earlier tasks, the oldest first.
+            gradients: For `Gradients.transform`.
+        """
+
+    def on_step_begin(self, gradients: Gradients) -> None:
+        """Add to the gradients of the optimizer step that begins (`Gradients.add`)."""
+
+    def on_step_end(self, model: nn.Module) -> None:
+        """Look at the weights after the optimizer step, and mend them where the method promises something of them."""
+
+    def finish(self, model: nn.Module, file: Path | None, *, write: bool, seed: int) -> None:
+        """Leave what later tasks need.
+
+        Args:
+            model: As trained, before any merge.
+            file: Where to; None if the method leaves nothing.
+            write: Whether this process writes; under ZeRO-3 the others take part nevertheless.
+            seed: The training's.
+        """

@@ -1,0 +1,206 @@
+"""`MethodCallback`: any method in any Trainer of transformers or TRL, and in LLaMA-Factory."""
+
+import logging
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType, reduce
+from torch import nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import CallbackHandler
+
+from sefe_plugin.methods.base import Method
+from sefe_plugin.methods.gradients import AddInBackward, Gradients, add_to_grad
+
+
+logger = logging.getLogger(__name__)
+
+
+class MethodCallback(TrainerCallback):
+    """Drive a method through the training of one task.
+
+    What a method adds at the beginning of every optimizer step is put into ``.grad``, where the loss's gradients are
+    added to it; with DeepSpeed (ZeRO-1, 2 and 3) it is added to what the first backward pass of the step forms. So it
+    has its exact weight with every loss, label smoothing, gradient accumulation and number of processes, and is
+    clipped together with the loss's gradient.
+
+    Example: four processes of DDP train with ``ddp_find_unused_parameters=False``, which LLaMA-Factory sets. All
+    gradients are averaged, so each process evaluates a quarter of the matrices, four times as large (the same holds
+    for DeepSpeed). Without that setting DDP looks for parameters that took no part in a step and leaves their
+    ``.grad`` as every process has it. A quarter would move the processes apart there, so each evaluates all matrices.
+
+    Args:
+        method: The method with its options.
+        earlier: The files that earlier tasks left for it, the oldest first.
+        save_to: Where the method leaves what later tasks need; its own file name in the output folder if None.
+    """
+
+    def __init__(self, method: Method, earlier: Sequence[str | Path] = (), save_to: str | Path | None = None):
+        self.method = method
+        self.earlier = [Path(file) for file in earlier]
+        self.save_to = None if save_to is None else Path(save_to)
+        self._gradients: Gradients | None = None
+        self._in_backward: AddInBackward | None = None
+        self._steps = 0
+        self._step_begun = False
+
+    @property
+    def _adds(self) -> bool:
+        """Whether the method adds to gradients."""
+        return type(self.method).on_step_begin is not Method.on_step_begin
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        """Let the method load what earlier tasks left.
+
+        Raises:
+            FileNotFoundError: If a file of an earlier task is absent.
+            ValueError: If the model or a file does not suit the method, if a file would be overwritten at the end, or
+                if the way of training would not give what the method adds its weight.
+        """
+        if self._adds:
+            _refuse_unsupported(args)
+        file = self._file(args)
+        if file is not None and file.resolve() in {earlier.resolve() for earlier in self.earlier}:
+            raise ValueError(
+                f"{file}: holds what an earlier task left, and this task would overwrite it. Give every task an "
+                "`output_dir` of its own, or the callback another file as `save_to`."
+            )
+        if self._in_backward:
+            self._in_backward.drop()  # what a training that failed in the middle of a step has left
+        if self._gradients:
+            self._gradients.release()
+        self._in_backward = AddInBackward() if _is_deepspeed() else None
+        self._gradients = Gradients(self._in_backward or add_to_grad, PartialState().num_processes)
+        self.method.begin(model, self.earlier, self._gradients)
+        self._steps, self._step_begun = 0, False
+        apply_method_log(self)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Optimizer, **kwargs
+    ) -> None:
+        """Let what the method adds join the gradients of the loss."""
+        if self._adds:
+            process, processes = PartialState().process_index, PartialState().num_processes
+            self._gradients.share = (process, processes) if _averages_every_gradient(args) else (0, 1)
+            self._gradients.scale = _loss_scale(args, optimizer)
+            self.method.on_step_begin(self._gradients)
+        self._steps += 1
+        self._step_begun = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        """Check that the method had its say in the step which ends, and show it the new weights.
+
+        Raises:
+            RuntimeError: If the trainer has a loop of its own that does not announce the beginning of its steps.
+        """
+        if self._adds and not self._step_begun:
+            raise RuntimeError(
+                f"This trainer does not call `on_step_begin`, so {type(self).__name__} cannot add to the gradients of "
+                "its steps. Use the method in a training loop of your own instead."
+            )
+        self._step_begun = False
+        if self._in_backward and (left := self._in_backward.drop()):
+            logger.warning(
+                "%d trained parameters took no part in step %d: their gradient lacks what the method adds.",
+                left,
+                state.global_step,
+            )
+        self.method.on_step_end(model)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        """Let the method leave what later tasks need."""
+        undo_method_log(self)
+        self._gradients.release()
+        file = self._file(args)
+        self.method.finish(model, file, write=state.is_world_process_zero, seed=args.seed)
+        if file is not None and state.is_world_process_zero:
+            logger.info("Left for later tasks: %s", file)
+
+    def add_logs(self, logs: dict[str, float], state: TrainerState) -> None:
+        """Add the means since the last log to a training log and to its copy in the history."""
+        if "loss" in logs and self._steps:
+            for name, value in self._gradients.take_logged().items():
+                mean = reduce((value / self._steps).to(PartialState().device), "sum").item()
+                logs[name] = state.log_history[-1][name] = mean
+            self._steps = 0
+
+    def _file(self, args: TrainingArguments) -> Path | None:
+        """Return where the method leaves what later tasks need."""
+        if self.method.file is None:
+            return None
+        return self.save_to or Path(args.output_dir, self.method.file)
+
+
+_training: weakref.WeakSet[MethodCallback] = weakref.WeakSet()
+_original_on_log: Callable = CallbackHandler.on_log
+
+
+def _on_log_with_method(
+    handler: CallbackHandler, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict
+) -> TrainerControl:
+    """Complete the logs before the first callback sees them."""
+    for callback in handler.callbacks:
+        if callback in _training:
+            callback.add_logs(logs, state)
+    return _original_on_log(handler, args, state, control, logs)
+
+
+def apply_method_log(callback: MethodCallback) -> None:
+    """Let the logs of the Trainer that runs `callback` hold the method's values, until `undo_method_log`.
+
+    Trainer copies its logs into the history, and its reporters (TensorBoard, Weights & Biases, ...) read them, before
+    a callback given by the user can change them; so `CallbackHandler.on_log` is wrapped while a MethodCallback trains.
+    Remove this once a callback can take part in making the logs.
+    """
+    _training.add(callback)
+    CallbackHandler.on_log = _on_log_with_method
+
+
+def undo_method_log(callback: MethodCallback) -> None:
+    """Undo `apply_method_log`; the wrapper goes with the last callback."""
+    _training.discard(callback)
+    if not _training:
+        CallbackHandler.on_log = _original_on_log
+
+
+def _is_deepspeed() -> bool:
+    """Tell whether DeepSpeed trains."""
+    return PartialState().distributed_type == DistributedType.DEEPSPEED
+
+
+def _averages_every_gradient(args: TrainingArguments) -> bool:
+    """Tell whether the processes average the gradients of parameters that took no part in a step, too."""
+    return _is_deepspeed() or args.ddp_find_unused_parameters is False
+
+
+def _loss_scale(args: TrainingArguments, optimizer: Optimizer) -> float:
+    """Return the factor by which gradients are too large until the optimizer unscales them (fp16)."""
+    if _is_deepspeed():
+        return optimizer.optimizer.loss_scale if args.fp16 else 1.0
+    scaler = optimizer.scaler if isinstance(optimizer, AcceleratedOptimizer) else None
+    return 1.0 if scaler is None else scaler.get_scale()
+
+
+def _refuse_unsupported(args: TrainingArguments) -> None:
+    """Refuse ways of training in which what a method adds cannot join the gradients of the loss."""
+    kind = PartialState().distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"Methods that add to gradients do not support {kind.value}: parameters and gradients are kept in parts "
+            "there. Train with DDP (torchrun without an FSDP configuration) or with DeepSpeed."
+        )
+    if "lomo" in args.optim or "layerwise" in args.optim:
+        raise ValueError(
+            f"Methods that add to gradients do not support `optim={args.optim.value}`, which updates the weights "
+            "inside the backward pass. Use another optimizer, such as adamw_torch."
+        )

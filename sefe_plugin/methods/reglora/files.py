@@ -1,0 +1,171 @@
+"""The file of one task's key elements: safetensors, one tensor of bytes (`codec`) per adapted matrix."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sefe_plugin.files import replacing
+from sefe_plugin.methods.reglora.codec import decode
+from sefe_plugin.methods.reglora.key_elements import key_count
+
+
+FORMAT = "sefe_plugin.key_elements"
+VERSION = "3"
+_FIELDS = {"format", "version", "key_ratio", "selection", "shapes", "count", "adapter_sha256", "content_sha256"}
+
+
+@dataclass
+class KeyElements:
+    """The key elements of one task.
+
+    Attributes:
+        file: Where they are kept.
+        key_ratio: M, a share in (0, 1].
+        shapes: Per matrix, by its module's path in the base model: (out_features, in_features).
+        codes: Per matrix: the code of its key elements, uint8, 1-D.
+        adapter_sha256: Fingerprint of the adapter they were found in.
+        selection: How they were chosen, ``top`` or ``random``.
+    """
+
+    file: Path
+    key_ratio: float
+    shapes: dict[str, tuple[int, int]]
+    codes: dict[str, torch.Tensor]
+    adapter_sha256: str
+    selection: str = "top"
+
+    def check_fits(self, shapes: Mapping[str, tuple[int, int]], key_ratio: float, selection: str = "top") -> None:
+        """Check that the key elements belong to a model with these adapted matrices, this M and this way of choice.
+
+        Raises:
+            ValueError: If they do not; names the file and the first matrix or value that differs.
+        """
+        if self.key_ratio != key_ratio:
+            raise ValueError(
+                f"{self.file}: found with key_ratio {self.key_ratio}, but the model's is {key_ratio}. Use one "
+                "key_ratio for all tasks of a sequence."
+            )
+        if self.selection != selection:
+            raise ValueError(
+                f"{self.file}: chosen with selection {self.selection!r}, but the model's is {selection!r}. Use one "
+                "selection for all tasks of a sequence."
+            )
+        for name in sorted(self.shapes.keys() ^ shapes.keys()):
+            where = "in the file but not in the model" if name in self.shapes else "in the model but not in the file"
+            raise ValueError(
+                f"{self.file}: matrix '{name}' is adapted {where}. Use the same base model and the same "
+                "`target_modules` for all tasks of a sequence."
+            )
+        for name, shape in self.shapes.items():
+            if shape != shapes[name]:
+                raise ValueError(
+                    f"{self.file}: matrix '{name}' has shape {shape} in the file and {shapes[name]} in the model. "
+                    "Use the same base model for all tasks of a sequence."
+                )
+
+
+def write_key_elements(elements: KeyElements) -> None:
+    """Write the key elements of one task to `elements.file`, whole or not at all."""
+    file = elements.file
+    codes = {name: tensor.cpu().contiguous() for name, tensor in elements.codes.items()}
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "key_ratio": repr(float(elements.key_ratio)),
+        "selection": elements.selection,
+        "shapes": json.dumps(elements.shapes),
+        "count": str(sum(key_count(elements.key_ratio, *shape) for shape in elements.shapes.values())),
+        "adapter_sha256": elements.adapter_sha256,
+    }
+    metadata["content_sha256"] = _digest(metadata, codes)
+    with replacing(file) as draft:
+        save_file(codes, draft, metadata)
+
+
+def read_key_elements(file: str | Path) -> KeyElements:
+    """Read and check the key elements of one task.
+
+    Args:
+        file: A file of `write_key_elements`.
+
+    Returns:
+        The key elements, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of another kind or version, damaged, or inconsistent; names the file, the tensor
+            where one is at fault, and what to do.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file of key elements. Train the earlier task first.")
+    remedy = "Make it anew by training that task again."
+    try:
+        with safe_open(file, framework="pt") as archive:
+            metadata = archive.metadata() or {}
+            codes = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged, or not a safetensors file ({error}). {remedy}") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{file}: not a file of key elements (its format is {metadata.get('format')!r}).")
+    if metadata.get("version") != VERSION:
+        raise ValueError(
+            f"{file}: version {metadata.get('version')!r} of the format; this release reads version {VERSION!r}. "
+            "Install the release that wrote it, or train that task again."
+        )
+    whole = metadata.keys() == _FIELDS and all(tensor.dtype == torch.uint8 for tensor in codes.values())
+    if not whole or metadata.pop("content_sha256") != _digest(metadata, codes):
+        raise ValueError(f"{file}: damaged (its content does not match its checksum). {remedy}")
+    elements = KeyElements(
+        file=file,
+        key_ratio=float(metadata["key_ratio"]),
+        shapes={name: tuple(shape) for name, shape in json.loads(metadata["shapes"]).items()},
+        codes=codes,
+        adapter_sha256=metadata["adapter_sha256"],
+        selection=metadata["selection"],
+    )
+    _check_codes(elements, remedy)
+    return elements
+
+
+def add_to_fingerprint(digest: "hashlib._Hash", name: str, *factors: torch.Tensor) -> None:
+    """Add the name and the factors A and B of a matrix, in their dtype, to the SHA-256 of an adapter.
+
+    Matrices are added in the order of their names.
+    """
+    for factor in factors:
+        digest.update(f"{name} {factor.dtype} {tuple(factor.shape)}\n".encode())
+        digest.update(factor.detach().cpu().contiguous().view(torch.uint8).numpy())
+
+
+def _digest(metadata: Mapping[str, str], codes: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of a file's content."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(codes):
+        digest.update(f"{name} {codes[name].dtype} {tuple(codes[name].shape)}\n".encode())
+        digest.update(codes[name].numpy())
+    return digest.hexdigest()
+
+
+def _check_codes(elements: KeyElements, remedy: str) -> None:
+    """Check that every matrix has exactly its number of positions, all inside it."""
+    if elements.codes.keys() != elements.shapes.keys():
+        odd = sorted(elements.codes.keys() ^ elements.shapes.keys())[0]
+        raise ValueError(f"{elements.file}: tensor '{odd}' stands without its shape or its codes. {remedy}")
+    for name, codes in elements.codes.items():
+        rows, cols = elements.shapes[name]
+        try:
+            count = len(decode(codes, rows * cols))
+        except ValueError as error:
+            raise ValueError(f"{elements.file}: tensor '{name}': {error}. {remedy}") from error
+        if count != key_count(elements.key_ratio, rows, cols):
+            raise ValueError(
+                f"{elements.file}: tensor '{name}' holds {count} positions; a ({rows}, {cols}) matrix at key_ratio "
+                f"{elements.key_ratio} has {key_count(elements.key_ratio, rows, cols)}. {remedy}"
+            )

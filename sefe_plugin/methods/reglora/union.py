@@ -1,0 +1,134 @@
+"""The key elements of all earlier tasks in one matrix, as they stay in memory: about one byte per element and task.
+
+Those of a small matrix stay there decoded as well (`DECODED_ELEMENTS`).
+
+The matrix is cut into panels of columns. In a panel, the elements chosen by at least 1, 2, 3, ... tasks are nested
+sets whose sizes add up to the number of elements of all tasks. The first is kept as the code (`codec`) of its
+positions in the panel, flattened by rows; every further one as the code of its places among the bytes of the code
+before it, so it stays near one byte per element however rare its elements are in the matrix.
+
+Decoding drops no byte: one that only skips leads to a position which no task chose, and counts no task there.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from sefe_plugin.methods.reglora.codec import decode, encode, walk
+
+
+#: Elements of a panel on a CPU, which bound what the penalty needs at a time; a GPU takes four times as many to be
+#: busy. Of 4096 rows a panel takes 256 columns, of 11008 rows 128.
+PANEL_ELEMENTS = 3 * 2**19
+
+#: Up to this number of elements a matrix's key elements are decoded once and kept so, in 5 bytes beside that of the
+#: code: there the many small steps of decoding cost more than the penalty's products. Models with such matrices are
+#: small.
+DECODED_ELEMENTS = 2**17
+
+
+class Panel(NamedTuple):
+    """The decoded key elements of a panel of columns.
+
+    Attributes:
+        start: First column.
+        width: Number of columns.
+        positions: Strictly increasing positions in the panel, flattened by rows; int32, shape (n,).
+        times: Number of tasks that chose each of them, uint8, shape (n,); some are 0.
+    """
+
+    start: int
+    width: int
+    positions: torch.Tensor
+    times: torch.Tensor
+
+
+@dataclass
+class KeyUnion:
+    """The key elements of the earlier tasks in one matrix.
+
+    Attributes:
+        codes: The codes of all sets of all panels, one after another; uint8, 1-D.
+        panels: Per panel: first column, number of columns, lengths of the codes of its sets.
+        decoded: The panels of a small matrix, decoded; None for all others.
+    """
+
+    codes: torch.Tensor
+    panels: list[tuple[int, int, list[int]]]
+    decoded: list[Panel] | None = None
+
+    @classmethod
+    def of_tasks(cls, tasks: Iterable[torch.Tensor], shape: tuple[int, int], device: torch.device) -> "KeyUnion":
+        """Unite the key elements of several tasks.
+
+        Args:
+            tasks: Per task the code of its positions in the flattened matrix, uint8, 1-D; at most 255 tasks.
+            shape: (rows, cols) of the matrix.
+            device: Where to compute, and where the result lies.
+
+        Returns:
+            Their union, at most ``(248 k + rows * cols) / 247`` bytes if the tasks have k elements in all.
+        """
+        rows, cols = shape
+        times = torch.zeros(rows * cols, dtype=torch.uint8, device=device)
+        for codes in tasks:
+            times[decode(codes.to(device), rows * cols)] += 1
+        width = _panel_width(rows, cols, device)
+        pieces, panels = [], []
+        for start in range(0, cols, width):
+            panel = times.view(rows, cols)[:, start : start + width]
+            sets = list(_nested_codes(panel.flatten()))
+            pieces += sets
+            panels.append((start, panel.shape[1], [len(codes) for codes in sets]))
+        union = cls(torch.cat(pieces), panels)
+        if rows * cols <= DECODED_ELEMENTS:
+            union.decoded = list(union.decode(device))
+        return union
+
+    def in_host_memory(self) -> "KeyUnion":
+        """Return a copy on the CPU, pinned if this lies on a GPU."""
+        codes = self.codes.cpu()
+        return KeyUnion(codes.pin_memory() if self.codes.is_cuda else codes, self.panels)
+
+    def decode(self, device: torch.device) -> Iterator[Panel]:
+        """Yield the panels that have key elements, one at a time.
+
+        Args:
+            device: Where the panels lie; what lies elsewhere is brought there.
+        """
+        if self.decoded is not None:
+            for start, width, positions, times in self.decoded:
+                yield Panel(start, width, positions.to(device), times.to(device))
+            return
+        codes = iter(
+            self.codes.to(device, non_blocking=True).split([length for *_, sets in self.panels for length in sets])
+        )
+        for start, width, sets in self.panels:
+            if not sets:
+                continue
+            positions, marks = walk(next(codes))
+            times, places = marks.to(torch.uint8), None
+            for _ in sets[1:]:
+                inner, marks = walk(next(codes))
+                places = inner if places is None else places[inner]
+                times[places] += marks
+            yield Panel(start, width, positions, times)
+
+
+def _panel_width(rows: int, cols: int, device: torch.device) -> int:
+    """Return the largest power of two of columns with which a panel is small enough; at least 1."""
+    limit = PANEL_ELEMENTS * (1 if device.type == "cpu" else 4) // rows
+    return 1 << min(max(limit, 1).bit_length() - 1, (cols - 1).bit_length())
+
+
+def _nested_codes(times: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Encode the places where `times` is at least 1, among them those where it is at least 2, and so on."""
+    places = times.nonzero().squeeze(1)
+    times, numel = times[places], len(times)
+    while len(places):
+        codes = encode(places, numel)
+        yield codes
+        places, numel = walk(codes)[1].nonzero().squeeze(1), len(codes)
+        places, times = places[times > 1], times[times > 1] - 1

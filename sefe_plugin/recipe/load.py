@@ -1,0 +1,303 @@
+"""A sequence recipe: read, checked as a whole, and resolved into its tasks before anything starts."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sefe_plugin.benchmarks import OWN_ORDER, benchmark_names, load_benchmark, named_orders
+from sefe_plugin.carry import CARRIES
+from sefe_plugin.carry.ways import merges_apart
+from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.files import MODEL_CONFIG_FILE
+from sefe_plugin.methods import DEFAULT, methods
+from sefe_plugin.recipe.data_trial import data_errors
+from sefe_plugin.recipe.keys import HostKeys, key_errors
+from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors
+from sefe_plugin.words import near
+from sefe_plugin.zero import read_deepspeed
+
+
+_TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot start, with all that is wrong with it.
+
+    Attributes:
+        errors: One sentence each: key or file, rule, value, remedy.
+    """
+
+    def __init__(self, source: str, errors: list[str]):
+        self.errors = errors
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        super().__init__("\n".join([f"{source} cannot start: {count}.", *(f"  - {error}" for error in errors)]))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a sequence.
+
+    Attributes:
+        name: Unique name, also part of its folder's name.
+        dataset: The host's name(s) of its training data.
+        test_dataset: The host's name of its test data.
+        scorer: Name of the scorer of its answers.
+        overrides: Host and plugin keys that differ for this task.
+        official: Name of the official rule that scores its answers as well, or None.
+    """
+
+    name: str
+    dataset: str
+    test_dataset: str
+    scorer: str
+    overrides: Mapping[str, Any]
+    official: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked sequence.
+
+    Attributes:
+        source: Where it came from, for messages.
+        arguments: The keys that hold for every task, `cl_method` and `carry` among them.
+        tasks: The tasks in order.
+        output_dir: The run folder.
+        benchmark: Name of the ready benchmark that supplies tasks and data, or None.
+        task_order: Name of the order of the benchmark's tasks, or the tasks' names as the recipe lists them; None
+            without a benchmark.
+    """
+
+    source: str
+    arguments: Mapping[str, Any]
+    tasks: tuple[Task, ...]
+    output_dir: Path
+    benchmark: str | None
+    task_order: str | list[str] | None = None
+
+    def to_dict(self) -> dict:
+        """Return the recipe as plain data: what a run folder records to notice a change."""
+        tasks = [{**{key: getattr(task, key) for key in _TASK_KEYS}, **task.overrides} for task in self.tasks]
+        return {**self.arguments, "benchmark": self.benchmark, "tasks": tasks}
+
+
+def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check_data: bool = True) -> Recipe:
+    """Check a sequence recipe and resolve it.
+
+    Args:
+        arguments: All keys of the recipe, command-line overrides applied.
+        source: Name of the recipe for messages, usually its path.
+        host: The host's keys.
+        check_data: Whether missing data is an error.
+
+    Returns:
+        The recipe, with the defaults of its benchmark and of its method filled in.
+
+    Raises:
+        RecipeError: With all errors at once.
+    """
+    name = arguments.get("benchmark")
+    benchmark = load_benchmark(name) if name in benchmark_names() else None
+    common = {key: value for key, value in arguments.items() if key not in SEQUENCE_KEYS}
+    if benchmark is not None:
+        common = {**benchmark.defaults(), **common}
+
+    errors = key_errors(common, host.keys)
+    common, method_errors = _with_method(common, host)
+    errors += method_errors + _value_errors(common) + _sequence_errors(common, host)
+    if "tasks" in arguments and "benchmark" in arguments:
+        errors.append("`tasks` and `benchmark` exclude each other: a benchmark brings its own tasks. Drop one.")
+    if "benchmark" in arguments and benchmark is None:
+        errors.append(f"`benchmark` must be one of {benchmark_names()}; got {name!r}.{near(name, benchmark_names())}")
+
+    tasks: list[Task] = []
+    order = None
+    if benchmark is not None:
+        errors += benchmark.errors(common) if check_data else []
+        order = arguments.get("task_order", OWN_ORDER)
+        tasks, order_errors = _ordered(_benchmark_tasks(benchmark), order)
+        errors += order_errors
+    elif "tasks" in arguments:
+        tasks, task_errors = _read_tasks(arguments["tasks"], common, host, check_data)
+        errors += task_errors
+    if "task_order" in arguments and "benchmark" not in arguments:
+        errors.append(
+            "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks` in the order you want; got "
+            f"{arguments['task_order']!r}."
+        )
+
+    if errors:
+        raise RecipeError(source, errors)
+    return Recipe(source, common, tuple(tasks), Path(common["output_dir"]), name, order)
+
+
+def single_run_errors(arguments: Mapping[str, Any], host: HostKeys) -> list[str]:
+    """List the errors of a recipe for one ordinary run that uses keys of the plugin."""
+    errors = key_errors(arguments, host.keys) + _name_errors(arguments) + _value_errors(arguments)
+    if "carry" in arguments:
+        errors.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")
+    errors += [
+        f"`{key}` follows training. Set `do_train: true`, or remove it."
+        for key in ("test_sets", "merge_adapter")
+        if arguments.get(key) and not arguments.get("do_train")
+    ]
+    if arguments.get("test_sets") and arguments.get("scoring_backend", "generate") != "generate":
+        errors.append(
+            "`scoring_backend` belongs to a sequence. Set `scoring_backend: generate`, or remove `test_sets`."
+        )
+    if arguments.get("merge_adapter") and not errors:
+        if arguments.get("finetuning_type", "lora") != "lora":
+            errors.append(f"`merge_adapter` needs `finetuning_type: lora`; got {arguments['finetuning_type']!r}.")
+        if merges_apart(arguments):
+            errors.append(
+                "`merge_adapter` cannot merge into weights that are quantized or partitioned (DeepSpeed ZeRO-3). "
+                "Remove it, and merge afterwards with `llamafactory-cli export`."
+            )
+    return errors
+
+
+def _with_method(common: Mapping[str, Any], host: HostKeys) -> tuple[dict[str, Any], list[str]]:
+    """Fill in the method, its way to carry tasks on, and what the host is asked to train."""
+    name = common.get("cl_method") or DEFAULT
+    if errors := _name_errors(common):
+        return dict(common), errors
+    method = methods()[name]
+    carry = common.get("carry") or method.carries[0]
+    if carry in CARRIES and carry not in method.carries:
+        errors.append(f"`carry` must be one of {method.carries} with `cl_method: {name}`; got {carry!r}.")
+    asked = host.parametrisations[method.parametrisation]
+    return {**asked, **common, "cl_method": name, "carry": carry}, errors
+
+
+def _name_errors(arguments: Mapping[str, Any]) -> list[str]:
+    name = arguments.get("cl_method")
+    if name is None or name in methods():
+        return []
+    return [f"`cl_method` must be one of {tuple(methods())}; got {name!r}.{near(name, methods())}"]
+
+
+def _value_errors(arguments: Mapping[str, Any]) -> list[str]:
+    """List what is wrong with the plugin's keys, and with the host's beside them."""
+    if errors := _deepspeed_errors(arguments):
+        return errors
+    carry = CARRIES.get(str(arguments.get("carry")))
+    return key_value_errors(arguments) + (carry.errors(arguments) if carry else [])
+
+
+def _deepspeed_errors(arguments: Mapping[str, Any]) -> list[str]:
+    try:
+        config = read_deepspeed(arguments) or {}
+    except (OSError, ValueError) as error:
+        return [f"`deepspeed` must be a DeepSpeed configuration or a JSON file with one; {error}."]
+    if config.get("optimizer") and arguments.get("projector_learning_rate") is not None:
+        return [
+            "`projector_learning_rate` needs the Trainer's optimizer, but the configuration of `deepspeed` brings its "
+            "own. Remove its section `optimizer`."
+        ]
+    return []
+
+
+def _benchmark_tasks(benchmark) -> list[Task]:
+    stems = {task.name: f"{benchmark.name}_{task.name.lower()}" for task in benchmark.tasks}
+    return [
+        Task(task.name, f"{stems[task.name]}_train", f"{stems[task.name]}_test", task.scorer, {}, task.official)
+        for task in benchmark.tasks
+    ]
+
+
+def _ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
+    """Put a benchmark's tasks into a named or a listed order."""
+    by_name = {task.name: task for task in tasks}
+    named = named_orders(list(by_name))
+    if isinstance(order, list) and all(isinstance(name, str) for name in order):
+        errors = [
+            f"`task_order`: {name!r} is no task of the benchmark.{near(name, by_name)}"
+            for name in order
+            if name not in by_name
+        ]
+        errors += [
+            f"`task_order` must name every task once; it names {name!r} {order.count(name)} times."
+            for name in by_name
+            if order.count(name) != 1
+        ]
+    elif isinstance(order, str) and order in named:
+        order, errors = named[order], []
+    else:
+        rule = f"one of {tuple(named)} or a list of all tasks of the benchmark"
+        errors = [f"`task_order` must be {rule}; got {order!r}.{near(order, named)}"]
+    return ([] if errors else [by_name[name] for name in order]), errors
+
+
+def _sequence_errors(common: Mapping[str, Any], host: HostKeys) -> list[str]:
+    errors = []
+    for key in ("model_name_or_path", "template", "output_dir"):
+        if not isinstance(common.get(key), str) or not common[key]:
+            errors.append(f"`{key}` is required in a sequence and must be text; got {common.get(key)!r}.")
+    for key, (value, reason) in host.fixed.items():
+        if common.get(key, value) != value:
+            errors.append(f"`{key}` must be {value!r} in a sequence ({reason}); got {common[key]!r}.")
+    for key, reason in host.refused.items():
+        if common.get(key):
+            errors.append(f"`{key}` cannot be set in a sequence: {reason}. Remove it; got {common[key]!r}.")
+    for key in all_keys_of_scope("filled_in"):
+        if key in common:
+            errors.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {common[key]!r}.")
+    model = common.get("model_name_or_path")
+    if isinstance(model, str) and _is_local(model) and not (Path(model) / MODEL_CONFIG_FILE).is_file():
+        errors.append(f"`model_name_or_path` names the folder {model!r}, which holds no config.json. Mend the path.")
+    return errors
+
+
+def _is_local(model: str) -> bool:
+    """A hub name is `name` or `owner/name`; everything else, and whatever exists, is a path."""
+    return Path(model).exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1
+
+
+def _keys_of_the_whole(common: Mapping[str, Any], host: HostKeys) -> tuple[str, ...]:
+    """Keys that a task cannot override."""
+    method, carry = methods().get(common.get("cl_method")), CARRIES.get(str(common.get("carry")))
+    keys = [*all_keys_of_scope("sequence"), *all_keys_of_scope("filled_in")]
+    keys += [*host.refused, *host.fixed, *host.whole_sequence, *host.parametrisations["lora"]]
+    keys += [key for part in (method, carry) if part for key in part.whole_sequence]
+    return tuple(dict.fromkeys(keys))
+
+
+def _read_tasks(
+    entries: Any, common: Mapping[str, Any], host: HostKeys, check_data: bool
+) -> tuple[list[Task], list[str]]:
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        return [], [f"`tasks` must be a list of at least one mapping with the keys {_TASK_KEYS}; got {entries!r}."]
+    tasks, errors = [], []
+    first_at: dict[str, int] = {}
+    known_before = _value_errors(common)
+    for position, entry in enumerate(entries, start=1):
+        where = f"task {position} ({entry.get('name', 'no name')})"
+        found = []
+        for key in _TASK_KEYS:
+            if not isinstance(entry.get(key), str) or not entry[key]:
+                found.append(f"`{key}` is required and must be text; got {entry.get(key)!r}.")
+        name = str(entry.get("name"))
+        if not re.fullmatch(r"[\w.-]+", name):
+            found.append(f"`name` may hold letters, digits, `_`, `.` and `-`; got {name!r}.")
+        if name.casefold() in first_at:
+            found.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
+        first_at.setdefault(name.casefold(), position)
+        if isinstance(entry.get("scorer"), str) and entry["scorer"] not in SCORERS:
+            found.append(
+                f"`scorer` must be one of {tuple(SCORERS)}; got {entry['scorer']!r}.{near(entry['scorer'], SCORERS)}"
+            )
+        overrides = {key: value for key, value in entry.items() if key not in _TASK_KEYS}
+        found += key_errors(overrides, host.keys)
+        found += [error for error in _value_errors({**common, **overrides}) if error not in known_before]
+        found += [
+            f"`{key}` belongs to the whole sequence. Move it out of the task; got {overrides[key]!r}."
+            for key in _keys_of_the_whole(common, host)
+            if key in overrides
+        ]
+        if not found:
+            tasks.append(Task(name, entry["dataset"], entry["test_dataset"], entry["scorer"], overrides))
+            found += data_errors({**common, **entry}) if check_data else []
+        errors += [f"{where}: {error}" for error in found]
+    return tasks, errors

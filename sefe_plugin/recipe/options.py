@@ -1,0 +1,245 @@
+"""The plugin's own recipe keys, each written once, beside those of the methods; and what they need of other keys."""
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from sefe_plugin.files import ADAPTER_CONFIG_FILE
+from sefe_plugin.methods import methods
+from sefe_plugin.options import Scope, keys_of_scope, option, option_errors, option_types, own_options
+
+
+@dataclass
+class ImageOptions:
+    """Keys of the model's view of images."""
+
+    pad_images: bool = option(
+        False,
+        "Pad images to a square where the model's processor would crop their centre, as LLaVA and CoIN's boxes have it. "
+        "Nothing changes for processors that see the whole image.",
+    )
+
+
+@dataclass
+class SequenceOptions:
+    """Keys of the sequence, and of what is the same for all methods."""
+
+    cl_method: str | None = option(
+        None,
+        "Continual-learning method: lora, full (full fine-tuning), reglora (with `asd_ratio` it is SEFE), or one that "
+        "another package adds. A sequence without it trains lora.",
+        scope="sequence",
+    )
+    tasks: list[dict] | None = option(
+        None,
+        "Sequence of tasks to train one after the other: a list of mappings with name, dataset, test_dataset, scorer, "
+        "and any other key to override for that task.",
+        scope="sequence",
+    )
+    benchmark: str | None = option(
+        None, "Ready sequence of tasks in place of `tasks`: coin, minicoin or minicoin16.", scope="sequence"
+    )
+    task_order: list[str] | None = option(
+        None,
+        "Order of a benchmark's tasks: coin (its own), reversed, shuffled (one fixed order), or the names of all its "
+        "tasks as a list.",
+        scope="sequence",
+    )
+    carry: Literal["merge", "stack", "continue", "replace"] | None = option(
+        None,
+        "How a sequence carries a task on. merge: its adapter becomes part of the next task's base, as in SEFE; with "
+        "`quantization_bit`, of the 16-bit base, which is quantized again. stack: the base stays as it is, and all "
+        "earlier adapters are kept frozen beside the new one; exact for a quantized base. continue: the same adapter "
+        "goes on. replace: the model of a task is the base of the next (full fine-tuning). The method's first way "
+        "where it is left out.",
+        scope="sequence",
+    )
+    projector_learning_rate: float | None = option(
+        None,
+        "Learning rate of the multimodal projector, above 0, where it differs from `learning_rate`. Needs a projector "
+        "that is trained: `additional_target: multi_modal_projector`, or `freeze_multi_modal_projector: false` with "
+        "full fine-tuning. SEFE uses 2e-5.",
+        rule="a number above 0 (SEFE: 2e-5)",
+        holds=lambda value: value > 0,
+    )
+    scoring_backend: Literal["generate", "vllm"] = option(
+        "generate",
+        "What answers the test sets: generate, the trained model in its own process; vllm, vLLM on all visible devices, "
+        "in a process that a sequence starts after it (pip install 'sefe-plugin[vllm]').",
+    )
+    test_sets: list[dict] | None = option(
+        None,
+        "Test sets to score by generation after training: a list of mappings with name, dataset, scorer. A sequence "
+        "fills this in.",
+        scope="filled_in",
+    )
+    merge_adapter: bool = option(
+        False,
+        "After training, also save the base model with the adapter merged in, in `output_dir`/merged. A sequence fills "
+        "this in.",
+        scope="filled_in",
+    )
+    stacked_adapter: str | None = option(
+        None,
+        "Folder of the adapters of earlier tasks, stacked into one, to keep frozen beside the new adapter. A sequence "
+        "with `carry: stack` fills this in.",
+        scope="filled_in",
+    )
+
+
+@dataclass
+class DataOptions:
+    """Keys of the data."""
+
+    asd_ratio: float | None = option(
+        None,
+        "Share X in [0, 1] of the training samples rewritten into the other answer styles (ASD, by rules). SEFE uses "
+        "0.2; off when absent.",
+        symbol="X",
+        rule="a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)",
+        holds=lambda value: 0 <= value <= 1,
+    )
+
+
+#: Keys that describe a whole sequence and never reach a single run.
+SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
+
+#: Optimizers of the host that make parameter groups of their own.
+_OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "use_adam_mini", "use_muon")
+
+
+class PluginKey(NamedTuple):
+    """One recipe key of the plugin.
+
+    Attributes:
+        section: The section of a recipe that it belongs to.
+        option: Its declaration.
+        type: Its annotation.
+        method: Name of the method whose option it is; None for the plugin's own.
+    """
+
+    section: str
+    option: Field
+    type: Any
+    method: str | None = None
+
+
+@cache
+def plugin_keys() -> dict[str, PluginKey]:
+    """Return every recipe key of the plugin and of all methods.
+
+    Raises:
+        MethodError: If a method of another package cannot be used, or has an option that the plugin has.
+    """
+    sections = [(ImageOptions, "model", None), (SequenceOptions, "method", None), (DataOptions, "dataset", None)]
+    sections += [(method.Options, "method", name) for name, method in methods().items()]
+    keys = {}
+    for options, section, method in sections:
+        types = option_types(options)
+        for key, declared in own_options(options).items():
+            keys.setdefault(key, PluginKey(section, declared, types[key], method))
+    return keys
+
+
+def method_options() -> list[type]:
+    """Return the dataclasses of the keys in the section "method": the sequence's own, then those of all methods."""
+    return [SequenceOptions, *(method.Options for method in methods().values())]
+
+
+def all_keys_of_scope(scope: Scope) -> tuple[str, ...]:
+    """Return the keys of one scope, of the plugin and of all methods."""
+    return tuple(key for options in _all_options() for key in keys_of_scope(options, scope))
+
+
+def _all_options() -> list[type]:
+    return [ImageOptions, *method_options(), DataOptions]
+
+
+def key_value_errors(arguments: Mapping[str, Any]) -> list[str]:
+    """List what is wrong with the values of the plugin's keys, and with what they need of other keys.
+
+    Args:
+        arguments: Recipe keys and values, the host's among them; absent keys have their defaults.
+
+    Returns:
+        One sentence for each error: key, rule, value, remedy. Empty when all is well.
+    """
+    errors = {}
+    for options in _all_options():
+        errors |= option_errors(options, arguments)
+    sound = {key: value for key, value in arguments.items() if key not in errors}
+    rules = (_projector_errors, _method_errors, _stack_errors, _scoring_errors, _asd_errors)
+    return [*errors.values(), *(error for rule in rules for error in rule(sound))]
+
+
+def _projector_errors(arguments: Mapping[str, Any]) -> list[str]:
+    if arguments.get("projector_learning_rate") is None:
+        return []
+    errors = []
+    is_full = arguments.get("finetuning_type") == "full" and arguments.get("freeze_multi_modal_projector") is False
+    if not arguments.get("additional_target") and not is_full:
+        errors.append(
+            "`projector_learning_rate` needs a projector that is trained: add its module's name, for LLaVA "
+            "`additional_target: multi_modal_projector`, or with full fine-tuning `freeze_multi_modal_projector: false`."
+        )
+    if arguments.get("quantization_bit"):
+        errors.append(
+            "`projector_learning_rate` cannot be combined with `quantization_bit`: a quantized projector cannot be "
+            "trained. Drop one."
+        )
+    return errors + [
+        f"`{key}` cannot be combined with `projector_learning_rate`: it sets learning rates itself. Drop one."
+        for key in _OWN_GROUPS
+        if arguments.get(key)
+    ]
+
+
+def _method_errors(arguments: Mapping[str, Any]) -> list[str]:
+    name, known = arguments.get("cl_method"), methods()
+    if name is None or name not in known:
+        return []  # an unknown name is told by `recipe.load`, with the known ones
+    errors = []
+    if arguments.get("stage", "sft") != "sft":
+        errors.append(f"`cl_method` works in `stage: sft` only; got {arguments['stage']!r}.")
+    trained = arguments.get("finetuning_type")
+    if trained is not None and trained != known[name].parametrisation:
+        errors.append(
+            f"`cl_method: {name}` needs `finetuning_type: {known[name].parametrisation}`; got {trained!r}. Change one."
+        )
+    return errors + known[name].errors(arguments)
+
+
+def _stack_errors(arguments: Mapping[str, Any]) -> list[str]:
+    stacked = arguments.get("stacked_adapter")
+    if stacked is None or (Path(stacked) / ADAPTER_CONFIG_FILE).is_file():
+        return []
+    return [f"`stacked_adapter`: {stacked} holds no adapter. Train the earlier task first."]
+
+
+def _scoring_errors(arguments: Mapping[str, Any]) -> list[str]:
+    if arguments.get("scoring_backend") == "vllm" and find_spec("vllm") is None:
+        return [
+            "`scoring_backend: vllm` needs vLLM, which is not installed: pip install 'sefe-plugin[vllm]'. Or use "
+            "`scoring_backend: generate`."
+        ]
+    return []
+
+
+def _asd_errors(arguments: Mapping[str, Any]) -> list[str]:
+    if not arguments.get("asd_ratio"):
+        return []
+    errors = []
+    if arguments.get("tokenized_path"):
+        errors.append(
+            "`tokenized_path` cannot be combined with `asd_ratio`: a tokenized dataset skips the step that rewrites "
+            "samples, and would silently train without ASD. Drop one of the two."
+        )
+    if arguments.get("streaming"):
+        errors.append(
+            "`streaming` cannot be combined with `asd_ratio`: an exact share needs the number of samples. Drop one of "
+            "the two."
+        )
+    return errors

@@ -1,0 +1,150 @@
+"""One task of a sequence: trained, scored and carried on, each step in the host's own process."""
+
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from sefe_plugin.carry import CARRIES
+from sefe_plugin.evaluation.results import SCORES_FILE
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_WEIGHTS_FILES
+from sefe_plugin.methods import methods
+from sefe_plugin.recipe.load import Task
+from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, record_step, steps_of
+
+
+class TaskFailedError(RuntimeError):
+    """A task's process ended without its results."""
+
+
+class Host(Protocol):
+    """What trains a task: each function readies what it needs and returns the command line that does it."""
+
+    def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """A task, with the keys of `task_arguments`; it may score and carry the task on as well."""
+
+    def score(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """Scoring a trained task."""
+
+    def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
+        """Merging `adapter` of the task with these keys into its base, not quantized; the model goes to `folder`."""
+
+
+class Job:
+    """The steps of one task.
+
+    Args:
+        host: What trains it.
+        folder: The run folder.
+        arguments: The keys that hold for every task.
+        tasks: All tasks of the sequence.
+        index: Which of them, from 0.
+    """
+
+    def __init__(self, host: Host, folder: RunFolder, arguments: Mapping[str, Any], tasks: Sequence[Task], index: int):
+        self._host, self._run_folder = host, folder
+        self._task = tasks[index]
+        self.folder = folder.task_folder(index, self._task.name)
+        self._keys = task_arguments(arguments, tasks, index, folder)
+        self._method, self._carry = methods()[arguments["cl_method"]], CARRIES[arguments["carry"]]
+
+    def run(self) -> None:
+        """Do the steps that are not whole.
+
+        Raises:
+            TaskFailedError: If a process fails or leaves no result.
+        """
+        after_training = [(SCORED, self._score), (CARRIED, self._carry_on)]
+        if self._keys.get("scoring_backend", "generate") != "generate":
+            after_training.reverse()  # another engine answers with what is carried on
+        for step, do in ((TRAINED, self._train), *after_training):
+            if step not in steps_of(self.folder):
+                do()
+                record_step(self.folder, step)
+
+    def _train(self) -> None:
+        self._run_folder.clear_unfinished(self.folder)
+        phases = self._method.phases(self._keys)
+        for phase in phases:
+            folder = self.folder / phase.name
+            if TRAINED in steps_of(folder):
+                continue
+            keys = {**self._keys, **phase.keys, "output_dir": str(folder)}
+            if phase is not phases[-1]:
+                self._run_folder.clear_unfinished(folder)
+                keys |= {"test_sets": None, "merge_adapter": False}
+            self._do(self._host.train(folder / "task.yaml", keys))
+            self._require_trained(folder)
+            record_step(folder, TRAINED)
+
+    def _require_trained(self, folder: Path) -> None:
+        if self._method.parametrisation == "full":
+            self._require(folder / MODEL_CONFIG_FILE)
+            if not any((folder / name).is_file() for name in MODEL_WEIGHTS_FILES):
+                self._require(folder / MODEL_WEIGHTS_FILES[0])
+        else:
+            self._require(folder / ADAPTER_CONFIG_FILE, folder / ADAPTER_WEIGHTS_FILE)
+        if self._method.file is not None:
+            self._require(folder / self._method.file)
+
+    def _score(self) -> None:
+        self._do(self._host.score(self.folder / "score.yaml", self._keys))
+        self._require(self.folder / SCORES_FILE)
+
+    def _carry_on(self) -> None:
+        def merge(target: Path) -> None:
+            self._do(self._host.merge(self.folder / "merge.yaml", self._keys, self.folder, target))
+
+        self._carry.finish(self._keys, self.folder, merge)
+        self._require(self.folder / self._carry.result)
+
+    def _do(self, command: Sequence[str]) -> None:
+        result = subprocess.run(command, check=False)
+        if result.returncode != 0:
+            kept = " and its training" if TRAINED in steps_of(self.folder) else ""
+            raise TaskFailedError(
+                f"Task {self._task.name} failed with exit status {result.returncode}; its output is above. The "
+                f"complete tasks{kept} are kept, and the same command continues here. The command that failed was: "
+                f"{shlex.join(command)}"
+            )
+
+    def _require(self, *files: Path) -> None:
+        for file in files:
+            if not file.is_file():
+                raise TaskFailedError(f"Task {self._task.name} ended, but {file} is missing.")
+
+
+def task_arguments(
+    arguments: Mapping[str, Any], tasks: Sequence[Task], index: int, folder: RunFolder
+) -> dict[str, Any]:
+    """Return the keys of one task's own run.
+
+    Args:
+        arguments: The keys that hold for every task, `cl_method` and `carry` among them.
+        tasks: All tasks of the sequence.
+        index: Which of them, from 0.
+        folder: The run folder; what the tasks before left lies in it.
+    """
+    task = tasks[index]
+    earlier = [folder.task_folder(i, t.name) for i, t in enumerate(tasks[:index])]
+    keys: dict[str, Any] = {
+        **arguments,
+        **task.overrides,
+        "stage": "sft",
+        "do_train": True,
+        "dataset": task.dataset,
+        "output_dir": str(folder.task_folder(index, task.name)),
+        "test_sets": [_test_set(t) for t in tasks[: index + 1]],
+    }
+    keys |= CARRIES[keys.pop("carry")].start(keys, earlier)
+    method = methods()[arguments["cl_method"]]
+    if method.earlier is not None:
+        keys[method.earlier] = [str(path / method.file) for path in earlier]
+    return keys
+
+
+def _test_set(task: Task) -> dict[str, str]:
+    test_set = {"name": task.name, "dataset": task.test_dataset, "scorer": task.scorer}
+    return test_set | ({"official": task.official} if task.official else {})

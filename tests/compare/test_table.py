@@ -1,0 +1,260 @@
+"""`sefe minicoin table`: what it runs, how it resumes and what it refuses, with a host of a few lines."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from sefe_plugin.benchmarks.minicoin import table
+from sefe_plugin.cli import main
+from sefe_plugin.compare.arms import ARMS, choose_arms
+from sefe_plugin.compare.report import BEGIN, END
+from sefe_plugin.compare.table import Plan, compare_runs, mean_update, run_all
+from sefe_plugin.files import shipped_folder
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe.load import load_recipe
+
+
+#: Stands for `llamafactory-cli train`: notes the call, fails or writes a report that depends on seed and recipe.
+HOST = """
+import os, sys
+from pathlib import Path
+from sefe_plugin.evaluation.report import build_report
+from sefe_plugin.files import write_json
+import numpy as np
+from safetensors.numpy import save_file
+keys = dict(argument.split("=", 1) for argument in sys.argv[2:])
+out = Path(keys["output_dir"])
+with (out.parent / "calls").open("a") as calls:
+    calls.write(f"{out.name} {os.environ.get('OMP_NUM_THREADS')} {Path(sys.argv[1]).name}\\n")
+print("this is", out.name)
+if (out.parent / "fail").is_file() and out.name in (out.parent / "fail").read_text().split():
+    sys.exit(3)
+gain = int(keys["seed"]) % 10 + (5 if "reglora" in sys.argv[1] else 0)
+for number, task in enumerate("AB", start=1):
+    factors = {"q.lora_A.weight": np.ones((2, 4)), "q.lora_B.weight": np.full((3, 2), -1e-4 * number)}
+    (out / f"{number}_{task}").mkdir(parents=True, exist_ok=True)
+    save_file(factors, out / f"{number}_{task}" / "adapter_model.safetensors")
+accuracy, formats = [[80, None], [40 + gain, 70]], [[100, None], [90, 100]]
+write_json(out / "report.json", build_report(["A", "B"], accuracy, formats))
+write_json(out / "manifest.json", {"version": 1, "recipe": {}, "complete": [{"seconds": 1.5}, {"seconds": 2.0}]})
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return Plan(choose_arms(["lora", "reglora"]), [101, 103], ["coin", "reversed"], tmp_path / "out")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes the runs of a plan and returns the lines that were said."""
+    host = tmp_path / "host.py"
+    host.write_text(HOST)
+
+    def start(plan, jobs=1):
+        lines = []
+        run_all(plan, [sys.executable, str(host)], jobs, lines.append)
+        return lines
+
+    return start
+
+
+def calls(plan):
+    return [line.split()[0] for line in (plan.out / "calls").read_text().splitlines()]
+
+
+def test_every_run_is_made_once_and_said_in_a_line(plan, run):
+    lines = run(plan)
+    names = [f"{a}_{o}_{s}" for o in ("coin", "reversed") for s in (101, 103) for a in ("lora", "reglora")]
+    assert calls(plan) == names
+    assert len(lines) == 8
+    # MFT (80 + 70) / 2, MFN (41 + 70) / 2, MAA (80 + 55.5) / 2, format (90 + 100) / 2
+    assert lines[0] == ("[1/8] lora, order coin, seed 101: MFT 75.0  MFN 55.5  MAA 67.8  BWT -19.5  Format 95.0 | 4 s")
+    assert (plan.out / "logs" / "lora_coin_101.log").read_text() == "this is lora_coin_101\n"
+    compared = compare_runs(plan)
+    assert list(compared) == ["coin", "reversed"]
+    assert compared["coin"]["differences"][0]["mfn"]["each"] == [2.5, 2.5]
+    # the second task's |B A| alone: 2 * 2e-4 everywhere
+    assert [run["update"] for run in compared["coin"]["runs"]["lora"]] == pytest.approx([4.0, 4.0])
+
+
+def test_mean_update_is_over_all_elements(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    values = []
+    for name, shapes in (("one", [(3, 5)]), ("two", [(7, 2), (4, 4)])):
+        factors = {}
+        for i, (rows, cols) in enumerate(shapes):
+            A, B = torch.randn(2, cols, generator=generator), torch.randn(rows, 2, generator=generator)
+            factors |= {f"m{i}.lora_A.weight": A, f"m{i}.lora_B.weight": B}
+            values += [abs(sum(B[i, k] * A[k, j] for k in range(2)).item()) for i in range(rows) for j in range(cols)]
+        (tmp_path / name).mkdir()
+        save_file(factors, tmp_path / name / "adapter_model.safetensors")
+    assert mean_update([tmp_path / "one", tmp_path / "two"]) == pytest.approx(sum(values) / len(values), rel=1e-6)
+
+
+def test_finished_runs_are_kept_and_failed_ones_made_again(plan, run):
+    plan.out.mkdir()
+    (plan.out / "fail").write_text("reglora_coin_101 lora_reversed_103")
+    with pytest.raises(ValueError, match=r"2 of 8 runs failed; .*again\.\nreglora_coin_101 .*exit status 3.*\nlora_r"):
+        run(plan)
+    assert len(calls(plan)) == 8
+    (plan.out / "fail").unlink()
+    lines = run(plan)
+    assert lines[0] == "6 of 8 runs are finished already."
+    assert [line[:5] for line in lines[1:]] == ["[7/8]", "[8/8]"]
+    assert calls(plan)[8:] == ["reglora_coin_101", "lora_reversed_103"]
+    assert run(plan) == ["8 of 8 runs are finished already."]
+    assert len(calls(plan)) == 10
+
+
+def test_a_run_of_other_settings_is_given_to_the_host_again(plan, run):
+    """The host then refuses its folder with the difference; a table must not show it silently."""
+    run(plan)
+    run(Plan(plan.arms, plan.seeds, plan.orders, plan.out, ["num_train_epochs=1"]))
+    assert len(calls(plan)) == 16
+
+
+def test_the_versions_are_those_that_the_runs_were_made_with(plan, run, monkeypatch):
+    monkeypatch.setattr(table, "version", lambda package: f"1 of {package}")
+    run(Plan(plan.arms, [101], plan.orders, plan.out))
+    monkeypatch.setattr(table, "version", lambda package: f"2 of {package}")
+    assert run(plan)[0] == "4 of 8 runs are finished already."
+    assert [versions["torch"] for versions in table.versions_of(plan)] == ["1 of torch", "2 of torch"]
+
+
+def test_a_run_without_its_report_is_made_again(plan, run):
+    run(plan)
+    (plan.out / "lora_coin_103" / "report.json").unlink()
+    run(plan)
+    assert calls(plan)[8:] == ["lora_coin_103"]
+
+
+def test_several_jobs_make_the_same_with_one_thread_each(plan, run, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    run(plan)
+    assert {line.split()[1] for line in (plan.out / "calls").read_text().splitlines()} == {"7"}
+    other = Plan(plan.arms, plan.seeds, plan.orders, plan.out.with_name("two"))
+    run(other, jobs=2)
+    assert {line.split()[1] for line in (other.out / "calls").read_text().splitlines()} == {"1"}
+    assert sorted(calls(other)) == sorted(calls(plan))
+    assert compare_runs(other) == compare_runs(plan)
+
+
+TABLE = """
+import signal, sys
+from pathlib import Path
+from sefe_plugin.compare.arms import choose_arms
+from sefe_plugin.compare.table import Plan, run_all
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+plan = Plan(choose_arms(["lora", "reglora"]), [101], ["coin"], Path(sys.argv[1]))
+run_all(plan, [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"], 1, print)
+"""
+
+
+def test_a_killed_table_ends_the_runs_at_work(tmp_path):
+    table = subprocess.Popen(
+        [sys.executable, "-c", TABLE, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    log = tmp_path / "logs" / "lora_coin_101.log"
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (run,) = psutil.Process(table.pid).children()
+    table.terminate()
+    said, error = table.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in error
+    assert said == b""  # no run failed
+    assert not run.is_running()
+    assert not (tmp_path / "logs" / "reglora_coin_101.log").exists()  # and none was started
+
+
+def test_two_tables_cannot_share_a_folder(plan, run):
+    import filelock
+
+    plan.out.mkdir()
+    with filelock.FileLock(plan.out / ".lock"), pytest.raises(ValueError, match="in use by another table"):
+        run(plan)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_is_a_sound_recipe(name, tmp_path):
+    plan = Plan(choose_arms([name]), [101], ["shuffled"], tmp_path)
+    recipe, *overrides = plan.arguments(plan.runs()[0])
+    assert Path(recipe).parent == shipped_folder("recipes")
+    keys = yaml.safe_load(Path(recipe).read_text())
+    keys |= {key: yaml.safe_load(value) for key, value in (override.split("=", 1) for override in overrides)}
+    loaded = load_recipe(keys, recipe, host_keys())
+    assert loaded.arguments["seed"] == 101
+    assert loaded.task_order == "shuffled"
+    assert loaded.output_dir == tmp_path / f"{name}_shuffled_101"
+    assert loaded.arguments.items() >= ARMS[name].overrides.items()
+
+
+def test_arms_say_what_their_names_say():
+    assert {name: ARMS[name].overrides for name in ("asd_40", "m_0.5", "lambda_2500", "rank_64")} == {
+        "asd_40": {"asd_ratio": 0.4},
+        "m_0.5": {"reglora_key_ratio": 0.005},
+        "lambda_2500": {"reglora_weight": 2500},
+        "rank_64": {"lora_rank": 64, "lora_alpha": 128},
+    }
+    assert choose_arms(["l1", "lora"])["l1"].overrides["reglora_key_ratio"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--arms", "lora", "sfee"], "'sfee' is no arm. Did you mean sefe?"),
+        (["--arms", "lora", "lora"], "must name each arm once"),
+        (["--arms", "lora", "--against", "sefe"], "`--against` must be one of the arms, lora; got sefe."),
+        (["--orders", "backwards"], "`--orders` must be of coin, reversed, shuffled"),
+        (["--seeds", "1", "1", "--jobs", "0"], "`--jobs` must be at least 1; got 0."),
+        (["--set", "seed=3"], "got 'seed=3'"),
+        (["--set", "num_train_epochs"], "`--set` takes KEY=VALUE"),
+        (["--set", "reglora_weight=1", "--arms", "sefe", "l1"], "would undo what the arm l1 is"),
+        (["--write", "nowhere.md"], "nowhere.md must hold"),
+        (["--pictures", "docs"], "`--pictures` needs `--write`"),
+    ],
+)
+def test_refusals_come_before_anything_starts(tmp_path, capsys, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    assert main(["minicoin", "table", "--out", "out", *arguments]) == 1
+    assert expected in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_writes_the_table_and_puts_it_where_it_is_wanted(tmp_path, monkeypatch, capsys):
+    """With a package `llamafactory` of a few lines in place of the host."""
+    (tmp_path / "path" / "llamafactory").mkdir(parents=True)
+    (tmp_path / "path" / "llamafactory" / "__init__.py").touch()
+    # `llamafactory-cli train RECIPE ...` has one more word in front than the host above
+    code = f"import sys\ndef main():\n    del sys.argv[1]\n    exec({HOST!r}, {{}})\n"
+    (tmp_path / "path" / "llamafactory" / "cli.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'path'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("SEFE_PLUGIN_DISABLE", "1")  # the start-up hook would look for the real host
+    monkeypatch.chdir(tmp_path)
+    Path("README.md").write_text(f"Head\n{BEGIN}\n{END}\nTail\n")
+    command = ["minicoin", "table", "--arms", "lora", "reglora", "--seeds", "101", "102", "--out", "out"]
+    assert main([*command, "--write", "README.md", "--pictures", "docs/table"]) == 0
+    said = capsys.readouterr().out
+    assert "[4/4] reglora, order coin, seed 102" in said
+    text = Path("README.md").read_text()
+    made = "Made by `sefe minicoin table --arms lora reglora --seeds 101 102 --orders coin --out out`"
+    assert text.startswith(f"Head\n{BEGIN}\n\n{made}")
+    assert text.endswith(f"{END}\nTail\n")
+    assert "| reglora - lora | +0.0" in text
+    assert "| reglora - lora |" in said
+    assert json.loads(Path("out/table.json").read_text())["orders"]["coin"]["seeds"] == [101, 102]
+    assert Path("out/differences_coin.png").is_file()
+    for name in ("differences_coin.png", "accuracy_coin.png"):
+        assert f"](docs/table/{name})" in text
+        assert Path("docs/table", name).read_bytes().startswith(b"\x89PNG")
+    assert ".png" not in said

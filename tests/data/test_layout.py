@@ -1,0 +1,117 @@
+import json
+
+import pytest
+
+from sefe_plugin.asd.items import Sample, UnsuitableSampleError
+from sefe_plugin.data.layout import find_dataset, layout_like, layout_of
+
+
+NEW = Sample("<image>\nIs it?", "No")
+SHAREGPT = {
+    "id": 1,
+    "image": "a.png",
+    "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}],
+}
+OPENAI = {"messages": [{"role": r, "content": c} for r, c in (("system", "S"), ("user", "Q"), ("assistant", "A"))]}
+ALPACA = {"instruction": "Q", "input": "more", "output": "A", "images": ["a.png", "b.png"], "system": "S"}
+
+
+@pytest.mark.parametrize(
+    ("record", "question", "images"),
+    [(SHAREGPT, "Q", ("a.png",)), (OPENAI, "Q", ()), (ALPACA, "Q\nmore", ("a.png", "b.png"))],
+)
+def test_recognised_layouts_read_and_write(record, question, images):
+    layout, before = layout_like(record), json.dumps(record)
+    assert layout.read(record) == Sample(question, "A")
+    assert layout.images(record) == images
+    new = layout.write(record, NEW)
+    assert layout.read(new) == NEW
+    assert json.dumps(record) == before
+    assert list(new) == list(record)
+    # Going back to the old turn restores all but the split of an Alpaca question over two columns.
+    back = layout.write(new, layout.read(record))
+    assert back == (record if record is not ALPACA else ALPACA | {"instruction": "Q\nmore", "input": ""})
+
+
+def test_entries_name_columns_and_tags():
+    entry = {
+        "formatting": "sharegpt",
+        "columns": {"messages": "talk", "images": "pics"},
+        "tags": {"role_tag": "who", "content_tag": "what", "user_tag": "u", "assistant_tag": "a"},
+    }
+    record = {"talk": [{"who": "u", "what": "Q"}, {"who": "a", "what": "A"}], "pics": ["x"], "images": ["y"]}
+    layout = layout_of("mine", entry)
+    assert (layout.read(record), layout.images(record)) == (Sample("Q", "A"), ("x",))
+    layout = layout_of("mine", {"columns": {"prompt": "q", "response": "a"}})
+    assert layout.read({"q": "Q", "a": "A", "input": "ignored"}) == Sample("Q", "A")
+    assert layout_of("mine", {}).read(ALPACA) == Sample("Q\nmore", "A")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        SHAREGPT | {"conversations": SHAREGPT["conversations"] * 2},
+        SHAREGPT | {"conversations": []},
+        SHAREGPT | {"conversations": SHAREGPT["conversations"][::-1]},
+    ],
+)
+def test_other_than_one_turn_is_unsuitable(record):
+    with pytest.raises(UnsuitableSampleError, match="one question with one answer"):
+        layout_of("mine", {"formatting": "sharegpt"}).read(record)
+
+
+def test_alpaca_with_a_history_or_without_an_answer_is_unsuitable():
+    layout = layout_of("mine", {"columns": {"prompt": "q", "response": "a", "history": "h"}})
+    assert layout.read({"q": "Q", "a": "A", "h": []}) == Sample("Q", "A")
+    for record in ({"q": "Q", "a": "A", "h": [["x", "y"]]}, {"q": "Q", "a": None}, {"q": "Q"}):
+        with pytest.raises(UnsuitableSampleError):
+            layout.read(record)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"ranking": True}, "without `ranking`"),
+        ({"formatting": "llava"}, "got 'llava'"),
+        ({"columns": {"prompt": "q"}}, "must name response"),
+        ({"formatting": "sharegpt", "columns": {"images": "i"}}, "must name messages"),
+    ],
+)
+def test_entries_that_do_not_fit_are_errors(entry, message):
+    with pytest.raises(ValueError, match=message):
+        layout_of("mine", entry)
+
+
+def test_unknown_records_are_errors():
+    with pytest.raises(ValueError, match=r"but \['answer', 'text'\]; describe the columns"):
+        layout_like({"text": "", "answer": ""})
+
+
+def test_datasets_are_found_by_name_or_path(tmp_path):
+    info = {
+        "there": {"file_name": "there.jsonl", "formatting": "sharegpt"},
+        "gone": {"file_name": "gone.json"},
+        "hub": {"hf_hub_url": "some/where"},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "there.jsonl").touch()
+    file, layout = find_dataset("there", tmp_path)
+    assert file == tmp_path / "there.jsonl" and layout.messages == "conversations"
+    assert find_dataset(str(tmp_path / "x.json"), tmp_path) == (tmp_path / "x.json", None)
+    for name, message in (("else", "has no dataset 'else'; it has there, gone, hub"), ("gone", "that exists"), ("hub", "that exists")):  # fmt: skip  # noqa: E501
+        with pytest.raises(ValueError, match=message):
+            find_dataset(name, tmp_path)
+    with pytest.raises(ValueError, match=r"dataset_info\.json does not exist"):
+        find_dataset("there", tmp_path / "none")
+
+
+def test_a_list_of_parts_in_the_place_of_a_text_is_an_error():
+    parts = [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "Q"}]
+    record = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "A"}]}
+    with pytest.raises(ValueError, match="'content' must be a text, not a list of parts: write <image>") as error:
+        layout_like(record).read(record)
+    # It is the file that is wrong; a sample that is merely unsuitable would be passed over.
+    assert not isinstance(error.value, UnsuitableSampleError)
+    nothing = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": None}]}
+    with pytest.raises(UnsuitableSampleError):
+        layout_like(nothing).read(nothing)

@@ -1,0 +1,407 @@
+"""Sequence recipes: every fault at once, each with key, rule, value and near match."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sefe_plugin.benchmarks import BENCHMARKS, load_benchmark, named_orders
+from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe.load import RecipeError, load_recipe, merges_apart, single_run_faults
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A sound recipe of two tasks on files in tmp_path."""
+    for name in ("a_train", "a_test", "b_train", "b_test"):
+        (tmp_path / f"{name}.json").write_text('[{"output": "red", "answer_bbox": "[0, 0, 1, 1]"}]')
+    info = {path.stem: {"file_name": path.name} for path in tmp_path.glob("*.json")}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    return {
+        "model_name_or_path": "owner/name",
+        "template": "llava",
+        "dataset_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "run"),
+        "learning_rate": "1e-4",
+        "tasks": [
+            {"name": "A", "dataset": "a_train", "test_dataset": "a_test", "scorer": "short_answer"},
+            {"name": "B", "dataset": "b_train", "test_dataset": "b_test", "scorer": "box", "num_train_epochs": 2},
+        ],
+    }
+
+
+def faults(recipe) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, "test.yaml", host_keys())
+    assert str(caught.value).startswith("test.yaml cannot start: ")
+    return caught.value.faults
+
+
+def test_sound_recipe_is_resolved(recipe):
+    loaded = load_recipe(recipe, "test.yaml", host_keys())
+    assert [task.name for task in loaded.tasks] == ["A", "B"]
+    assert loaded.tasks[1].overrides == {"num_train_epochs": 2}
+    assert "tasks" not in loaded.arguments
+    assert loaded.to_dict()["tasks"] == recipe["tasks"]
+
+
+def test_test_sets_are_read_before_anything_starts(recipe, tmp_path):
+    (tmp_path / "b_test.json").write_text('[{"output": "red"}]')
+    assert faults(recipe) == [
+        "task 2 (B): `test_dataset`: 1 of 1 records of 'b_test' have no gold answer for the scorer 'box'; record 0, "
+        "counted from 0: 'answer_bbox' must be written as '[x1, y1, x2, y2]', got 'red'. Put it into a field "
+        "'answer_bbox', or where dataset_info.json says that the response is, or choose another scorer."
+    ]
+
+
+def test_training_sets_are_rewritten_on_trial_before_anything_starts(recipe, tmp_path):
+    def write(name: str, *answers: str) -> None:
+        records = [{"instruction": f"What is number {index}?", "output": text} for index, text in enumerate(answers)]
+        (tmp_path / name).write_text(json.dumps(records))
+
+    write("a_train.json", *(["red", "blue"] * 5))
+    write("b_train.json", *[f"It is a long report, number {index}, on the state of things." for index in range(10)])
+    load_recipe(recipe, "test.yaml", host_keys())  # without ASD any answers will do
+    recipe["asd_ratio"] = 0.2
+    (fault,) = faults(recipe)
+    assert fault.startswith("task 2 (B): `asd_ratio`: the answers of 'b_train' cannot be rewritten: ")
+    recipe["tasks"][1]["asd_ratio"] = 0
+    load_recipe(recipe, "test.yaml", host_keys())
+    write("a_train.json", *["red"] * 10, "blue")
+    assert faults(recipe | {"max_samples": 10})[0].startswith("task 1 (A): `asd_ratio`: the answers of 'a_train' ")
+    load_recipe(recipe, "test.yaml", host_keys())
+
+
+def test_only_what_can_be_read_is_rewritten_on_trial(recipe, tmp_path):
+    """Conversations of several turns, and files that only the host reads, are left to it."""
+    turn = [
+        {"from": "human", "value": "What is it?"},
+        {"from": "gpt", "value": "A long report on the state of things."},
+    ]
+    (tmp_path / "a_train.json").write_text(json.dumps([{"conversations": turn * 2}]))
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["a_train"]["formatting"] = "sharegpt"
+    info["b_train"] = {"hf_hub_url": "owner/name"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    load_recipe(recipe | {"asd_ratio": 1.0}, "test.yaml", host_keys())
+
+
+def test_samples_of_other_styles_are_not_rewritten_again(recipe, tmp_path):
+    records = [{"instruction": "What?", "output": text} for text in ("red", "blue", "green", "black", "white")]
+    (tmp_path / "b_train.json").write_text(json.dumps([*records, records[0] | {"asd": {"style": "yes_no"}}]))
+    recipe["tasks"][1]["asd_ratio"] = 0.4
+    (fault,) = faults(recipe)
+    assert "some are of other styles already" in fault
+    recipe["tasks"][1]["asd_ratio"] = 0
+    load_recipe(recipe, "test.yaml", host_keys())
+
+
+@pytest.mark.parametrize("media_dir", [None, "photos"])
+def test_images_are_looked_for_before_anything_starts(recipe, tmp_path, media_dir):
+    folder = tmp_path / (media_dir or "")
+    folder.mkdir(exist_ok=True)
+    here, elsewhere = folder / "here.png", tmp_path / "else" / "where.png"
+    for file in (here, elsewhere):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    for name in ("a_train", "b_test"):
+        info[name]["columns"] = {"prompt": "instruction", "response": "output", "images": "photo"}
+        images = [
+            "here.png",
+            ["here.png", str(elsewhere)],
+            "lost.png",
+            ["lost.png", "gone.png"],
+            None,
+            {"bytes": ""},
+            "x" * 999,
+        ]
+        records = [{"instruction": "What?", "output": "[0, 0, 1, 1]", "photo": image} for image in images]
+        (tmp_path / f"{name}.json").write_text(json.dumps(records))
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    if media_dir:
+        recipe["media_dir"] = str(folder)
+    found = "3 of 5 images of '{}' do not exist, the first is 'gone.png' below " + str(folder)
+    train, test = faults(recipe)
+    assert train.startswith(f"task 1 (A): `dataset`: {found.format('a_train')}")
+    assert test.startswith(f"task 2 (B): `test_dataset`: {found.format('b_test')}")
+    (test,) = faults(recipe | {"max_samples": 2})  # of the training data alone
+    assert "'b_test'" in test
+
+
+def test_a_dataset_may_be_called_like_a_file(recipe, tmp_path):
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["charts.json"] = info["a_train"]
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    (tmp_path / "a_train.json").write_text(json.dumps([{"instruction": "What?", "output": "red"}] * 8))
+    recipe["tasks"][0] |= {"dataset": "charts.json", "asd_ratio": 0.5}
+    (fault,) = faults(recipe)
+    assert "the answers of 'charts.json' cannot be rewritten" in fault
+
+
+def test_all_faults_come_at_once(recipe):
+    recipe |= {
+        "asd_ratio": 2,
+        "reglora_wieght": 1.0,
+        "reglora_key_ratio": 0,
+        "reglora_reduction": "sum",
+        "num_train_epochs": "many",
+        "lr_scheduler_typ": "cosine",
+        "deepspeed": "absent.json",
+        "do_predict": True,
+    }
+    recipe["tasks"].append({"name": "a", "dataset": "c_train", "test_dataset": "b_tset", "scorer": "boxes"})
+    text = "\n".join(faults(recipe))
+    for expected in (
+        "`asd_ratio` must be a share in [0, 1]",
+        "got 2.",
+        "`reglora_wieght` is not a key of LLaMA-Factory or of this plugin; got value 1.0. Did you mean",
+        "`reglora_key_ratio` must be a share in (0, 1]",
+        "`reglora_reduction` must be one of ('official_mean', 'per_task_sum'); got 'sum'.",
+        "`num_train_epochs` must be float; got 'many'.",
+        "Did you mean `lr_scheduler_type`?",
+        "`deepspeed` must be a DeepSpeed configuration or a JSON file with one",
+        "`do_predict` cannot be set in a sequence",
+        "task 3 (a): the name 'a' is taken by task 1.",
+        "`scorer` must be one of",
+        "got 'boxes'. Did you mean `box`?",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"asd_ratio": True}, "`asd_ratio` must be a share"),
+        ({"asd_ratio": "0.2"}, "`asd_ratio` must be a share"),
+        ({"reglora_weight": -1}, "`reglora_weight` must be a number of at least 0"),
+        ({"reglora_key_ratio": 1.5}, "`reglora_key_ratio` must be a share in (0, 1]"),
+        ({"reglora_offload": "gpu"}, "`reglora_offload` must be one of ('none', 'cpu'); got 'gpu'."),
+        ({"use_reglora": "yes"}, "`use_reglora` must be true or false; got 'yes'."),
+        ({"use_reglora": True, "use_dora": True}, "`use_dora` cannot be combined"),
+        ({"asd_ratio": 0.2, "tokenized_path": "x"}, "`tokenized_path` cannot be combined with `asd_ratio`"),
+        ({"asd_ratio": 0.2, "streaming": True}, "`streaming` cannot be combined with `asd_ratio`"),
+        ({"finetuning_type": "full"}, "`finetuning_type` must be 'lora' in a sequence"),
+        ({"finetuning_type": "lorra"}, "Did you mean `lora`?"),
+        ({"output_dir": None}, "`output_dir` is required"),
+        ({"dataset": "a_train"}, "`dataset` cannot be set in a sequence: each task names its own"),
+        ({"merge_adapter": True}, "`merge_adapter` is filled in by the sequence"),
+        ({"benchmark": "minicoin"}, "`tasks` and `benchmark` exclude each other"),
+        ({"task_order": "reversed"}, "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks`"),
+        ({"model_name_or_path": "./nowhere"}, "holds no config.json"),
+        ({"dataset_dir": "nowhere"}, "dataset_info.json does not exist"),
+        ({"tasks": []}, "`tasks` must be a list of at least one mapping"),
+        ({"tasks": "A"}, "`tasks` must be a list of at least one mapping"),
+        ({"tasks": [{"name": "A/B"}]}, "`name` may hold letters"),
+        ({"tasks": [{"name": "A"}]}, "`dataset` is required and must be text; got None."),
+        ({"bf16": "maybe"}, "`bf16` must be bool; got 'maybe'."),
+        ({"lora_rank": 8.5}, "`lora_rank` must be int; got 8.5."),
+        ({"max_samples": [1]}, "`max_samples` must be int; got [1]."),
+        ({"lora_target": ["q_proj", 1]}, "`lora_target` must be str; got ['q_proj', 1]."),
+        ({"reglora_weight": float("inf")}, "`reglora_weight` must be a number of at least 0"),
+        ({"use_hyper_parallel": True}, "`use_hyper_parallel` cannot be set in a sequence"),
+        ({"use_reglora": True, "fsdp": "full_shard"}, "`fsdp` cannot be combined with `use_reglora`"),
+        ({"carry": "stack", "use_dora": True}, "`use_dora` cannot be combined with `carry: stack`"),
+        ({"carry": "stack", "pissa_init": True}, "`pissa_init` cannot be combined with `carry: stack`"),
+    ],
+)
+def test_one_fault(recipe, change, expected):
+    assert any(expected in fault for fault in faults(recipe | change))
+
+
+def test_task_faults_name_task_and_files(recipe, tmp_path):
+    (tmp_path / "b_test.json").unlink()
+    recipe["tasks"][0]["dataset"] = "a_trian"
+    recipe["tasks"][1]["asd_ratio"] = 7
+    recipe["tasks"][1]["output_dir"] = "x"
+    found = faults(recipe)
+    assert any(f.startswith("task 1 (A): `dataset`: 'a_trian'") and "Did you mean `a_train`?" in f for f in found)
+    assert any(f.startswith("task 2 (B): `asd_ratio` must be a share") for f in found)
+    assert any(f.startswith("task 2 (B): `output_dir` belongs to the whole sequence") for f in found)
+    recipe["tasks"][1] = {"name": "B", "dataset": "b_train", "test_dataset": "b_test", "scorer": "box"}
+    assert any("b_test.json of 'b_test' does not exist" in f for f in faults(recipe))
+
+
+def test_unknown_benchmark_gets_a_near_match(recipe):
+    del recipe["tasks"]
+    found = faults(recipe | {"benchmark": "minicion", "task_order": "reversed"})
+    assert any("Did you mean `minicoin`?" in fault for fault in found)
+    assert not any("`task_order`" in fault for fault in found)  # its benchmark is not known
+
+
+NAMES = ["ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCRVQA"]
+
+
+@pytest.fixture
+def minicoin(recipe):
+    """A sound recipe of mini-CoIN."""
+    return {"benchmark": "minicoin", "output_dir": recipe["output_dir"]}
+
+
+def test_named_orders_never_change():
+    # runs in one order are compared with runs made years before
+    assert named_orders(NAMES) == {
+        "coin": tuple(NAMES),
+        "reversed": tuple(NAMES[::-1]),
+        "shuffled": ("ImageNet", "OCRVQA", "VizWiz", "TextVQA", "ScienceQA", "VQAv2", "Grounding", "GQA"),
+    }
+
+
+@pytest.mark.parametrize("order", [None, "coin", "reversed", "shuffled", [NAMES[i] for i in (3, 1, 0, 2, 7, 6, 5, 4)]])
+def test_task_order(minicoin, order):
+    loaded = load_recipe(minicoin | ({} if order is None else {"task_order": order}), "test.yaml", host_keys())
+    assert loaded.task_order == (order or "coin")
+    expected = order if isinstance(order, list) else list(named_orders(NAMES)[order or "coin"])
+    assert [task.name for task in loaded.tasks] == expected
+    assert [task.dataset for task in loaded.tasks] == [f"minicoin_{name.lower()}_train" for name in expected]
+    assert {task.name: task.scorer for task in loaded.tasks} == {
+        task.name: task.scorer for task in load_benchmark("minicoin").TASKS
+    }
+    assert "task_order" not in loaded.to_dict()
+    assert [task["name"] for task in loaded.to_dict()["tasks"]] == expected  # what a run folder compares
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("revresed", ["must be one of ('coin', 'reversed', 'shuffled') or a list", "Did you mean `reversed`?"]),
+        (None, ["or a list of all tasks of the benchmark; got None."]),
+        ([1, 2], ["or a list of all tasks of the benchmark; got [1, 2]."]),
+        (NAMES[1:], ["must name every task once; it names 'ScienceQA' 0 times."]),
+        ([*NAMES, "GQA"], ["must name every task once; it names 'GQA' 2 times."]),
+        ([*NAMES, "VizWizz"], ["'VizWizz' is no task of the benchmark. Did you mean `VizWiz`?"]),
+    ],
+)
+def test_wrong_task_order(minicoin, order, expected):
+    (fault,) = faults(minicoin | {"task_order": order})
+    assert fault.startswith("`task_order`")
+    for part in expected:
+        assert part in fault
+
+
+def test_coin_without_data_names_every_missing_file(tmp_path):
+    recipe = {
+        "benchmark": "coin",
+        "model_name_or_path": "llava-hf/llava-1.5-7b-hf",
+        "template": "llava",
+        "dataset_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "run"),
+    }
+    found = faults(recipe)
+    assert len(found) == 8
+    for task in load_benchmark("coin").TASKS:
+        (fault,) = [f for f in found if f.startswith(f"data of {task.name} is missing")]
+        assert str(tmp_path / "annotations" / task.name / "train.json") in fault
+        assert str(tmp_path / "annotations" / task.name / "test.json") in fault
+        assert "jinpeng0528/CoIN-ASD" in fault
+
+
+def test_coin_with_data_points_to_it(tmp_path):
+    coin = load_benchmark("coin")
+    for task in coin.TASKS:
+        for split in ("train", "test"):
+            file = tmp_path / "coin" / "annotations" / task.name / f"{split}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("[]")
+    arguments = {"dataset_dir": str(tmp_path / "coin")}
+    assert coin.faults(arguments) == []
+    keys = coin.prepare(tmp_path / "data", arguments)
+    assert keys == {"dataset_dir": str(tmp_path / "data"), "media_dir": str(tmp_path / "coin")}
+    info = json.loads((tmp_path / "data" / "dataset_info.json").read_text())
+    assert len(info) == 16
+    assert all(Path(entry["file_name"]).is_file() for entry in info.values())
+    assert info["coin_grounding_test"]["columns"]["response"] == "answer_bbox"
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmarks_are_whole(name):
+    tasks = load_benchmark(name).TASKS
+    assert len({task.name for task in tasks}) == len(tasks) == (16 if name == "minicoin16" else 8)
+    assert all(task.scorer in SCORERS for task in tasks)
+
+
+def test_single_run_with_plugin_keys_is_checked_too():
+    assert single_run_faults({"use_reglora": True, "learning_rate": 1e-4}, host_keys()) == []
+    found = single_run_faults({"use_reglora": True, "reglora_key_elements": "a.safetensors, b"}, host_keys())
+    assert [fault.split("the file ")[1].split()[0] for fault in found] == ["a.safetensors", "b"]
+    found = single_run_faults({"use_reglora": True, "asd_ratoi": 0.2, "reglora_weight": -1}, host_keys())
+    assert len(found) == 2
+    assert "Did you mean `asd_ratio`?" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "apart"),
+    [
+        ({}, False),
+        ({"quantization_bit": 4}, True),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, False),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, True),
+        ({"deepspeed": {"bf16": {"enabled": True}}}, False),
+    ],
+)
+def test_quantized_and_partitioned_bases_are_merged_apart(tmp_path, changes, apart):
+    assert merges_apart(changes) == apart
+    if "deepspeed" in changes:
+        file = tmp_path / "zero.json"
+        file.write_text(json.dumps(changes["deepspeed"]))
+        assert merges_apart({"deepspeed": str(file)}) == apart
+
+
+def test_carry_belongs_to_the_whole_sequence(recipe):
+    recipe["tasks"][1]["carry"] = "stack"
+    assert any("`carry` belongs to the whole sequence" in fault for fault in faults(recipe))
+    assert any("`carry` belongs to a sequence" in f for f in single_run_faults({"carry": "stack"}, host_keys()))
+
+
+@pytest.mark.parametrize(
+    ("common", "change", "expected"),
+    [
+        ({}, {"reglora_key_ratio": 0.1}, "task 2 (B): `reglora_key_ratio` belongs to the whole sequence"),
+        ({}, {"reglora_selection": "random"}, "`reglora_selection` belongs to the whole sequence"),
+        ({"use_reglora": True}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
+        ({"carry": "stack"}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
+        ({}, {"dataset_dir": "elsewhere"}, "`dataset_dir` belongs to the whole sequence"),
+        ({}, {"deepspeed": "nowhere.json"}, "task 2 (B): `deepspeed` must be a DeepSpeed configuration"),
+        ({"carry": "stack"}, {"use_dora": True}, "task 2 (B): `use_dora` cannot be combined with `carry: stack`"),
+        ({"carry": "stack", "scoring_backend": "vllm"}, {"pad_images": True}, "task 2 (B): `pad_images` with"),
+    ],
+)
+def test_what_a_task_cannot_change_is_said_before_the_first_starts(recipe, common, change, expected):
+    recipe["tasks"][1] |= change
+    assert any(expected in fault for fault in faults(recipe | common))
+
+
+def test_a_task_of_a_plain_sequence_may_have_other_targets(recipe):
+    recipe["tasks"][1]["lora_target"] = ["q_proj", "v_proj"]
+    assert load_recipe(recipe, "test.yaml", host_keys()).tasks[1].overrides["lora_target"] == ["q_proj", "v_proj"]
+
+
+def test_the_projectors_learning_rate_needs_the_trainers_optimizer(recipe):
+    config = {"optimizer": {"type": "AdamW"}, "zero_optimization": {"stage": 2}}
+    keys = {"additional_target": "multi_modal_projector", "projector_learning_rate": 2e-5, "deepspeed": config}
+    assert any("Remove its section `optimizer`" in fault for fault in faults(recipe | keys))
+    assert any("Remove its section `optimizer`" in fault for fault in single_run_faults(keys, host_keys()))
+    del config["optimizer"]
+    load_recipe(recipe | keys, "test.yaml", host_keys())
+
+
+def test_scores_and_merged_models_follow_training():
+    keys = {"test_sets": [], "merge_adapter": True}
+    assert [fault.split()[0] for fault in single_run_faults(keys, host_keys())] == ["`merge_adapter`"]
+    keys["do_train"] = True
+    assert single_run_faults(keys, host_keys()) == []
+    for change, expected in (
+        ({"finetuning_type": "full"}, "`merge_adapter` needs `finetuning_type: lora`; got 'full'"),
+        ({"quantization_bit": 4}, "`merge_adapter` cannot merge into weights that are quantized"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "`merge_adapter` cannot merge into weights that are"),
+    ):
+        (fault,) = single_run_faults(keys | change, host_keys())
+        assert fault.startswith(expected)
+
+
+def test_vllm_scores_sequences_only(monkeypatch):
+    monkeypatch.setattr("sefe_plugin.recipe.options.find_spec", lambda name: name)
+    keys = {"do_train": True, "test_sets": [{"name": "A"}], "scoring_backend": "vllm"}
+    (fault,) = single_run_faults(keys, host_keys())
+    assert fault.startswith("`scoring_backend` belongs to a sequence")

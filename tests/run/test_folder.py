@@ -1,0 +1,154 @@
+"""A run folder notices other recipes, other runs and unfinished work."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sefe_plugin.files import read_json, replacing, write_json
+from sefe_plugin.run.folder import RunFolder, RunFolderError
+
+
+RECIPE = {"learning_rate": 1e-4, "benchmark": None, "tasks": [{"name": "A"}, {"name": "B"}]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    return folder
+
+
+def test_a_run_is_continued_by_the_same_recipe_only(folder):
+    assert folder.open_run(RECIPE) == []
+    done = [{"name": "A", "folder": "1_A", "seconds": 1.0}]
+    folder.complete_task(RECIPE, done)
+    assert folder.open_run(RECIPE) == done
+    with pytest.raises(RunFolderError, match="another recipe") as caught:
+        folder.open_run(RECIPE | {"learning_rate": 2e-4})
+    assert "-learning_rate: 0.0001" in str(caught.value)
+    assert "+learning_rate: 0.0002" in str(caught.value)
+    assert "tasks" not in str(caught.value).split("\n", 1)[1]
+
+
+def test_a_run_takes_further_tasks_and_keeps_the_complete_ones(folder):
+    done = [{"name": name, "folder": f"{i}_{name}", "seconds": 1.0} for i, name in ((1, "A"), (2, "B"))]
+    folder.open_run(RECIPE)
+    folder.complete_task(RECIPE, done)
+    longer = RECIPE | {"tasks": [*RECIPE["tasks"], {"name": "C"}]}
+    assert folder.open_run(longer) == done
+    assert folder.read_manifest()["recipe"] == longer
+    for tasks in ([{"name": "A"}], [{"name": "B"}, {"name": "A"}], [{"name": "A"}, {"name": "B", "seed": 1}]):
+        with pytest.raises(RunFolderError, match="Only tasks that are not complete may change"):
+            folder.open_run(RECIPE | {"tasks": tasks})
+    with pytest.raises(RunFolderError, match="learning_rate"):
+        folder.open_run(longer | {"learning_rate": 2e-4})
+    assert folder.read_manifest() == {"version": 1, "recipe": longer, "complete": done}
+
+
+def test_an_unfinished_task_that_differs_starts_anew(folder):
+    recipe = RECIPE | {"tasks": [{"name": "A"}, {"name": "B"}, {"name": "C"}]}
+    folder.open_run(recipe)
+    folder.complete_task(recipe, [{"name": "A", "folder": "1_A", "seconds": 1.0}])
+    for index, name in enumerate("ABC"):
+        checkpoint = folder.task_folder(index, name) / "checkpoint-3"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "trainer_state.json").touch()
+    folder.open_run(RECIPE | {"tasks": [{"name": "A"}, {"name": "B", "learning_rate": 1e-5}, {"name": "C"}]})
+    assert sorted(entry.name for entry in folder.path.iterdir()) == ["1_A", "3_C", "manifest.json"]
+
+
+def test_keys_that_change_no_result_may_differ(folder):
+    recipe = RECIPE | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "logging_steps": 1}
+    done = [{"name": "A", "folder": "1_A", "seconds": 1.0}]
+    folder.open_run(recipe)
+    folder.complete_task(recipe, done)
+    for changes in (
+        {"logging_steps": 5, "per_device_eval_batch_size": 1},
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8},
+        {"per_device_train_batch_size": 16, "gradient_accumulation_steps": None},
+    ):
+        assert folder.open_run(recipe | changes) == done
+        assert folder.read_manifest() == {"version": 1, "recipe": recipe | changes, "complete": done}
+    with pytest.raises(RunFolderError, match="another recipe") as caught:
+        folder.open_run(recipe | {"per_device_train_batch_size": 4})
+    assert "+per_device_train_batch_size x gradient_accumulation_steps: 8" in str(caught.value)
+
+
+def test_the_report_of_a_shorter_sequence_goes(folder):
+    folder.open_run(RECIPE)
+    write_json(folder.path / "report.json", {})
+    folder.open_run(RECIPE)
+    assert (folder.path / "report.json").is_file()
+    folder.open_run(RECIPE | {"tasks": [*RECIPE["tasks"], {"name": "C"}]})
+    assert not (folder.path / "report.json").exists()
+
+
+def test_foreign_files_are_left_alone(folder):
+    (folder.path / "thesis.tex").touch()
+    with pytest.raises(RunFolderError, match=r"thesis\.tex"):
+        folder.open_run(RECIPE)
+
+
+def test_another_version_is_refused(folder):
+    write_json(folder.manifest_file, {"version": 99})
+    with pytest.raises(RunFolderError, match="version 99"):
+        folder.read_manifest()
+
+
+TRY_LOCK = """
+import sys
+from pathlib import Path
+from sefe_plugin.run.folder import RunFolder, RunFolderError
+try:
+    with RunFolder(Path(sys.argv[1])).lock():
+        print("locked")
+except RunFolderError as error:
+    print(error)
+"""
+
+
+def test_two_processes_cannot_share_a_folder(folder):
+    command = [sys.executable, "-c", TRY_LOCK, str(folder.path)]
+    with folder.lock():
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "in use by another run" in said
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "locked\n"
+
+
+def test_unfinished_work_is_cleared_but_whole_checkpoints_stay(folder):
+    task = folder.task_folder(0, "A")
+    for name, whole in (("checkpoint-10", True), ("checkpoint-20", False)):
+        (task / name).mkdir(parents=True)
+        if whole:
+            (task / name / "trainer_state.json").touch()
+    (task / "adapter_model.safetensors").touch()
+    assert folder.clear_unfinished(0, "A") == task
+    assert [entry.name for entry in task.iterdir()] == ["checkpoint-10"]
+
+
+def test_matrices_hold_only_complete_tasks(folder):
+    for index, name in enumerate("AB"):
+        scores = {other: {"accuracy": 10.0 * index, "format": 90.0, "count": 4} for other in "AB"[: index + 1]}
+        folder.task_folder(index, name).mkdir()
+        write_json(folder.task_folder(index, name) / "scores.json", scores)
+    folder.complete_task(RECIPE, [{"name": "A"}])
+    assert folder.matrices(["A", "B"]) == ([[0.0, None], [None, None]], [[90.0, None], [None, None]], None)
+
+
+def test_matrices_hold_the_official_accuracy_where_there_is_one(folder):
+    scores = {"A": {"accuracy": 10.0, "format": 90.0, "count": 4, "official": 20.0}}
+    folder.task_folder(0, "A").mkdir()
+    write_json(folder.task_folder(0, "A") / "scores.json", scores)
+    folder.complete_task(RECIPE, [{"name": "A"}])
+    assert folder.matrices(["A", "B"])[2] == [[20.0, None], [None, None]]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x.json"
+    write_json(file, 1)
+    with pytest.raises(OSError, match="full"), replacing(file) as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert read_json(file) == 1
+    assert list(tmp_path.iterdir()) == [file]

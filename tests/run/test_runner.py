@@ -1,0 +1,220 @@
+"""The loop over tasks, with a host that a few lines of Python stand in for."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.files import read_json
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe.load import Recipe, RecipeError, Task, load_recipe
+from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.runner import TaskFailedError, run_sequence, task_arguments
+
+
+TASKS = tuple(Task(name, f"{name}_train", f"{name}_test", "short_answer", {}) for name in "ABC")
+
+HOST = """
+import json, pathlib, sys, yaml
+import numpy as np
+from safetensors.numpy import save_file
+keys = yaml.safe_load(open(sys.argv[1]))
+folder = pathlib.Path(keys["output_dir"])
+if (folder.parent / "fail").is_file() and folder.name == (folder.parent / "fail").read_text():
+    sys.exit(3)
+with open(folder.parent / "calls", "a") as calls:
+    calls.write(folder.name + "\\n")
+if keys["merge_adapter"]:
+    (folder / "merged").mkdir()
+    (folder / "merged/config.json").write_text("{}")
+(folder / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "use_rslora": False}))
+key = "base_model.model.q_proj.lora_{}.weight"
+save_file({key.format(m): np.ones((2, 2), np.float32) for m in "AB"}, folder / "adapter_model.safetensors")
+(folder / "key_elements.safetensors").touch()
+names = [test_set["name"] for test_set in keys["test_sets"]]
+last = len(names) - 1
+scores = {name: {"accuracy": 90.0 - 10 * (last - i), "format": 100.0, "count": 5} for i, name in enumerate(names)}
+(folder / "scores.json").write_text(json.dumps(scores))
+"""
+
+
+class FakeHost:
+    """Writes the keys as YAML and runs the script of `HOST`; merging is another script, which notes its arguments."""
+
+    def __init__(self, script):
+        self.script = script
+
+    def train(self, file, keys):
+        file.write_text(yaml.safe_dump(dict(keys)))
+        return [sys.executable, str(self.script), str(file)]
+
+    def merge(self, file, keys, adapter, folder):
+        code = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(); (p / 'config.json').write_text('{}')"
+        return [sys.executable, "-c", code, str(folder)]
+
+    def score(self, file):
+        code = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); (p / 'unread.json').rename(p / 'scores.json')"
+        return [sys.executable, "-c", code, str(file.parent)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the sequence and returns the lines it said."""
+    script = tmp_path / "host.py"
+    script.write_text(HOST)
+
+    def start(tasks=TASKS, **changes):
+        lines = []
+        keys = {"use_reglora": True, "model_name_or_path": "base", **changes}
+        run_sequence(Recipe("test.yaml", keys, tasks, tmp_path / "run", None), FakeHost(script), lines.append)
+        return lines
+
+    return start
+
+
+def test_tasks_run_in_order_and_end_in_a_report(run, tmp_path):
+    lines = run()
+    folder = tmp_path / "run"
+    assert (folder / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
+    assert [line.split("|")[1].strip() for line in lines] == ["A 90.0", "A 80.0  B 90.0", "A 70.0  B 80.0  C 90.0"]
+    report = read_json(folder / "report.json")
+    assert report["tasks"] == ["A", "B", "C"]
+    assert report["accuracy_matrix"] == [[90.0, None, None], [80.0, 90.0, None], [70.0, 80.0, 90.0]]
+    assert report["mft"] == 90.0
+    assert report["mfn"] == 80.0
+    assert report["bwt"] == -10.0
+    assert (folder / "report.md").is_file()
+    assert list(folder.glob("*.png"))
+
+
+def test_the_order_of_a_benchmarks_tasks_is_in_the_report(tmp_path):
+    folder = tmp_path / "run"
+    script = tmp_path / "host.py"
+    script.write_text(HOST)
+    for order, said in (("reversed", "in the order reversed"), (["C", "B", "A"], "test.yaml: 3 tasks\n")):
+        recipe = Recipe("test.yaml", {}, TASKS[::-1], folder / str(len(order)), None, order)
+        run_sequence(recipe, FakeHost(script), lambda line: None)
+        report = read_json(recipe.output_dir / "report.json")
+        assert (report["tasks"], report["task_order"]) == (["C", "B", "A"], order)
+        assert said in (recipe.output_dir / "report.md").read_text()
+
+
+def test_test_sets_of_a_benchmark_are_tried_before_the_first_task(tmp_path):
+    coin = tmp_path / "coin"
+    for task in load_benchmark("coin").TASKS:
+        (coin / "annotations" / task.name).mkdir(parents=True)
+        gold = {"answer": "A", "answer_bbox": "[0, 0, 1, 1]"} if task.name != "VizWiz" else {}
+        (coin / "annotations" / task.name / "test.json").write_text(json.dumps([{"text": "Which?", **gold}]))
+        (coin / "annotations" / task.name / "train.json").write_text("[]")
+    keys = {"benchmark": "coin", "model_name_or_path": "owner/name", "template": "llava", "dataset_dir": str(coin)}
+    recipe = load_recipe({**keys, "output_dir": str(tmp_path / "run")}, "test.yaml", host_keys())
+    with pytest.raises(RecipeError, match=r"1 of 1 records of 'coin_vizwiz_test' have no gold answer") as caught:
+        run_sequence(recipe, FakeHost(tmp_path / "none.py"), lambda line: None)
+    assert len(caught.value.faults) == 1
+
+
+def test_failed_task_keeps_the_complete_ones_and_is_continued(run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    marker = folder / "fail"
+    with pytest.raises(TaskFailedError, match="Task B failed with exit status 3"):
+        # the marker must not count as a foreign file, so it appears after the manifest
+        run_with_marker(run, folder, marker)
+    assert [task["name"] for task in read_json(folder / "manifest.json")["complete"]] == ["A"]
+    assert not (folder / "report.json").exists()
+    marker.unlink()
+    lines = run()
+    assert lines[0].startswith("Continuing after 1 of 3 tasks: A.")
+    assert (folder / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
+
+
+def run_with_marker(run, folder, marker):
+    RunFolder(folder).open_run(
+        Recipe("test.yaml", {"use_reglora": True, "model_name_or_path": "base"}, TASKS, folder, None).to_dict()
+    )
+    marker.write_text("2_B")
+    run()
+
+
+def test_finished_run_does_nothing_but_report_again(run, tmp_path):
+    run()
+    before = (tmp_path / "run" / "report.json").read_bytes()
+    assert run() == ["Continuing after 3 of 3 tasks: A, B, C."]
+    assert (tmp_path / "run" / "report.json").read_bytes() == before
+    assert (tmp_path / "run" / "calls").read_text().count("\n") == 3
+
+
+def test_finished_run_takes_a_further_task(run, tmp_path):
+    run(TASKS[:2])
+    lines = run(TASKS)
+    assert lines[0] == "Continuing after 2 of 3 tasks: A, B."
+    assert (tmp_path / "run" / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
+    report = read_json(tmp_path / "run" / "report.json")
+    assert report["accuracy_matrix"] == [[90.0, None, None], [80.0, 90.0, None], [70.0, 80.0, 90.0]]
+
+
+def test_missing_result_is_no_success(run, tmp_path):
+    (tmp_path / "host.py").write_text("")
+    with pytest.raises(TaskFailedError, match=r"adapter_config\.json is missing"):
+        run()
+
+
+def test_quantized_base_is_merged_by_another_process(run, tmp_path):
+    run(quantization_bit=4)
+    for name, base in (("1_A", "base"), ("2_B", str(tmp_path / "run/1_A/merged"))):
+        keys = yaml.safe_load((tmp_path / "run" / name / "task.yaml").read_text())
+        assert (keys["merge_adapter"], keys["model_name_or_path"]) == (False, base)
+        assert (tmp_path / "run" / name / "merged/config.json").is_file()
+
+
+def test_stacked_adapters_grow_beside_an_untouched_base(run, tmp_path):
+    run(carry="stack")
+    for index, name in enumerate(("1_A", "2_B", "3_C")):
+        folder = tmp_path / "run" / name
+        keys = yaml.safe_load((folder / "task.yaml").read_text())
+        assert "carry" not in keys
+        assert (keys["merge_adapter"], keys["model_name_or_path"]) == (False, "base")
+        earlier = [None, str(tmp_path / "run/1_A/stacked"), str(tmp_path / "run/2_B/stacked")][index]
+        assert keys.get("stacked_adapter") == earlier
+        assert read_json(folder / "stacked/adapter_config.json")["r"] == 2 * (index + 1)
+        assert not (folder / "merged").exists()
+
+
+def test_a_task_is_scored_by_a_command_of_its_own_where_the_recipe_asks_for_it(run, tmp_path):
+    (tmp_path / "host.py").write_text(HOST.replace('"scores.json"', '"unread.json"'))
+    run(scoring_backend="vllm")
+    assert read_json(tmp_path / "run" / "report.json")["mfn"] == 80.0
+
+
+def test_a_task_with_an_official_rule_names_it(tmp_path):
+    tasks = (TASKS[0], Task("B", "b_train", "b_test", "box", {}, "Grounding"))
+    first, second = task_arguments({"model_name_or_path": "base"}, tasks, 1, RunFolder(tmp_path))["test_sets"]
+    assert first == {"name": "A", "dataset": "A_test", "scorer": "short_answer"}
+    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "Grounding"}
+
+
+def test_arguments_of_a_task(tmp_path):
+    folder = RunFolder(tmp_path)
+    for index in (0, 1):
+        folder.task_folder(index, "AB"[index]).mkdir()
+        (folder.task_folder(index, "AB"[index]) / "key_elements.safetensors").touch()
+    tasks = (*TASKS[:2], Task("C", "c_train", "c_test", "box", {"learning_rate": 1e-3, "asd_ratio": 0.1}))
+    common = {"use_reglora": True, "learning_rate": 1e-4, "model_name_or_path": "base", "output_dir": "run"}
+    first = task_arguments(common, tasks, 0, folder)
+    assert first["model_name_or_path"] == "base"
+    assert first["reglora_key_elements"] == []
+    third = task_arguments(common, tasks, 2, folder)
+    assert third["learning_rate"] == 1e-3
+    assert third["asd_ratio"] == 0.1
+    assert third["model_name_or_path"] == str(tmp_path / "2_B" / "merged")
+    assert third["reglora_key_elements"] == [str(tmp_path / d / "key_elements.safetensors") for d in ("1_A", "2_B")]
+    assert [t["name"] for t in third["test_sets"]] == ["A", "B", "C"]
+    assert third["output_dir"] == str(tmp_path / "3_C")
+    unprotected = (Task("A", "a_train", "a_test", "box", {"use_reglora": False}), *tasks[1:])
+    third = task_arguments(common, unprotected, 2, folder)
+    assert third["reglora_key_elements"] == [str(tmp_path / "2_B" / "key_elements.safetensors")]
+    (tmp_path / "2_B" / "key_elements.safetensors").unlink()  # a lost file is named, so that the check finds it
+    assert task_arguments(common, unprotected, 2, folder) == third
+    assert json.dumps(third)
