@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from sefe_plugin.answers.styles import BRIEF, DETAILED, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.answers.texts import answer_key, option_lines
-from sefe_plugin.asd.items import Item, Sample
+from sefe_plugin.asd.items import Item
 from sefe_plugin.asd.pool import shuffled
+from sefe_plugin.data.sample import Sample
 
 
 class Texts(NamedTuple):

@@ -12,13 +12,14 @@ from tqdm import tqdm
 from sefe_plugin.asd.assembly import Texts, assemble
 from sefe_plugin.asd.dataset import ORIGIN, Dataset
 from sefe_plugin.asd.diversify import check_ratio, rewrites
-from sefe_plugin.asd.items import Sample, parse_item
+from sefe_plugin.asd.items import parse_item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.rules import check_native, native_style
 from sefe_plugin.asd.writer.generators import Generator
 from sefe_plugin.asd.writer.questions import Chosen, Entry, Request, group, needs_model, write_request
 from sefe_plugin.asd.writer.templates import Prompts, Task
 from sefe_plugin.data.records import Replacements, write_replaced
+from sefe_plugin.data.sample import Sample
 from sefe_plugin.files import read_json, shipped_folder, write_json
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sefe_plugin.asd.items import Sample, UnsuitableSampleError
 from sefe_plugin.data.layout import Layout, Record, find_dataset, layout_like
 from sefe_plugin.data.records import RecordFile
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 #: Name of the field of a rewritten record that says what the sample was.

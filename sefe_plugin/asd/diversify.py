@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sefe_plugin.answers.styles import EXPLANATIONS, MULTIPLE_CHOICE, YES_NO
-from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
+from sefe_plugin.asd.items import Item, parse_item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.rules import check_native, native_style, other_styles, rewrite_item
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 logger = logging.getLogger(__name__)

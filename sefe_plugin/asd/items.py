@@ -18,6 +18,7 @@ from sefe_plugin.answers.texts import (
     split_options,
     split_question,
 )
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 _TOKENS = "Reference OCR token:"
@@ -27,23 +28,6 @@ _SENTENCE = re.compile(
     r"|(?:sentence describes|described by the sentence):\s*(.*?)\.?\s*$",
     re.DOTALL,
 )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One single-turn instruction sample, whatever host it comes from.
-
-    Attributes:
-        question: The whole user text: it may start with ``<image>`` and ends with its response-format line, if any.
-        answer: The whole answer.
-    """
-
-    question: str
-    answer: str
-
-
-class UnsuitableSampleError(ValueError):
-    """No rule can rewrite this sample."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from itertools import islice
 from sefe_plugin.answers.boxes import box_nearby, box_notation, fewest_decimals, parse_box, strip_zeros
 from sefe_plugin.answers.styles import MULTIPLE_CHOICE
 from sefe_plugin.answers.texts import BOX, answer_key, answer_kind, content_words, has_placeholder, split_question
-from sefe_plugin.asd.items import Item, Region, Sample, UnsuitableSampleError
+from sefe_plugin.asd.items import Item, Region
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 #: Draws from one group, whole where it is smaller, before the next wider one is tried.

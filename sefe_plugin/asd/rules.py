@@ -21,8 +21,9 @@ from sefe_plugin.answers.styles import (
 )
 from sefe_plugin.answers.texts import BOX, answer_key, option_letter, split_options, split_question
 from sefe_plugin.asd.assembly import Texts, assemble, distractors_needed
-from sefe_plugin.asd.items import Item, Sample, UnsuitableSampleError, parse_item
+from sefe_plugin.asd.items import Item, parse_item
 from sefe_plugin.asd.pool import AnswerPool
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 __all__ = [

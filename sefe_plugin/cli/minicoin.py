@@ -11,7 +11,9 @@ from pathlib import Path
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds `minicoin` with `data`, `build` and `table` to the subcommands of `sefe`."""
+    """Add `minicoin` with `data`, `build` and `table` to the subcommands of `sefe`."""
+    from sefe_plugin.compare.arms import DEFAULT_ARMS
+
     minicoin = commands.add_parser("minicoin", help="the embedded benchmark")
     minicoin_commands = minicoin.add_subparsers(required=True, metavar="COMMAND")
     data = minicoin_commands.add_parser("data", help="write the benchmark's images and datasets")
@@ -28,7 +30,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     table.add_argument(
         "--arms",
         nargs="+",
-        default=["lora", "lora_asd", "reglora", "sefe"],
+        default=DEFAULT_ARMS,
         metavar="ARM",
         help="what to compare; also controls and sweeps, see docs/minicoin.md (default: %(default)s)",
     )
@@ -72,6 +74,7 @@ def _table(options: argparse.Namespace) -> None:
         write_pictures,
     )
     from sefe_plugin.compare.table import Plan, compare_runs, run_all, versions_of
+    from sefe_plugin.hosts.llamafactory.host import LlamaFactory
 
     _check(options)
     plan = Plan(
@@ -83,11 +86,9 @@ def _table(options: argparse.Namespace) -> None:
     )
     if options.write:
         check_markers(options.write)
-    # `llamafactory-cli` of this interpreter; `-P` keeps the working folder from shadowing installed packages
-    host = [sys.executable, "-P", "-c", "from llamafactory.cli import main; main()", "train"]
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends the runs at work as Ctrl+C does
     try:
-        run_all(plan, host, options.jobs, partial(print, flush=True))
+        run_all(plan, LlamaFactory().sequence_command(), options.jobs, partial(print, flush=True))
     except KeyboardInterrupt:
         print("Stopped. The same command continues.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -47,6 +47,10 @@ ARMS: dict[str, Arm] = {
 }
 
 
+#: The arms of the shipped table.
+DEFAULT_ARMS = ("lora", "lora_asd", "reglora", "sefe")
+
+
 def choose_arms(names: Sequence[str]) -> dict[str, Arm]:
     """Returns the arms called `names`.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sefe_plugin.asd.items import Sample, UnsuitableSampleError
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 from sefe_plugin.files import read_json
 
 

@@ -1,27 +1,31 @@
 """The interface of a host: what a training framework must offer for sequences to run on it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.run.job import Host as TaskHost
 
 
-class Host(TaskHost, Protocol):
+class Host(Protocol):
     """A training framework.
 
-    Beside what a task needs of it (`sefe_plugin.run.job.Host`: training, scoring and merging, each as a command line),
-    it tells its keys, reads recipes, and plans.
+    `recipe` needs its keys, and `run` a command line for each step of a task (`sefe_plugin.run.job.Host`). In the
+    process of a task a host also has to set up what the method trains (`Method.adapt`), drive it through the training
+    (`MethodCallback`), rewrite the data (ASD), answer the test sets, and record the steps (`sefe_plugin.run.steps`).
     """
 
     def keys(self) -> HostKeys:
         """Return its recipe keys, and which of them are fixed, refused, or free to change in a run."""
 
-    def read_recipe(self, file: Path, overrides: list[str]) -> dict[str, Any]:
-        """Read a recipe as the host does, command-line overrides last."""
+    def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """Ready the training of a task, with the keys of `task_arguments`; return the command line that does it."""
 
-    def sequence_command(self, recipe: Path, overrides: Mapping[str, Any]) -> list[str]:
-        """Return the command line that runs a sequence recipe."""
+    def score(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """Ready the answering of a trained task's test sets; return the command line that does it."""
+
+    def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
+        """Ready the export of a task's base with `adapter` merged in; return the command line that does it."""
+
+    def sequence_command(self) -> list[str]:
+        """Return the command line that runs a sequence, to which its recipe and `key=value` overrides are added."""

@@ -5,9 +5,10 @@ from typing import Any
 
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.methods import DEFAULT, methods
-from sefe_plugin.plan.memory import saved_state_bytes
+from sefe_plugin.plan.memory import is_autocast, saved_state_bytes
 from sefe_plugin.plan.sizes import Architecture, TaskSize
 from sefe_plugin.plan.steps import checkpoints
+from sefe_plugin.zero import read_deepspeed
 
 
 #: What a line of predictions has beside its record: the answer and its key.
@@ -34,15 +35,14 @@ def disk_space(
     count = len(tasks)
     method = methods()[arguments.get("cl_method") or DEFAULT]
     carry = CARRIES[arguments.get("carry") or method.carries[0]]
-    trained = ("models", model_bytes(architecture)) if method.parametrisation == "full" else (
-        "adapters", architecture.trainable_bytes
-    )
-    parts: dict[str, float] = {trained[0]: count * trained[1]}
+    is_full = method.parametrisation == "full"
+    trained_bytes = model_bytes(architecture, arguments) if is_full else architecture.trainable_bytes
+    parts: dict[str, float] = {"models" if is_full else "adapters": count * trained_bytes}
     parts |= {name: count * size for name, size in method.disk(architecture, arguments).items()}
     parts |= carry.disk(architecture, count)
     # a checkpoint holds what is trained and, to be continued from, the states of its optimizer
     states = 0 if arguments.get("save_only_model") else saved_state_bytes(arguments)
-    checkpoint = trained[1] + states * architecture.trainable_parameters
+    checkpoint = trained_bytes + states * architecture.trainable_parameters
     parts["checkpoints"] = checkpoint * sum(checkpoints(number, arguments) for number in steps if number)
     parts["predictions"] = sum(
         (count - index) * (task.test_bytes + _ANSWER_BYTES * task.test_records) for index, task in enumerate(tasks)
@@ -51,7 +51,12 @@ def disk_space(
     return {**parts, "total": sum(parts.values())}
 
 
-def model_bytes(architecture: Architecture) -> int:
-    """Bytes of a model whose trained part is saved as it was trained, the rest in its own precision."""
+def model_bytes(architecture: Architecture, arguments: Mapping[str, Any]) -> int:
+    """Return the bytes of a fully fine-tuned model: what is trained as it is trained, the rest in its own precision.
+
+    DeepSpeed holds and saves all of it in one precision.
+    """
+    if read_deepspeed(arguments) is not None:
+        return (2 if is_autocast(arguments) else 4) * architecture.parameters
     own = 4 if architecture.weight_type == "float32" else 2
     return architecture.saved_bytes - own * architecture.trainable_parameters + architecture.trainable_bytes

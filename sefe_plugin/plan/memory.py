@@ -124,7 +124,7 @@ def _model_parts(architecture: Architecture, arguments: Mapping[str, Any], setti
     width = 2 if is_autocast(arguments) else 4
     weights = architecture.weight_bytes
     if not architecture.quantized_bytes:
-        weights = width * architecture.parameters
+        weights = width * architecture.frozen_parameters
     whole = {stage: setting.processes if setting.zero >= stage else 1 for stage in (1, 2, 3)}
     live = min(setting.live_parameters, architecture.parameters) * width
     optimizer = 0 if "optimizer" in setting.offloads else (4 + states) * trainable / whole[1]

@@ -9,15 +9,16 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A base model with the adapter of one task, in numbers.
+    """A base model with what is trained in one task, in numbers.
 
     Attributes:
         model_type: the architecture's name in Transformers.
         parameters: of the base model, tied ones counted once.
-        weight_bytes: of the base model as it is trained: in its own precision, or in 4 or 8 bit where quantized.
+        frozen_parameters: what of them is not trained itself.
+        weight_bytes: of the frozen ones as they are held: in their own precision, or in 4 or 8 bit where quantized.
         quantized_bytes: what of them is quantized weights with their scales.
         saved_bytes: of the base model in its own precision, as a merged model is saved.
-        trainable_parameters: LoRA's, and those of fully trained modules.
+        trainable_parameters: LoRA's, and those of modules or models that are trained whole.
         trainable_bytes: of the trainable parameters as the host allocates them.
         lora_bytes: what of them is LoRA.
         matrices: (out_features, in_features) of every adapted matrix.
@@ -33,6 +34,7 @@ class Architecture:
 
     model_type: str
     parameters: int
+    frozen_parameters: int
     weight_bytes: int
     quantized_bytes: int
     saved_bytes: int

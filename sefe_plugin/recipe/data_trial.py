@@ -8,9 +8,9 @@ from typing import Any
 
 from sefe_plugin.asd.dataset import ORIGIN
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.asd.items import Sample, UnsuitableSampleError
 from sefe_plugin.data.layout import SUFFIXES, layout_of, listed
 from sefe_plugin.data.records import RecordFile
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.recipe.options import key_value_errors

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sefe_plugin.files import ADAPTER_CONFIG_FILE
-from sefe_plugin.methods import methods
+from sefe_plugin.methods import DEFAULT, methods
 from sefe_plugin.options import Scope, keys_of_scope, option, option_errors, option_types, own_options
 
 
@@ -29,8 +29,8 @@ class SequenceOptions:
 
     cl_method: str | None = option(
         None,
-        "Continual-learning method: lora, full (full fine-tuning), reglora (with `asd_ratio` it is SEFE), or one that "
-        "another package adds. A sequence without it trains lora.",
+        "Continual-learning method; docs/methods.md lists them, and other packages may add some. A sequence without it "
+        f"trains {DEFAULT}.",
         scope="sequence",
     )
     tasks: list[dict] | None = option(

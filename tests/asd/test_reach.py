@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.asd.items import Sample
+from sefe_plugin.data.sample import Sample
 
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))

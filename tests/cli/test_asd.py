@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.asd.items import Sample
+from sefe_plugin.data.sample import Sample
 from sefe_plugin.cli.asd import add_commands
 
 

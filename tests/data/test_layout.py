@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from sefe_plugin.asd.items import Sample, UnsuitableSampleError
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 from sefe_plugin.data.layout import find_dataset, layout_like, layout_of
 
 

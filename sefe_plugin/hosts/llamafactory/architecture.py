@@ -47,7 +47,11 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
         with torch.device("meta"):
             base = _automatic_class(config).from_config(config, dtype=dtype)
             weights = _weight_sizes(base, model_args)
-            adapter = _adapter_sizes(init_adapter(config, base, model_args, finetuning_args, is_trainable=True))
+            trained = _trained_sizes(init_adapter(config, base, model_args, finetuning_args, is_trainable=True))
+            if finetuning_args.finetuning_type == "full":
+                frozen = [parameter for parameter in base.parameters() if not parameter.requires_grad]
+                weights["frozen_parameters"] = sum(parameter.numel() for parameter in frozen)
+                weights["weight_bytes"] = _bytes(frozen)
             layers = _layer_sizes(
                 base, torch.bfloat16 if is_autocast(arguments) else dtype, finetuning_args.lora_dropout
             )
@@ -56,7 +60,7 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
     return Architecture(
         model_type=config.model_type,
         **weights,
-        **adapter,
+        **trained,
         **layers,
         layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
@@ -89,15 +93,17 @@ def _weight_sizes(base: nn.Module, model_args: ModelArguments) -> dict[str, int]
     linears = _quantized_linears(base, model_args.quantization_bit)
     quantized = sum(_quantized_bytes(module.weight.numel(), model_args) for module in linears)
     saved = _bytes(base.parameters())
+    parameters = sum(parameter.numel() for parameter in base.parameters())
     return {
-        "parameters": sum(parameter.numel() for parameter in base.parameters()),
+        "parameters": parameters,
+        "frozen_parameters": parameters,
         "weight_bytes": saved - _bytes(module.weight for module in linears) + quantized,
         "quantized_bytes": quantized,
         "saved_bytes": saved,
     }
 
 
-def _adapter_sizes(model: nn.Module) -> dict[str, Any]:
+def _trained_sizes(model: nn.Module) -> dict[str, Any]:
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
     return {
@@ -184,7 +190,7 @@ def _layer_sizes(model: nn.Module, dtype: torch.dtype, dropout: float) -> dict[s
     decoder = model.get_decoder()
     layers, decoder.layers = decoder.layers, decoder.layers[:1]
     decoder.to(dtype).eval()
-    frozen = sum(parameter.numel() for parameter in layers[0].parameters() if not parameter.requires_grad)
+    own = [parameter for name, parameter in layers[0].named_parameters() if "lora_" not in name]
     half = dtype != torch.float32
     for module in (module for module in decoder.modules() if half and isinstance(module, LoraLayer)):
         for name in module.lora_dropout:
@@ -198,11 +204,9 @@ def _layer_sizes(model: nn.Module, dtype: torch.dtype, dropout: float) -> dict[s
         kept.append(_kept_bytes(decoder, dtype))
     decoder.layers = layers
     return {
-        "layer_parameters": frozen,
+        "layer_parameters": sum(parameter.numel() for parameter in own),
         "layer_bytes_per_token": (kept[1] - kept[0]) // _TOKENS + masks,
-        "layer_width": max(
-            max(parameter.shape) for parameter in layers[0].parameters() if not parameter.requires_grad
-        ),
+        "layer_width": max(max(parameter.shape) for parameter in own),
     }
 
 

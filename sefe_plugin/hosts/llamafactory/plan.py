@@ -11,9 +11,9 @@ from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.benchmarks.base import PublishedSize
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
+from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.lengths import Lengths
-from sefe_plugin.hosts.llamafactory.sequence import read_recipe
 from sefe_plugin.plan.disk import disk_space
 from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan

@@ -2,19 +2,12 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from sefe_plugin.evaluation.report import format_report
-from sefe_plugin.files import write_text
+from sefe_plugin.hosts.llamafactory.host import LlamaFactory, on_command_line, read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.hosts.llamafactory.vllm_scoring import score_command
 from sefe_plugin.hosts.llamafactory.watch import announce_runner
 from sefe_plugin.methods import MethodError
 from sefe_plugin.recipe.keys import RENAMED
@@ -27,9 +20,6 @@ from sefe_plugin.run.runner import run_sequence
 
 #: What the host takes for true in an environment variable.
 _ON = ("true", "y", "1")
-
-_SECTIONS = ("model", "method", "dataset", "output", "train", "generation")
-
 
 def intercept(arguments: list[str]) -> bool:
     """Handles `llamafactory-cli train` if the recipe uses the plugin's keys, before the host imports anything heavy.
@@ -59,7 +49,7 @@ def intercept(arguments: list[str]) -> bool:
                 raise RecipeError(source, errors)
             return False
         recipe = load_recipe(keys, source, host_keys())
-        if any(map(str.isspace, _on_command_line(recipe.output_dir.absolute()))):
+        if any(map(str.isspace, on_command_line(recipe.output_dir.absolute()))):
             rule = "must hold no blanks, at which the host's launcher of several processes cuts its command"
             raise RecipeError(source, [f"`output_dir` {rule}; got {str(recipe.output_dir)!r}."])
         announce_runner()
@@ -93,96 +83,3 @@ def _run(recipe: Recipe, source: str) -> dict | None:
         return None
     with lead() as announce:
         return run_sequence(recipe, LlamaFactory(announce), host_keys(), say)
-
-
-def read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
-    """Reads a recipe as the host does, command-line overrides last.
-
-    Raises:
-        RecipeError: if the file is absent or no YAML with keys at the top.
-    """
-    try:
-        merged = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_cli(overrides))
-        keys = OmegaConf.to_container(merged)
-    except FileNotFoundError:
-        raise RecipeError(str(file), ["the file does not exist."]) from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise RecipeError(str(file), [f"it cannot be read: {error}"]) from None
-    if not isinstance(keys, dict):
-        raise RecipeError(str(file), ["it must hold keys and values at the top."])
-    return keys
-
-
-class LlamaFactory:
-    """The host as the sequence needs it; `-P` keeps the working folder from shadowing installed packages.
-
-    Args:
-        announce: given the command of every training, for other nodes that take part in it.
-    """
-
-    def __init__(self, announce: Callable[[list[str]], None] = lambda command: None):
-        self._announce = announce
-
-    def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
-        """Writes a task's recipe; returns the command that trains it."""
-        command = _command("train", file, keys)
-        self._announce(command)
-        return command
-
-    def score(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
-        """Write a recipe that only scores a trained task; return the command that runs it."""
-        folder = keys["output_dir"]
-        if keys.get("scoring_backend", "generate") == "vllm":
-            return score_command(Path(folder) / "task.yaml")
-        trained = {"model_name_or_path": folder} if keys["finetuning_type"] == "full" else {"adapter_name_or_path": folder}
-        # a model that DeepSpeed holds in parts is answered with as a whole
-        kept = {key: value for key, value in keys.items() if key != "deepspeed"}
-        command = _command("train", file, {**kept, **trained, "do_train": False, "merge_adapter": False})
-        self._announce(command)
-        return command
-
-    def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
-        """Write a recipe of the host's export, on the CPU; return the command that runs it."""
-        model_keys = {
-            key: value for key, value in keys.items() if _section(key) == "model" and "quantization" not in key
-        }
-        export = {"adapter_name_or_path": str(adapter), "export_dir": str(folder), "export_device": "cpu"}
-        method = {"template": keys["template"], "finetuning_type": "lora"}
-        return _command("export", file, {**model_keys, **export, **method})
-
-
-def _section(key: str) -> str:
-    """The section of a recipe that a key belongs to."""
-    known = host_keys().keys
-    return known[key].section if key in known else plugin_keys()[key].section
-
-
-def _on_command_line(file: Path) -> str:
-    """A path, without the blanks of the working folder; other nodes have working folders of their own."""
-    alone = int(os.environ.get("NNODES", "1")) == 1
-    return os.path.relpath(file) if alone and any(map(str.isspace, str(file))) else str(file)
-
-
-def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
-    command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, _on_command_line(file)]
-    again = " overwrite_output_dir=true" if verb == "train" else ""
-    write_recipe(file, keys, f"# One step of a sequence; to run it alone: llamafactory-cli {verb} {file}{again}")
-    return command
-
-
-def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
-    """Writes keys as a plain recipe of the host, in its usual sections.
-
-    Args:
-        file: where to write.
-        keys: host and plugin keys.
-        title: the first line, a comment.
-    """
-    sections: dict[str, dict] = {section: {} for section in _SECTIONS}
-    for key, value in keys.items():
-        sections[_section(key)][key] = value
-    lines = [title]
-    for section, entries in sections.items():
-        if entries:
-            lines += ["", f"### {section}", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).rstrip()]
-    write_text(file, "\n".join(lines) + "\n")
