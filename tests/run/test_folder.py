@@ -134,14 +134,15 @@ def test_unfinished_work_is_cleared_but_whole_checkpoints_stay(folder):
     assert [entry.name for entry in task.iterdir()] == ["checkpoint-10"]
 
 
-def test_a_phase_that_is_trained_is_not_cleared(folder):
+def test_a_phase_that_is_trained_or_has_whole_checkpoints_is_not_cleared(folder):
     task = folder.task_folder(0, "A")
-    for name in ("first", "second"):
-        (task / name).mkdir(parents=True)
+    for name in ("first", "second", "third"):
+        (task / name / "checkpoint-10").mkdir(parents=True)
         (task / name / "adapter_model.safetensors").touch()
     record_step(task / "first", TRAINED)
+    (task / "second/checkpoint-10/trainer_state.json").touch()
     folder.clear_unfinished(task)
-    assert [entry.name for entry in task.iterdir()] == ["first"]
+    assert sorted(entry.name for entry in task.iterdir()) == ["first", "second"]
     assert (task / "first" / "adapter_model.safetensors").is_file()
 
 
