@@ -68,7 +68,7 @@ def measure_penalty_weight(make_trainer):
     import torch
     from transformers import TrainerCallback
 
-    from sefe_plugin.methods.callback import SefeCallback
+    from sefe_plugin import SefeCallback
     from sefe_plugin.methods.reglora import find_reglora_model
 
     class Recorder(TrainerCallback):

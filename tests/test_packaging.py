@@ -27,7 +27,11 @@ def run(*command, **kwargs) -> str:
 def source(tmp_path_factory):
     """A copy of the source tree, so that no build leaves traces in it."""
     copy = tmp_path_factory.mktemp("source") / "tree"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "runs", "data")
+    anywhere = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+
+    def ignored(folder, names):
+        return anywhere(folder, names) | ({"runs", "data"} if Path(folder) == ROOT else set())
+
     shutil.copytree(ROOT, copy, ignore=ignored)
     return copy
 
@@ -75,7 +79,7 @@ def test_install_activates_the_hook_and_uninstall_leaves_nothing(kind, environme
     assert active == "True"
     assert ("editable" in kind) == (packages not in Path(location).parents)
     # the hook reaches plain llamafactory-cli: a recipe with a misspelt key is refused by the plugin
-    (tmp_path / "x.yaml").write_text("use_reglora: true\nlora_rnak: 8\n")
+    (tmp_path / "x.yaml").write_text("cl_method: reglora\nlora_rnak: 8\n")
     code = "import sys; from llamafactory.cli import main; sys.argv = ['llamafactory-cli', 'train', 'x.yaml']; main()"
     refused = subprocess.run([python, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
     assert refused.returncode == 1

@@ -47,8 +47,8 @@ def test_dry_run(file, model_folders, monkeypatch):
     assert f"llamafactory-cli train {file.relative_to(ROOT)}" in head
     assert None not in plan.steps
     # nothing but CoIN's data, which is not shipped, keeps a recipe from starting
-    assert all(fault.startswith("data of ") for fault in plan.faults)
-    assert len(plan.faults) == (8 if file.stem.startswith("coin") else 0)
+    assert all(error.startswith("data of ") for error in plan.errors)
+    assert len(plan.errors) == (8 if file.stem.startswith("coin") else 0)
     if model:
         assert plan.architecture.parameters == PUBLISHED[model][1]
         assert f"({plan.memory['total'] / 1e9:.1f} GB planned)" in head

@@ -105,7 +105,3 @@ def _read_report(run: Path) -> dict:
         return load_report(run)
     tasks = [task["name"] for task in manifest["recipe"]["tasks"]]
     return build_report(tasks, *folder.matrices(tasks))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,8 @@ from sefe_plugin.data.records import RecordFile
 from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.recipe.options import key_value_errors
+from sefe_plugin.options import option_errors
+from sefe_plugin.recipe.options import DataOptions
 from sefe_plugin.words import near
 
 
@@ -52,7 +53,7 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
             errors += _image_errors(key, name, entry, _records(file), arguments)
         elif readable:
             errors += _image_errors(key, name, entry, _records(file, arguments.get("max_samples")), arguments)
-            if arguments.get("asd_ratio") and not key_value_errors(arguments):
+            if arguments.get("asd_ratio") and not option_errors(DataOptions, arguments):
                 errors += _asd_errors(name, entry, file, arguments)
     return errors
 

@@ -166,7 +166,7 @@ def _with_method(common: Mapping[str, Any], host: HostKeys) -> tuple[dict[str, A
         return dict(common), errors
     method = methods()[name]
     carry = common.get("carry") or method.carries[0]
-    if carry in CARRIES and carry not in method.carries:
+    if str(carry) in CARRIES and carry not in method.carries:
         errors.append(f"`carry` must be one of {method.carries} with `cl_method: {name}`; got {carry!r}.")
     errors += _other_methods_errors({**common, "cl_method": name})
     asked = host.parametrisations[method.parametrisation]
@@ -186,7 +186,7 @@ def _other_methods_errors(arguments: Mapping[str, Any]) -> list[str]:
 
 def _name_errors(arguments: Mapping[str, Any]) -> list[str]:
     name = arguments.get("cl_method")
-    if name is None or name in methods():
+    if name is None or (isinstance(name, str) and name in methods()):
         return []
     return [f"`cl_method` must be one of {tuple(methods())}; got {name!r}.{near(name, methods())}"]
 
@@ -194,9 +194,9 @@ def _name_errors(arguments: Mapping[str, Any]) -> list[str]:
 def _value_errors(arguments: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the plugin's keys, and with the host's beside them."""
     if errors := _deepspeed_errors(arguments):
-        return errors
+        arguments = {key: value for key, value in arguments.items() if key != "deepspeed"}
     carry = CARRIES.get(str(arguments.get("carry")))
-    return key_value_errors(arguments) + (carry.errors(arguments) if carry else [])
+    return errors + key_value_errors(arguments) + (carry.errors(arguments) if carry else [])
 
 
 def _deepspeed_errors(arguments: Mapping[str, Any]) -> list[str]:
@@ -270,7 +270,7 @@ def _is_local(model: str) -> bool:
 
 def _keys_of_the_whole(common: Mapping[str, Any], host: HostKeys) -> tuple[str, ...]:
     """Keys that a task cannot override."""
-    method, carry = methods().get(common.get("cl_method")), CARRIES.get(str(common.get("carry")))
+    method, carry = methods().get(str(common.get("cl_method"))), CARRIES.get(str(common.get("carry")))
     keys = [*all_keys_of_scope("sequence"), *all_keys_of_scope("filled_in")]
     keys += [*host.refused, *host.fixed, *host.whole_sequence, *host.parametrisations["lora"]]
     keys += [key for part in (method, carry) if part for key in part.whole_sequence]

@@ -150,13 +150,13 @@ class RunFolder:
         """Ready the folder of a task, or of one of its phases, that is not trained.
 
         Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, and phases that
-        are trained; everything else is written anew.
+        are trained or have such checkpoints; everything else is written anew.
         """
         folder.mkdir(exist_ok=True)
         for entry in folder.iterdir():
             if entry.name.startswith("checkpoint-") and (entry / "trainer_state.json").is_file():
                 continue
-            if entry.is_dir() and TRAINED in steps_of(entry):
+            if TRAINED in steps_of(entry) or any(entry.glob("checkpoint-*/trainer_state.json")):
                 continue
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 

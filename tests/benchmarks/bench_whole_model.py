@@ -78,7 +78,7 @@ def build_model(config: LlavaConfig, rank: int) -> nn.Module:
 def write_random_key_elements(model: nn.Module, folder: Path, tasks: int) -> list[Path]:
     """Files of random key elements at M = 2 %."""
     reglora = find_reglora_model(model)
-    shapes, ratio = reglora._shapes(), model.peft_config["default"].key_ratio
+    shapes, ratio = reglora._shapes(), model.peft_config["default"].reglora_key_ratio
     files = [folder / f"task{task}.safetensors" for task in range(tasks)]
     for task, file in enumerate(files):
         codes = {}

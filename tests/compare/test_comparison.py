@@ -7,7 +7,7 @@ import math
 import matplotlib.image
 import pytest
 
-from sefe_plugin.benchmarks.minicoin import comparison
+from sefe_plugin.compare import comparison
 from sefe_plugin.compare.comparison import VALUES, compare, run_values, t_interval
 from sefe_plugin.compare.report import (
     BEGIN,
@@ -121,6 +121,21 @@ def test_every_arm_is_compared_with_one():
     differences = compare(arms, against="b")["differences"]
     assert [(pair["arm"], pair["minus"]) for pair in differences] == [("a", "b"), ("c", "b")]
     assert [pair["mfn"]["mean"] for pair in differences] == pytest.approx([-4 / 3, 4 / 3])
+
+
+def test_runs_without_adapters_have_no_update(tmp_path):
+    arms = {arm: {seed: report(seed) for seed in (1, 2)} for arm in ("plain", "better")}
+    arms["full"] = {seed: report(seed) | {"update": None} for seed in (1, 2)}
+    compared = compare(arms)
+    assert compared["arms"]["full"]["update"] == {"mean": None, "sd": None}
+    assert compared["arms"]["plain"]["update"]["mean"] == pytest.approx(2.15)
+    for pair in compared["differences"]:
+        assert (pair["update"]["mean"] is None) == (pair["arm"] == "full")
+        assert pair["mfn"]["mean"] == pytest.approx(0)
+    table = {"command": "x", "versions": VERSIONS, "orders": {"coin": compared}}
+    write_comparison(tmp_path, table)
+    row = next(line for line in format_comparison(table).splitlines() if line.startswith("| full "))
+    assert row.split("|")[-2].strip() == "-"
 
 
 def test_what_cannot_be_compared_is_refused():

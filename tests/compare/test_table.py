@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from sefe_plugin.benchmarks.minicoin import table
+from sefe_plugin.compare import table
 from sefe_plugin.cli import main
 from sefe_plugin.compare.arms import ARMS, choose_arms
 from sefe_plugin.compare.report import BEGIN, END
@@ -43,9 +43,10 @@ for number, task in enumerate("AB", start=1):
     factors = {"q.lora_A.weight": np.ones((2, 4)), "q.lora_B.weight": np.full((3, 2), -1e-4 * number)}
     (out / f"{number}_{task}").mkdir(parents=True, exist_ok=True)
     save_file(factors, out / f"{number}_{task}" / "adapter_model.safetensors")
+carry = keys.get("carry", "merge")
 accuracy, formats = [[80, None], [40 + gain, 70]], [[100, None], [90, 100]]
 write_json(out / "report.json", build_report(["A", "B"], accuracy, formats))
-write_json(out / "manifest.json", {"version": 1, "recipe": {}, "complete": [{"seconds": 1.5}, {"seconds": 2.0}]})
+write_json(out / "manifest.json", {"version": 2, "recipe": {"carry": carry}, "complete": [{"seconds": 1.5}, {"seconds": 2.0}]})
 """
 
 
@@ -90,15 +91,45 @@ def test_every_run_is_made_once_and_said_in_a_line(plan, run):
 def test_mean_update_is_over_all_elements(tmp_path):
     generator = torch.Generator().manual_seed(0)
     values = []
-    for name, shapes in (("one", [(3, 5)]), ("two", [(7, 2), (4, 4)])):
+    for name, shapes in (("first", [(2, 2)]), ("one", [(3, 5)]), ("two", [(7, 2), (4, 4)])):
         factors = {}
         for i, (rows, cols) in enumerate(shapes):
             A, B = torch.randn(2, cols, generator=generator), torch.randn(rows, 2, generator=generator)
             factors |= {f"m{i}.lora_A.weight": A, f"m{i}.lora_B.weight": B}
+            if name == "first":  # has no penalty in any arm
+                continue
             values += [abs(sum(B[i, k] * A[k, j] for k in range(2)).item()) for i in range(rows) for j in range(cols)]
         (tmp_path / name).mkdir()
         save_file(factors, tmp_path / name / "adapter_model.safetensors")
-    assert mean_update([tmp_path / "one", tmp_path / "two"]) == pytest.approx(sum(values) / len(values), rel=1e-6)
+    folders = [tmp_path / name for name in ("first", "one", "two")]
+    assert mean_update(folders) == pytest.approx(sum(values) / len(values), rel=1e-6)
+
+
+def test_the_update_of_a_continued_adapter_is_its_change(tmp_path):
+    folders, totals = [tmp_path / name for name in ("one", "two", "three")], (1.0, 3.0, -2.0)
+    for folder, total in zip(folders, totals, strict=True):
+        folder.mkdir()
+        factors = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.full((3, 2), total / 2)}
+        save_file(factors, folder / "adapter_model.safetensors")
+    assert mean_update(folders, continued=True) == pytest.approx((2 + 5) / 2)
+    assert mean_update(folders) == pytest.approx((3 + 2) / 2)
+
+
+def test_a_run_that_leaves_models_has_no_update(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    assert mean_update([tmp_path / "one", tmp_path / "two"]) is None
+
+
+def test_the_update_of_an_arm_that_goes_on_with_its_adapter_is_its_change(plan, run):
+    arms = choose_arms(["lora", "lora_continue"])
+    plan = Plan(arms, [101], ["coin"], plan.out)
+    run(plan)
+    compared = compare_runs(plan)["coin"]
+    # |B A| is 2e-4 after the first task, 4e-4 after the second
+    assert compared["arms"]["lora"]["update"]["mean"] == pytest.approx(4.0)
+    assert compared["arms"]["lora_continue"]["update"]["mean"] == pytest.approx(2.0)
 
 
 def test_finished_runs_are_kept_and_failed_ones_made_again(plan, run):
@@ -200,7 +231,8 @@ def test_every_arm_is_a_sound_recipe(name, tmp_path):
 
 
 def test_arms_say_what_their_names_say():
-    assert {name: ARMS[name].overrides for name in ("asd_40", "m_0.5", "lambda_2500", "rank_64")} == {
+    assert {name: ARMS[name].overrides for name in ("lora_continue_asd", "asd_40", "m_0.5", "lambda_2500", "rank_64")} == {
+        "lora_continue_asd": {"carry": "continue"},
         "asd_40": {"asd_ratio": 0.4},
         "m_0.5": {"reglora_key_ratio": 0.005},
         "lambda_2500": {"reglora_weight": 2500},

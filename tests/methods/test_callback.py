@@ -14,10 +14,11 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-from sefe_plugin import callback as callback_module
-from sefe_plugin.methods.callback import PENALTY_LOG, SefeCallback
+from sefe_plugin import SefeCallback
+from sefe_plugin.methods import callback as callback_module
 from sefe_plugin.methods.reglora import RegLoraModel, find_reglora_model
 from sefe_plugin.methods.reglora.files import read_key_elements
+from sefe_plugin.methods.reglora.method import PENALTY_LOG
 
 
 def samples(count=7):
@@ -131,9 +132,10 @@ def test_the_penalty_has_the_weight_lambda(
 
 def test_the_penalty_has_the_weight_lambda_with_two_processes(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
     result = subprocess.run(
         [*command, __file__, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -326,7 +328,7 @@ def test_the_file_of_an_earlier_task_is_not_overwritten(train, tmp_path, key_ele
     earlier = tmp_path / "out" / ("task1.safetensors" if save_to else "key_elements.safetensors")
     shutil.copy(key_element_files[0], earlier)
     steps = PenaltyOfEveryStep()
-    with pytest.raises(ValueError, match=rf"{earlier.name}: holds the key elements of an earlier task.*`output_dir`"):
+    with pytest.raises(ValueError, match=rf"{earlier.name}: holds what an earlier task left.*`output_dir`"):
         train(SefeCallback([earlier], save_to=save_to and tmp_path / save_to), steps)
     assert steps.values == []
     assert earlier.read_bytes() == key_element_files[0].read_bytes()
@@ -398,7 +400,7 @@ def test_processes_share_the_matrices_only_where_every_gradient_is_averaged(
             call.on_train_begin(args, state, trainer.control)
             call.on_step_begin(args, state, trainer.control)
             state.log_history = [{}]
-            callback.add_penalty(log, state)
+            callback.add_logs(log, state)
         assert sum(parameter.grad is not None for parameter in model.parameters()) == 2 * matrices
     expected = find_reglora_model(model).penalty().item()
     assert sum(log[PENALTY_LOG] for log in logs) == pytest.approx(expected, rel=1e-6)
@@ -470,7 +472,7 @@ def test_sharded_training_is_refused(train, kind, monkeypatch):
         def on_train_begin(self, args, state, control, **kwargs):
             monkeypatch.setitem(PartialState._shared_state, "distributed_type", kind)
 
-    with pytest.raises(ValueError, match=rf"does not support {kind.value}.*DDP"):
+    with pytest.raises(ValueError, match=rf"do not support {kind.value}.*DDP"):
         train(Shard(), SefeCallback())
 
 

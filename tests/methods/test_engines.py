@@ -12,11 +12,12 @@ from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_available, unset_hf_deepspeed_config
 
-from sefe_plugin.methods.callback import PENALTY_LOG, SefeCallback
+from sefe_plugin import SefeCallback
 from sefe_plugin.methods.gradients import gathered
 from sefe_plugin.methods.reglora import find_reglora_model
 from sefe_plugin.methods.reglora.codec import decode
 from sefe_plugin.methods.reglora.files import read_key_elements
+from sefe_plugin.methods.reglora.method import PENALTY_LOG
 
 
 ZERO = {f"zero{stage}": Path(__file__).parents[1] / "deepspeed" / f"zero{stage}.json" for stage in (1, 2, 3)}

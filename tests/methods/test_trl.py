@@ -5,9 +5,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-from sefe_plugin.methods.callback import PENALTY_LOG, SefeCallback
+from sefe_plugin import SefeCallback
 from sefe_plugin.methods.reglora import RegLoraConfig, RegLoraModel, find_reglora_model
 from sefe_plugin.methods.reglora.files import read_key_elements
+from sefe_plugin.methods.reglora.method import PENALTY_LOG
 
 
 @pytest.fixture(scope="module")

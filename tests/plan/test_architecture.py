@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Bits
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
 from sefe_plugin.methods.reglora import find_reglora_model
-from sefe_plugin.plan.memory import key_element_memory, state_bytes
+from sefe_plugin.methods.reglora.sizes import key_element_memory
+from sefe_plugin.plan.memory import state_bytes
 from sefe_plugin.plan.sizes import PlanError
 
 
@@ -36,7 +37,7 @@ def build(keys: dict, **options):
     base = automatic.from_pretrained(keys["model_name_or_path"], dtype="auto", **options)
     before = {"parameters": base.num_parameters(), "bytes": sum(p.nbytes for p in base.parameters())}
     rest = {key: value for key, value in keys.items() if key != "model_name_or_path"}
-    finetuning_args = FinetuningArguments(**rest, use_reglora=True)
+    finetuning_args = FinetuningArguments(**rest, cl_method="reglora")
     model = init_adapter(
         base.config, base, ModelArguments(model_name_or_path=keys["model_name_or_path"]), finetuning_args, True
     )
@@ -102,7 +103,7 @@ def test_key_elements_in_memory(keys, tmp_path, ratio):
         allocated += union.codes.nbytes
         allocated += sum(panel.positions.nbytes + panel.times.nbytes for panel in union.decoded or ())
     # random factors make some rows and columns crowded, an even spread does not
-    assert key_element_memory(measured, ratio, tasks=3) == pytest.approx(allocated, rel=0.05)
+    assert key_element_memory(measured.matrices, ratio, tasks=3) == pytest.approx(allocated, rel=0.05)
 
 
 @pytest.mark.parametrize("double", [True, False])

@@ -18,7 +18,7 @@ def test_peak_of_a_training(tmp_path, batch):
     from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
 
     from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
-    from sefe_plugin.methods.callback import SefeCallback
+    from sefe_plugin import SefeCallback
 
     tokens = 512
     config = LlamaConfig(
@@ -35,7 +35,7 @@ def test_peak_of_a_training(tmp_path, batch):
         "model_name_or_path": str(tmp_path),
         "lora_rank": 64,
         "lora_target": "all",
-        "use_reglora": True,
+        "cl_method": "reglora",
         "bf16": True,
         "per_device_train_batch_size": batch,
     }
@@ -44,7 +44,7 @@ def test_peak_of_a_training(tmp_path, batch):
     model_args = ModelArguments(model_name_or_path=str(tmp_path))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda()
     prepare_model_for_training(model, model_args)
-    finetuning_args = FinetuningArguments(lora_rank=64, lora_target="all", use_reglora=True)
+    finetuning_args = FinetuningArguments(lora_rank=64, lora_target="all", cl_method="reglora")
     model = init_adapter(config, model, model_args, finetuning_args, True)
     sample = {"input_ids": list(range(tokens)), "labels": list(range(tokens))}
     args = TrainingArguments(

@@ -102,14 +102,14 @@ def test_optimizer_states(optimizer, expected):
 
 
 def test_key_elements_and_stacked_adapters_grow_with_the_tasks():
-    keys = {"use_reglora": True, "reglora_key_ratio": 0.02}
-    one, seven = (memory(keys, earlier_tasks=count, stacked=True) for count in (1, 7))
+    keys = {"cl_method": "reglora", "reglora_key_ratio": 0.02}
+    one, seven = (memory(keys, earlier_tasks=count, stacked_adapters=count) for count in (1, 7))
     # 2 x 10,000 key elements, a byte each, and one for every gap of 248: 0.98^248 = 0.67 % of them
     assert one["key elements"] == pytest.approx(20_133, abs=2)
     assert seven["key elements"] == pytest.approx(7 * one["key elements"], abs=7)
     # held in the precision of the computation, bf16
     assert (one["stacked adapters"], seven["stacked adapters"]) == (16_000, 7 * 16_000)
-    assert memory({"bf16": False}, earlier_tasks=7, stacked=True)["stacked adapters"] == 7 * 32_000
+    assert memory({"bf16": False}, earlier_tasks=7, stacked_adapters=7)["stacked adapters"] == 7 * 32_000
     assert memory({**keys, "reglora_offload": "cpu"}, earlier_tasks=7)["key elements"] == 0
     assert memory(earlier_tasks=7)["stacked adapters"] == 0
 
@@ -118,8 +118,10 @@ def test_disk_of_a_stack_grows_and_merges_nothing():
     tasks = [TaskSize(name, 100, 50, 60, 10, 1000, "measured") for name in "abc"]
     merged = disk_space(MODEL, {"save_strategy": "no"}, tasks, [10, 10, None])
     stacked = disk_space(MODEL, {"save_strategy": "no", "carry": "stack"}, tasks, [10, 10, None])
-    assert (merged["merged models"], merged["stacked adapters"]) == (6_000_000, 0)
-    assert (stacked["merged models"], stacked["stacked adapters"]) == (0, 6 * 32_000)  # ranks r, 2 r and 3 r
+    assert merged["merged models"] == 6_000_000
+    assert stacked["stacked adapters"] == 6 * 32_000  # ranks r, 2 r and 3 r
+    assert "stacked adapters" not in merged
+    assert "merged models" not in stacked
     assert merged["adapters"] == stacked["adapters"] == 120_000
     # the first task's test set is answered three times, the last one's once
     assert merged["predictions"] == 6 * (1000 + 10 * 32)

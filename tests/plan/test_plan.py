@@ -83,23 +83,23 @@ def test_a_dataset_that_is_not_here_is_not_guessed(recipe):
     ] * 2
 
 
-def test_faults_come_after_the_plan(capsys, monkeypatch, llava):
+def test_errors_come_after_the_plan(capsys, monkeypatch, llava):
     monkeypatch.chdir(Path(__file__).parents[2])
     status = main(["plan", "recipes/coin_sefe.yaml", f"model_name_or_path={llava}", "dataset_dir=nowhere"])
     printed = capsys.readouterr()
     assert status == 1
     assert "573,840" in printed.out
     assert "published figures" in printed.out
-    assert "recipes/coin_sefe.yaml cannot start: 8 faults." in printed.err
+    assert "recipes/coin_sefe.yaml cannot start: 8 errors." in printed.err
     assert "data of OCRVQA is missing" in printed.err
 
 
-def test_all_other_faults_stop_the_plan(recipe):
+def test_all_other_errors_stop_the_plan(recipe):
     keys, write = recipe
     keys |= {"lora_rnak": 8, "asd_ratio": 2}
     with pytest.raises(RecipeError) as caught:
         make_plan(write(), [])
-    assert len(caught.value.faults) == 2
+    assert len(caught.value.errors) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,47 +1,53 @@
 """The plugin's recipe keys say the same as the method they configure."""
 
-from dataclasses import fields
-from typing import get_args
-
 import pytest
 
-from sefe_plugin import options
-from sefe_plugin.methods.reglora.config import REDUCTIONS, SELECTIONS, RegLoraConfig
+from sefe_plugin.methods.reglora.config import RegLoraConfig
 from sefe_plugin.methods.reglora.model import OFFLOADS
-from sefe_plugin.recipe.options import (
-    CHOICES,
-    FILLED_IN_KEYS,
-    PLUGIN_KEYS,
-    SEQUENCE_KEYS,
-    MethodArguments,
-    option_faults,
-)
+from sefe_plugin.options import choices_of, option_types
+from sefe_plugin.recipe import options
+from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors, plugin_keys
 
 
 def test_choices_are_those_of_reglora():
-    assert {key: choices for key, choices in CHOICES.items() if key.startswith("reglora_")} == {
-        "reglora_reduction": REDUCTIONS,
-        "reglora_selection": SELECTIONS,
+    found = {name: choices_of(key.type) for name, key in plugin_keys().items() if key.method == "reglora"}
+    assert {name: choices for name, choices in found.items() if choices} == {
+        "reglora_reduction": ("official_mean", "per_task_sum"),
+        "reglora_selection": ("top", "random"),
         "reglora_offload": OFFLOADS,
     }
-    types = {field.name: field.type for field in fields(MethodArguments)}
-    assert {key: get_args(types[key]) for key in CHOICES} == CHOICES
+    config = option_types(RegLoraConfig)
+    assert {name: plugin_keys()[name].type for name in config} == config
 
 
 def test_defaults_are_those_of_reglora():
-    keys, config = MethodArguments(), RegLoraConfig()
-    assert (keys.reglora_weight, keys.reglora_key_ratio) == (config.reglora_weight, config.reglora_key_ratio) == (2500.0, 0.02)
-    assert (keys.reglora_reduction, keys.reglora_selection) == (config.reglora_reduction, config.reglora_selection)
+    keys, config = {name: key.option.default for name, key in plugin_keys().items()}, RegLoraConfig()
+    assert (
+        (keys["reglora_weight"], keys["reglora_key_ratio"])
+        == (config.reglora_weight, config.reglora_key_ratio)
+        == (2500.0, 0.02)
+    )
+    assert (keys["reglora_reduction"], keys["reglora_selection"]) == (
+        config.reglora_reduction,
+        config.reglora_selection,
+    )
 
 
 def test_every_key_is_known_and_the_defaults_are_sound():
-    assert set(SEQUENCE_KEYS) | set(FILLED_IN_KEYS) <= set(PLUGIN_KEYS)
-    assert option_faults(vars(MethodArguments())) == []
+    assert {*SEQUENCE_KEYS, *all_keys_of_scope("filled_in")} <= plugin_keys().keys()
+    assert all_keys_of_scope("filled_in")
+    assert key_value_errors({name: key.option.default for name, key in plugin_keys().items()}) == []
+
+
+def test_every_option_of_a_method_begins_with_its_name():
+    owned = {name: key for name, key in plugin_keys().items() if key.method}
+    assert owned
+    assert all(name.startswith(f"{key.method}_") for name, key in owned.items())
 
 
 def test_what_has_a_default_cannot_be_left_empty():
     keys = {"reglora_weight": None, "reglora_key_ratio": None, "asd_ratio": None, "projector_learning_rate": None}
-    assert [fault.split()[0] for fault in option_faults(keys)] == ["`reglora_weight`", "`reglora_key_ratio`"]
+    assert [error.split()[0] for error in key_value_errors(keys)] == ["`reglora_weight`", "`reglora_key_ratio`"]
 
 
 @pytest.mark.parametrize(
@@ -56,23 +62,23 @@ def test_what_has_a_default_cannot_be_left_empty():
 )
 def test_what_a_projector_of_its_own_rate_needs(changes, expected):
     keys = {"projector_learning_rate": 2e-5, "additional_target": "multi_modal_projector", **changes}
-    faults = option_faults(keys)
-    assert len(faults) == len(expected)
-    assert all(part in fault for part, fault in zip(expected, faults, strict=True))
+    errors = key_value_errors(keys)
+    assert len(errors) == len(expected)
+    assert all(part in error for part, error in zip(expected, errors, strict=True))
 
 
 def test_stacked_adapter_must_be_there(tmp_path):
-    (fault,) = option_faults({"stacked_adapter": str(tmp_path)})
-    assert "holds no adapter" in fault
+    (error,) = key_value_errors({"stacked_adapter": str(tmp_path)})
+    assert "holds no adapter" in error
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert option_faults({"stacked_adapter": str(tmp_path)}) == []
+    assert key_value_errors({"stacked_adapter": str(tmp_path)}) == []
 
 
 def test_vllm_is_asked_for_only_where_it_is_installed(monkeypatch):
     monkeypatch.setattr(options, "find_spec", lambda name: None)
-    (fault,) = option_faults({"scoring_backend": "vllm"})
-    assert "needs vLLM, which is not installed: pip install 'sefe-plugin[vllm]'" in fault
+    (error,) = key_value_errors({"scoring_backend": "vllm"})
+    assert "needs vLLM, which is not installed: pip install 'sefe-plugin[vllm]'" in error
     monkeypatch.setattr(options, "find_spec", lambda name: name)
-    assert option_faults({"scoring_backend": "vllm"}) == []
-    (fault,) = option_faults({"scoring_backend": "vlm"})
-    assert "must be one of ('generate', 'vllm'); got 'vlm'" in fault
+    assert key_value_errors({"scoring_backend": "vllm"}) == []
+    (error,) = key_value_errors({"scoring_backend": "vlm"})
+    assert "must be one of ('generate', 'vllm'); got 'vlm'" in error

@@ -1,14 +1,15 @@
-"""Sequence recipes: every fault at once, each with key, rule, value and near match."""
+"""Sequence recipes: every error at once, each with key, rule, value and near match."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from sefe_plugin.benchmarks import BENCHMARKS, load_benchmark, named_orders
+from sefe_plugin.benchmarks import benchmark_names, load_benchmark, named_orders
+from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe.load import RecipeError, load_recipe, merges_apart, single_run_faults
+from sefe_plugin.recipe.load import RecipeError, load_recipe, single_run_errors
 
 
 @pytest.fixture
@@ -31,11 +32,11 @@ def recipe(tmp_path):
     }
 
 
-def faults(recipe) -> list[str]:
+def errors_of(recipe) -> list[str]:
     with pytest.raises(RecipeError) as caught:
         load_recipe(recipe, "test.yaml", host_keys())
     assert str(caught.value).startswith("test.yaml cannot start: ")
-    return caught.value.faults
+    return caught.value.errors
 
 
 def test_sound_recipe_is_resolved(recipe):
@@ -43,12 +44,14 @@ def test_sound_recipe_is_resolved(recipe):
     assert [task.name for task in loaded.tasks] == ["A", "B"]
     assert loaded.tasks[1].overrides == {"num_train_epochs": 2}
     assert "tasks" not in loaded.arguments
+    filled_in = {"cl_method": "lora", "carry": "merge", "finetuning_type": "lora"}
+    assert loaded.arguments.items() >= filled_in.items()
     assert loaded.to_dict()["tasks"] == recipe["tasks"]
 
 
 def test_test_sets_are_read_before_anything_starts(recipe, tmp_path):
     (tmp_path / "b_test.json").write_text('[{"output": "red"}]')
-    assert faults(recipe) == [
+    assert errors_of(recipe) == [
         "task 2 (B): `test_dataset`: 1 of 1 records of 'b_test' have no gold answer for the scorer 'box'; record 0, "
         "counted from 0: 'answer_bbox' must be written as '[x1, y1, x2, y2]', got 'red'. Put it into a field "
         "'answer_bbox', or where dataset_info.json says that the response is, or choose another scorer."
@@ -64,12 +67,12 @@ def test_training_sets_are_rewritten_on_trial_before_anything_starts(recipe, tmp
     write("b_train.json", *[f"It is a long report, number {index}, on the state of things." for index in range(10)])
     load_recipe(recipe, "test.yaml", host_keys())  # without ASD any answers will do
     recipe["asd_ratio"] = 0.2
-    (fault,) = faults(recipe)
-    assert fault.startswith("task 2 (B): `asd_ratio`: the answers of 'b_train' cannot be rewritten: ")
+    (error,) = errors_of(recipe)
+    assert error.startswith("task 2 (B): `asd_ratio`: the answers of 'b_train' cannot be rewritten: ")
     recipe["tasks"][1]["asd_ratio"] = 0
     load_recipe(recipe, "test.yaml", host_keys())
     write("a_train.json", *["red"] * 10, "blue")
-    assert faults(recipe | {"max_samples": 10})[0].startswith("task 1 (A): `asd_ratio`: the answers of 'a_train' ")
+    assert errors_of(recipe | {"max_samples": 10})[0].startswith("task 1 (A): `asd_ratio`: the answers of 'a_train' ")
     load_recipe(recipe, "test.yaml", host_keys())
 
 
@@ -91,8 +94,8 @@ def test_samples_of_other_styles_are_not_rewritten_again(recipe, tmp_path):
     records = [{"instruction": "What?", "output": text} for text in ("red", "blue", "green", "black", "white")]
     (tmp_path / "b_train.json").write_text(json.dumps([*records, records[0] | {"asd": {"style": "yes_no"}}]))
     recipe["tasks"][1]["asd_ratio"] = 0.4
-    (fault,) = faults(recipe)
-    assert "some are of other styles already" in fault
+    (error,) = errors_of(recipe)
+    assert "some are of other styles already" in error
     recipe["tasks"][1]["asd_ratio"] = 0
     load_recipe(recipe, "test.yaml", host_keys())
 
@@ -123,10 +126,10 @@ def test_images_are_looked_for_before_anything_starts(recipe, tmp_path, media_di
     if media_dir:
         recipe["media_dir"] = str(folder)
     found = "3 of 5 images of '{}' do not exist, the first is 'gone.png' below " + str(folder)
-    train, test = faults(recipe)
+    train, test = errors_of(recipe)
     assert train.startswith(f"task 1 (A): `dataset`: {found.format('a_train')}")
     assert test.startswith(f"task 2 (B): `test_dataset`: {found.format('b_test')}")
-    (test,) = faults(recipe | {"max_samples": 2})  # of the training data alone
+    (test,) = errors_of(recipe | {"max_samples": 2})  # of the training data alone
     assert "'b_test'" in test
 
 
@@ -136,11 +139,11 @@ def test_a_dataset_may_be_called_like_a_file(recipe, tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
     (tmp_path / "a_train.json").write_text(json.dumps([{"instruction": "What?", "output": "red"}] * 8))
     recipe["tasks"][0] |= {"dataset": "charts.json", "asd_ratio": 0.5}
-    (fault,) = faults(recipe)
-    assert "the answers of 'charts.json' cannot be rewritten" in fault
+    (error,) = errors_of(recipe)
+    assert "the answers of 'charts.json' cannot be rewritten" in error
 
 
-def test_all_faults_come_at_once(recipe):
+def test_all_errors_come_at_once(recipe):
     recipe |= {
         "asd_ratio": 2,
         "reglora_wieght": 1.0,
@@ -152,7 +155,7 @@ def test_all_faults_come_at_once(recipe):
         "do_predict": True,
     }
     recipe["tasks"].append({"name": "a", "dataset": "c_train", "test_dataset": "b_tset", "scorer": "boxes"})
-    text = "\n".join(faults(recipe))
+    text = "\n".join(errors_of(recipe))
     for expected in (
         "`asd_ratio` must be a share in [0, 1]",
         "got 2.",
@@ -178,11 +181,20 @@ def test_all_faults_come_at_once(recipe):
         ({"reglora_weight": -1}, "`reglora_weight` must be a number of at least 0"),
         ({"reglora_key_ratio": 1.5}, "`reglora_key_ratio` must be a share in (0, 1]"),
         ({"reglora_offload": "gpu"}, "`reglora_offload` must be one of ('none', 'cpu'); got 'gpu'."),
-        ({"use_reglora": "yes"}, "`use_reglora` must be true or false; got 'yes'."),
-        ({"use_reglora": True, "use_dora": True}, "`use_dora` cannot be combined"),
+        ({"pad_images": "yes"}, "`pad_images` must be true or false; got 'yes'."),
+        ({"use_reglora": True}, "`use_reglora` is gone: write `cl_method: reglora` for true, `cl_method: lora` for false; got True."),
+        ({"cl_method": "regolra"}, "('lora', 'full', 'reglora'); got 'regolra'. Did you mean `reglora`?"),
+        ({"cl_method": ["lora"]}, "`cl_method` must be text; got ['lora']."),
+        ({"cl_method": "full", "carry": "stack"}, "`carry` must be one of ('replace',) with `cl_method: full`; got 'stack'."),
+        ({"cl_method": "reglora", "carry": "continue"}, "with `cl_method: reglora`; got 'continue'."),
+        ({"carry": "stakc"}, "`carry` must be one of ('merge', 'stack', 'continue', 'replace'); got 'stakc'."),
+        ({"carry": ["stack"]}, "`carry` must be one of ('merge', 'stack', 'continue', 'replace'); got ['stack']."),
+        ({"cl_method": "full", "quantization_bit": 4}, "`quantization_bit` cannot be combined with `cl_method: full`"),
+        ({"cl_method": "full", "finetuning_type": "lora"}, "needs `finetuning_type: full`; got 'lora'. Change one."),
+        ({"cl_method": "reglora", "use_dora": True}, "`use_dora` cannot be combined"),
         ({"asd_ratio": 0.2, "tokenized_path": "x"}, "`tokenized_path` cannot be combined with `asd_ratio`"),
         ({"asd_ratio": 0.2, "streaming": True}, "`streaming` cannot be combined with `asd_ratio`"),
-        ({"finetuning_type": "full"}, "`finetuning_type` must be 'lora' in a sequence"),
+        ({"finetuning_type": "full"}, "`cl_method: lora` needs `finetuning_type: lora`; got 'full'. Change one."),
         ({"finetuning_type": "lorra"}, "Did you mean `lora`?"),
         ({"output_dir": None}, "`output_dir` is required"),
         ({"dataset": "a_train"}, "`dataset` cannot be set in a sequence: each task names its own"),
@@ -201,33 +213,33 @@ def test_all_faults_come_at_once(recipe):
         ({"lora_target": ["q_proj", 1]}, "`lora_target` must be str; got ['q_proj', 1]."),
         ({"reglora_weight": float("inf")}, "`reglora_weight` must be a number of at least 0"),
         ({"use_hyper_parallel": True}, "`use_hyper_parallel` cannot be set in a sequence"),
-        ({"use_reglora": True, "fsdp": "full_shard"}, "`fsdp` cannot be combined with `use_reglora`"),
+        ({"cl_method": "reglora", "fsdp": "full_shard"}, "`fsdp` cannot be combined with `cl_method: reglora`"),
         ({"carry": "stack", "use_dora": True}, "`use_dora` cannot be combined with `carry: stack`"),
         ({"carry": "stack", "pissa_init": True}, "`pissa_init` cannot be combined with `carry: stack`"),
     ],
 )
-def test_one_fault(recipe, change, expected):
-    assert any(expected in fault for fault in faults(recipe | change))
+def test_one_error(recipe, change, expected):
+    assert any(expected in error for error in errors_of(recipe | change))
 
 
-def test_task_faults_name_task_and_files(recipe, tmp_path):
+def test_task_errors_name_task_and_files(recipe, tmp_path):
     (tmp_path / "b_test.json").unlink()
     recipe["tasks"][0]["dataset"] = "a_trian"
     recipe["tasks"][1]["asd_ratio"] = 7
     recipe["tasks"][1]["output_dir"] = "x"
-    found = faults(recipe)
+    found = errors_of(recipe)
     assert any(f.startswith("task 1 (A): `dataset`: 'a_trian'") and "Did you mean `a_train`?" in f for f in found)
     assert any(f.startswith("task 2 (B): `asd_ratio` must be a share") for f in found)
     assert any(f.startswith("task 2 (B): `output_dir` belongs to the whole sequence") for f in found)
     recipe["tasks"][1] = {"name": "B", "dataset": "b_train", "test_dataset": "b_test", "scorer": "box"}
-    assert any("b_test.json of 'b_test' does not exist" in f for f in faults(recipe))
+    assert any("b_test.json of 'b_test' does not exist" in f for f in errors_of(recipe))
 
 
 def test_unknown_benchmark_gets_a_near_match(recipe):
     del recipe["tasks"]
-    found = faults(recipe | {"benchmark": "minicion", "task_order": "reversed"})
-    assert any("Did you mean `minicoin`?" in fault for fault in found)
-    assert not any("`task_order`" in fault for fault in found)  # its benchmark is not known
+    found = errors_of(recipe | {"benchmark": "minicion", "task_order": "reversed"})
+    assert any("Did you mean `minicoin`?" in error for error in found)
+    assert not any("`task_order`" in error for error in found)  # its benchmark is not known
 
 
 NAMES = ["ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCRVQA"]
@@ -256,7 +268,7 @@ def test_task_order(minicoin, order):
     assert [task.name for task in loaded.tasks] == expected
     assert [task.dataset for task in loaded.tasks] == [f"minicoin_{name.lower()}_train" for name in expected]
     assert {task.name: task.scorer for task in loaded.tasks} == {
-        task.name: task.scorer for task in load_benchmark("minicoin").TASKS
+        task.name: task.scorer for task in load_benchmark("minicoin").tasks
     }
     assert "task_order" not in loaded.to_dict()
     assert [task["name"] for task in loaded.to_dict()["tasks"]] == expected  # what a run folder compares
@@ -274,10 +286,10 @@ def test_task_order(minicoin, order):
     ],
 )
 def test_wrong_task_order(minicoin, order, expected):
-    (fault,) = faults(minicoin | {"task_order": order})
-    assert fault.startswith("`task_order`")
+    (error,) = errors_of(minicoin | {"task_order": order})
+    assert error.startswith("`task_order`")
     for part in expected:
-        assert part in fault
+        assert part in error
 
 
 def test_coin_without_data_names_every_missing_file(tmp_path):
@@ -288,24 +300,24 @@ def test_coin_without_data_names_every_missing_file(tmp_path):
         "dataset_dir": str(tmp_path),
         "output_dir": str(tmp_path / "run"),
     }
-    found = faults(recipe)
+    found = errors_of(recipe)
     assert len(found) == 8
-    for task in load_benchmark("coin").TASKS:
-        (fault,) = [f for f in found if f.startswith(f"data of {task.name} is missing")]
-        assert str(tmp_path / "annotations" / task.name / "train.json") in fault
-        assert str(tmp_path / "annotations" / task.name / "test.json") in fault
-        assert "jinpeng0528/CoIN-ASD" in fault
+    for task in load_benchmark("coin").tasks:
+        (error,) = [f for f in found if f.startswith(f"data of {task.name} is missing")]
+        assert str(tmp_path / "annotations" / task.name / "train.json") in error
+        assert str(tmp_path / "annotations" / task.name / "test.json") in error
+        assert "jinpeng0528/CoIN-ASD" in error
 
 
 def test_coin_with_data_points_to_it(tmp_path):
     coin = load_benchmark("coin")
-    for task in coin.TASKS:
+    for task in coin.tasks:
         for split in ("train", "test"):
             file = tmp_path / "coin" / "annotations" / task.name / f"{split}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("[]")
     arguments = {"dataset_dir": str(tmp_path / "coin")}
-    assert coin.faults(arguments) == []
+    assert coin.errors(arguments) == []
     keys = coin.prepare(tmp_path / "data", arguments)
     assert keys == {"dataset_dir": str(tmp_path / "data"), "media_dir": str(tmp_path / "coin")}
     info = json.loads((tmp_path / "data" / "dataset_info.json").read_text())
@@ -314,18 +326,18 @@ def test_coin_with_data_points_to_it(tmp_path):
     assert info["coin_grounding_test"]["columns"]["response"] == "answer_bbox"
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", benchmark_names())
 def test_benchmarks_are_whole(name):
-    tasks = load_benchmark(name).TASKS
+    tasks = load_benchmark(name).tasks
     assert len({task.name for task in tasks}) == len(tasks) == (16 if name == "minicoin16" else 8)
     assert all(task.scorer in SCORERS for task in tasks)
 
 
 def test_single_run_with_plugin_keys_is_checked_too():
-    assert single_run_faults({"use_reglora": True, "learning_rate": 1e-4}, host_keys()) == []
-    found = single_run_faults({"use_reglora": True, "reglora_key_elements": "a.safetensors, b"}, host_keys())
-    assert [fault.split("the file ")[1].split()[0] for fault in found] == ["a.safetensors", "b"]
-    found = single_run_faults({"use_reglora": True, "asd_ratoi": 0.2, "reglora_weight": -1}, host_keys())
+    assert single_run_errors({"cl_method": "reglora", "learning_rate": 1e-4}, host_keys()) == []
+    found = single_run_errors({"cl_method": "reglora", "reglora_key_elements": "a.safetensors, b"}, host_keys())
+    assert [error.split("the file ")[1].split()[0] for error in found] == ["a.safetensors", "b"]
+    found = single_run_errors({"cl_method": "reglora", "asd_ratoi": 0.2, "reglora_weight": -1}, host_keys())
     assert len(found) == 2
     assert "Did you mean `asd_ratio`?" in found[0]
 
@@ -348,18 +360,44 @@ def test_quantized_and_partitioned_bases_are_merged_apart(tmp_path, changes, apa
         assert merges_apart({"deepspeed": str(file)}) == apart
 
 
+def test_a_method_says_how_tasks_are_trained_and_carried_on(recipe):
+    for method, trained, carry in (("full", "full", "replace"), ("reglora", "lora", "merge")):
+        loaded = load_recipe(recipe | {"cl_method": method}, "test.yaml", host_keys())
+        filled_in = {"cl_method": method, "finetuning_type": trained, "carry": carry}
+        assert loaded.arguments.items() >= filled_in.items()
+
+
+def test_full_fine_tuning_under_zero3_must_save_the_whole_model(recipe):
+    zero = {"stage": 3}
+    keys = {"cl_method": "full", "deepspeed": {"zero_optimization": zero}}
+    (error,) = errors_of(recipe | keys)
+    assert '"stage3_gather_16bit_weights_on_model_save": true' in error
+    load_recipe(recipe | keys | {"cl_method": "lora"}, "test.yaml", host_keys())
+    zero["stage3_gather_16bit_weights_on_model_save"] = True
+    load_recipe(recipe | keys, "test.yaml", host_keys())
+
+
+def test_what_cannot_be_read_is_said_once_beside_the_data(recipe, tmp_path):
+    keys = {"cl_method": "full", "asd_ratio": 0.2, "deepspeed": str(tmp_path / "absent.json")}
+    (error,) = errors_of(recipe | keys)
+    assert error.startswith("`deepspeed` must be a DeepSpeed configuration or a JSON file with one")
+
+
 def test_carry_belongs_to_the_whole_sequence(recipe):
     recipe["tasks"][1]["carry"] = "stack"
-    assert any("`carry` belongs to the whole sequence" in fault for fault in faults(recipe))
-    assert any("`carry` belongs to a sequence" in f for f in single_run_faults({"carry": "stack"}, host_keys()))
+    assert any("`carry` belongs to the whole sequence" in error for error in errors_of(recipe))
+    assert any("`carry` belongs to a sequence" in f for f in single_run_errors({"carry": "stack"}, host_keys()))
 
 
 @pytest.mark.parametrize(
     ("common", "change", "expected"),
     [
         ({}, {"reglora_key_ratio": 0.1}, "task 2 (B): `reglora_key_ratio` belongs to the whole sequence"),
+        ({}, {"cl_method": "reglora"}, "`cl_method` belongs to the whole sequence"),
+        ({}, {"finetuning_type": "full"}, "`finetuning_type` belongs to the whole sequence"),
+        ({"carry": "continue"}, {"lora_rank": 4}, "task 2 (B): `lora_rank` belongs to the whole sequence"),
         ({}, {"reglora_selection": "random"}, "`reglora_selection` belongs to the whole sequence"),
-        ({"use_reglora": True}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
+        ({"cl_method": "reglora"}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
         ({"carry": "stack"}, {"lora_target": "q_proj"}, "`lora_target` belongs to the whole sequence"),
         ({}, {"dataset_dir": "elsewhere"}, "`dataset_dir` belongs to the whole sequence"),
         ({}, {"deepspeed": "nowhere.json"}, "task 2 (B): `deepspeed` must be a DeepSpeed configuration"),
@@ -369,39 +407,39 @@ def test_carry_belongs_to_the_whole_sequence(recipe):
 )
 def test_what_a_task_cannot_change_is_said_before_the_first_starts(recipe, common, change, expected):
     recipe["tasks"][1] |= change
-    assert any(expected in fault for fault in faults(recipe | common))
+    assert any(expected in error for error in errors_of(recipe | common))
 
 
-def test_a_task_of_a_plain_sequence_may_have_other_targets(recipe):
-    recipe["tasks"][1]["lora_target"] = ["q_proj", "v_proj"]
+def test_a_task_of_a_plain_sequence_may_have_other_targets_and_another_rank(recipe):
+    recipe["tasks"][1] |= {"lora_target": ["q_proj", "v_proj"], "lora_rank": 4}
     assert load_recipe(recipe, "test.yaml", host_keys()).tasks[1].overrides["lora_target"] == ["q_proj", "v_proj"]
 
 
 def test_the_projectors_learning_rate_needs_the_trainers_optimizer(recipe):
     config = {"optimizer": {"type": "AdamW"}, "zero_optimization": {"stage": 2}}
     keys = {"additional_target": "multi_modal_projector", "projector_learning_rate": 2e-5, "deepspeed": config}
-    assert any("Remove its section `optimizer`" in fault for fault in faults(recipe | keys))
-    assert any("Remove its section `optimizer`" in fault for fault in single_run_faults(keys, host_keys()))
+    assert any("Remove its section `optimizer`" in error for error in errors_of(recipe | keys))
+    assert any("Remove its section `optimizer`" in error for error in single_run_errors(keys, host_keys()))
     del config["optimizer"]
     load_recipe(recipe | keys, "test.yaml", host_keys())
 
 
 def test_scores_and_merged_models_follow_training():
     keys = {"test_sets": [], "merge_adapter": True}
-    assert [fault.split()[0] for fault in single_run_faults(keys, host_keys())] == ["`merge_adapter`"]
+    assert [error.split()[0] for error in single_run_errors(keys, host_keys())] == ["`merge_adapter`"]
     keys["do_train"] = True
-    assert single_run_faults(keys, host_keys()) == []
+    assert single_run_errors(keys, host_keys()) == []
     for change, expected in (
         ({"finetuning_type": "full"}, "`merge_adapter` needs `finetuning_type: lora`; got 'full'"),
         ({"quantization_bit": 4}, "`merge_adapter` cannot merge into weights that are quantized"),
         ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "`merge_adapter` cannot merge into weights that are"),
     ):
-        (fault,) = single_run_faults(keys | change, host_keys())
-        assert fault.startswith(expected)
+        (error,) = single_run_errors(keys | change, host_keys())
+        assert error.startswith(expected)
 
 
 def test_vllm_scores_sequences_only(monkeypatch):
     monkeypatch.setattr("sefe_plugin.recipe.options.find_spec", lambda name: name)
     keys = {"do_train": True, "test_sets": [{"name": "A"}], "scoring_backend": "vllm"}
-    (fault,) = single_run_faults(keys, host_keys())
-    assert fault.startswith("`scoring_backend` belongs to a sequence")
+    (error,) = single_run_errors(keys, host_keys())
+    assert error.startswith("`scoring_backend` belongs to a sequence")

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from sefe_plugin.files import read_json, replacing, write_json
+from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.run.folder import RunFolder, RunFolderError
+from sefe_plugin.run.steps import TRAINED, record_step
 
 
 RECIPE = {"learning_rate": 1e-4, "benchmark": None, "tasks": [{"name": "A"}, {"name": "B"}]}
@@ -19,13 +21,17 @@ def folder(tmp_path):
     return folder
 
 
+def open_run(folder, recipe):
+    return folder.open_run(recipe, host_keys())
+
+
 def test_a_run_is_continued_by_the_same_recipe_only(folder):
-    assert folder.open_run(RECIPE) == []
+    assert open_run(folder, RECIPE) == []
     done = [{"name": "A", "folder": "1_A", "seconds": 1.0}]
     folder.complete_task(RECIPE, done)
-    assert folder.open_run(RECIPE) == done
+    assert open_run(folder, RECIPE) == done
     with pytest.raises(RunFolderError, match="another recipe") as caught:
-        folder.open_run(RECIPE | {"learning_rate": 2e-4})
+        open_run(folder, RECIPE | {"learning_rate": 2e-4})
     assert "-learning_rate: 0.0001" in str(caught.value)
     assert "+learning_rate: 0.0002" in str(caught.value)
     assert "tasks" not in str(caught.value).split("\n", 1)[1]
@@ -33,66 +39,67 @@ def test_a_run_is_continued_by_the_same_recipe_only(folder):
 
 def test_a_run_takes_further_tasks_and_keeps_the_complete_ones(folder):
     done = [{"name": name, "folder": f"{i}_{name}", "seconds": 1.0} for i, name in ((1, "A"), (2, "B"))]
-    folder.open_run(RECIPE)
+    open_run(folder, RECIPE)
     folder.complete_task(RECIPE, done)
     longer = RECIPE | {"tasks": [*RECIPE["tasks"], {"name": "C"}]}
-    assert folder.open_run(longer) == done
+    assert open_run(folder, longer) == done
     assert folder.read_manifest()["recipe"] == longer
     for tasks in ([{"name": "A"}], [{"name": "B"}, {"name": "A"}], [{"name": "A"}, {"name": "B", "seed": 1}]):
         with pytest.raises(RunFolderError, match="Only tasks that are not complete may change"):
-            folder.open_run(RECIPE | {"tasks": tasks})
+            open_run(folder, RECIPE | {"tasks": tasks})
     with pytest.raises(RunFolderError, match="learning_rate"):
-        folder.open_run(longer | {"learning_rate": 2e-4})
-    assert folder.read_manifest() == {"version": 1, "recipe": longer, "complete": done}
+        open_run(folder, longer | {"learning_rate": 2e-4})
+    assert folder.read_manifest() == {"version": 2, "recipe": longer, "complete": done}
 
 
 def test_an_unfinished_task_that_differs_starts_anew(folder):
     recipe = RECIPE | {"tasks": [{"name": "A"}, {"name": "B"}, {"name": "C"}]}
-    folder.open_run(recipe)
+    open_run(folder, recipe)
     folder.complete_task(recipe, [{"name": "A", "folder": "1_A", "seconds": 1.0}])
     for index, name in enumerate("ABC"):
         checkpoint = folder.task_folder(index, name) / "checkpoint-3"
         checkpoint.mkdir(parents=True)
         (checkpoint / "trainer_state.json").touch()
-    folder.open_run(RECIPE | {"tasks": [{"name": "A"}, {"name": "B", "learning_rate": 1e-5}, {"name": "C"}]})
+    open_run(folder, RECIPE | {"tasks": [{"name": "A"}, {"name": "B", "learning_rate": 1e-5}, {"name": "C"}]})
     assert sorted(entry.name for entry in folder.path.iterdir()) == ["1_A", "3_C", "manifest.json"]
 
 
 def test_keys_that_change_no_result_may_differ(folder):
     recipe = RECIPE | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "logging_steps": 1}
     done = [{"name": "A", "folder": "1_A", "seconds": 1.0}]
-    folder.open_run(recipe)
+    open_run(folder, recipe)
     folder.complete_task(recipe, done)
     for changes in (
         {"logging_steps": 5, "per_device_eval_batch_size": 1},
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8},
         {"per_device_train_batch_size": 16, "gradient_accumulation_steps": None},
     ):
-        assert folder.open_run(recipe | changes) == done
-        assert folder.read_manifest() == {"version": 1, "recipe": recipe | changes, "complete": done}
+        assert open_run(folder, recipe | changes) == done
+        assert folder.read_manifest() == {"version": 2, "recipe": recipe | changes, "complete": done}
     with pytest.raises(RunFolderError, match="another recipe") as caught:
-        folder.open_run(recipe | {"per_device_train_batch_size": 4})
+        open_run(folder, recipe | {"per_device_train_batch_size": 4})
     assert "+per_device_train_batch_size x gradient_accumulation_steps: 8" in str(caught.value)
 
 
 def test_the_report_of_a_shorter_sequence_goes(folder):
-    folder.open_run(RECIPE)
+    open_run(folder, RECIPE)
     write_json(folder.path / "report.json", {})
-    folder.open_run(RECIPE)
+    open_run(folder, RECIPE)
     assert (folder.path / "report.json").is_file()
-    folder.open_run(RECIPE | {"tasks": [*RECIPE["tasks"], {"name": "C"}]})
+    open_run(folder, RECIPE | {"tasks": [*RECIPE["tasks"], {"name": "C"}]})
     assert not (folder.path / "report.json").exists()
 
 
 def test_foreign_files_are_left_alone(folder):
     (folder.path / "thesis.tex").touch()
     with pytest.raises(RunFolderError, match=r"thesis\.tex"):
-        folder.open_run(RECIPE)
+        open_run(folder, RECIPE)
 
 
-def test_another_version_is_refused(folder):
-    write_json(folder.manifest_file, {"version": 99})
-    with pytest.raises(RunFolderError, match="version 99"):
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_version_is_refused(folder, version):
+    write_json(folder.manifest_file, {"version": version})
+    with pytest.raises(RunFolderError, match=f"version {version}, this plugin reads 2"):
         folder.read_manifest()
 
 
@@ -123,8 +130,20 @@ def test_unfinished_work_is_cleared_but_whole_checkpoints_stay(folder):
         if whole:
             (task / name / "trainer_state.json").touch()
     (task / "adapter_model.safetensors").touch()
-    assert folder.clear_unfinished(0, "A") == task
+    folder.clear_unfinished(task)
     assert [entry.name for entry in task.iterdir()] == ["checkpoint-10"]
+
+
+def test_a_phase_that_is_trained_or_has_whole_checkpoints_is_not_cleared(folder):
+    task = folder.task_folder(0, "A")
+    for name in ("first", "second", "third"):
+        (task / name / "checkpoint-10").mkdir(parents=True)
+        (task / name / "adapter_model.safetensors").touch()
+    record_step(task / "first", TRAINED)
+    (task / "second/checkpoint-10/trainer_state.json").touch()
+    folder.clear_unfinished(task)
+    assert sorted(entry.name for entry in task.iterdir()) == ["first", "second"]
+    assert (task / "first" / "adapter_model.safetensors").is_file()
 
 
 def test_matrices_hold_only_complete_tasks(folder):

@@ -11,8 +11,12 @@ from sefe_plugin.files import read_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.load import Recipe, RecipeError, Task, load_recipe
 from sefe_plugin.run.folder import RunFolder
-from sefe_plugin.run.runner import TaskFailedError, run_sequence, task_arguments
+from sefe_plugin.run.job import TaskFailedError, task_arguments
+from sefe_plugin.run.runner import run_sequence
 
+
+#: What a checked recipe holds.
+KEYS = {"cl_method": "reglora", "carry": "merge", "model_name_or_path": "base"}
 
 TASKS = tuple(Task(name, f"{name}_train", f"{name}_test", "short_answer", {}) for name in "ABC")
 
@@ -20,6 +24,7 @@ HOST = """
 import json, pathlib, sys, yaml
 import numpy as np
 from safetensors.numpy import save_file
+from sefe_plugin.run.steps import SCORED, record_step
 keys = yaml.safe_load(open(sys.argv[1]))
 folder = pathlib.Path(keys["output_dir"])
 if (folder.parent / "fail").is_file() and folder.name == (folder.parent / "fail").read_text():
@@ -37,6 +42,8 @@ names = [test_set["name"] for test_set in keys["test_sets"]]
 last = len(names) - 1
 scores = {name: {"accuracy": 90.0 - 10 * (last - i), "format": 100.0, "count": 5} for i, name in enumerate(names)}
 (folder / "scores.json").write_text(json.dumps(scores))
+if keys.get("scoring_backend") != "vllm":
+    record_step(folder, SCORED)
 """
 
 
@@ -54,7 +61,7 @@ class FakeHost:
         code = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(); (p / 'config.json').write_text('{}')"
         return [sys.executable, "-c", code, str(folder)]
 
-    def score(self, file):
+    def score(self, file, keys):
         code = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); (p / 'unread.json').rename(p / 'scores.json')"
         return [sys.executable, "-c", code, str(file.parent)]
 
@@ -67,8 +74,8 @@ def run(tmp_path):
 
     def start(tasks=TASKS, **changes):
         lines = []
-        keys = {"use_reglora": True, "model_name_or_path": "base", **changes}
-        run_sequence(Recipe("test.yaml", keys, tasks, tmp_path / "run", None), FakeHost(script), lines.append)
+        recipe = Recipe("test.yaml", KEYS | changes, tasks, tmp_path / "run", None)
+        run_sequence(recipe, FakeHost(script), host_keys(), lines.append)
         return lines
 
     return start
@@ -94,8 +101,8 @@ def test_the_order_of_a_benchmarks_tasks_is_in_the_report(tmp_path):
     script = tmp_path / "host.py"
     script.write_text(HOST)
     for order, said in (("reversed", "in the order reversed"), (["C", "B", "A"], "test.yaml: 3 tasks\n")):
-        recipe = Recipe("test.yaml", {}, TASKS[::-1], folder / str(len(order)), None, order)
-        run_sequence(recipe, FakeHost(script), lambda line: None)
+        recipe = Recipe("test.yaml", KEYS, TASKS[::-1], folder / str(len(order)), None, order)
+        run_sequence(recipe, FakeHost(script), host_keys(), lambda line: None)
         report = read_json(recipe.output_dir / "report.json")
         assert (report["tasks"], report["task_order"]) == (["C", "B", "A"], order)
         assert said in (recipe.output_dir / "report.md").read_text()
@@ -103,7 +110,7 @@ def test_the_order_of_a_benchmarks_tasks_is_in_the_report(tmp_path):
 
 def test_test_sets_of_a_benchmark_are_tried_before_the_first_task(tmp_path):
     coin = tmp_path / "coin"
-    for task in load_benchmark("coin").TASKS:
+    for task in load_benchmark("coin").tasks:
         (coin / "annotations" / task.name).mkdir(parents=True)
         gold = {"answer": "A", "answer_bbox": "[0, 0, 1, 1]"} if task.name != "VizWiz" else {}
         (coin / "annotations" / task.name / "test.json").write_text(json.dumps([{"text": "Which?", **gold}]))
@@ -111,8 +118,8 @@ def test_test_sets_of_a_benchmark_are_tried_before_the_first_task(tmp_path):
     keys = {"benchmark": "coin", "model_name_or_path": "owner/name", "template": "llava", "dataset_dir": str(coin)}
     recipe = load_recipe({**keys, "output_dir": str(tmp_path / "run")}, "test.yaml", host_keys())
     with pytest.raises(RecipeError, match=r"1 of 1 records of 'coin_vizwiz_test' have no gold answer") as caught:
-        run_sequence(recipe, FakeHost(tmp_path / "none.py"), lambda line: None)
-    assert len(caught.value.faults) == 1
+        run_sequence(recipe, FakeHost(tmp_path / "none.py"), host_keys(), lambda line: None)
+    assert len(caught.value.errors) == 1
 
 
 def test_failed_task_keeps_the_complete_ones_and_is_continued(run, tmp_path):
@@ -131,9 +138,7 @@ def test_failed_task_keeps_the_complete_ones_and_is_continued(run, tmp_path):
 
 
 def run_with_marker(run, folder, marker):
-    RunFolder(folder).open_run(
-        Recipe("test.yaml", {"use_reglora": True, "model_name_or_path": "base"}, TASKS, folder, None).to_dict()
-    )
+    RunFolder(folder).open_run(Recipe("test.yaml", KEYS, TASKS, folder, None).to_dict(), host_keys())
     marker.write_text("2_B")
     run()
 
@@ -189,10 +194,31 @@ def test_a_task_is_scored_by_a_command_of_its_own_where_the_recipe_asks_for_it(r
 
 
 def test_a_task_with_an_official_rule_names_it(tmp_path):
-    tasks = (TASKS[0], Task("B", "b_train", "b_test", "box", {}, "Grounding"))
-    first, second = task_arguments({"model_name_or_path": "base"}, tasks, 1, RunFolder(tmp_path))["test_sets"]
+    tasks = (TASKS[0], Task("B", "b_train", "b_test", "box", {}, "coin:Grounding"))
+    first, second = task_arguments(KEYS, tasks, 1, RunFolder(tmp_path))["test_sets"]
     assert first == {"name": "A", "dataset": "A_test", "scorer": "short_answer"}
-    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "Grounding"}
+    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "coin:Grounding"}
+
+
+@pytest.mark.parametrize(
+    ("method", "carry", "started"),
+    [
+        ("lora", "continue", {"model_name_or_path": "base", "adapter_name_or_path": "2_B", "merge_adapter": False}),
+        ("lora", "merge", {"model_name_or_path": "2_B/merged", "merge_adapter": True}),
+        ("lora", "stack", {"model_name_or_path": "base", "stacked_adapter": "2_B/stacked", "merge_adapter": False}),
+        ("full", "replace", {"model_name_or_path": "2_B", "merge_adapter": False}),
+    ],
+)
+def test_a_task_starts_from_what_the_one_before_left(tmp_path, method, carry, started):
+    keys = KEYS | {"cl_method": method, "carry": carry}
+    first, third = (task_arguments(keys, TASKS, index, RunFolder(tmp_path)) for index in (0, 2))
+    ways = ("model_name_or_path", "adapter_name_or_path", "stacked_adapter", "merge_adapter", "carry")
+    assert {key: first[key] for key in ways if key in first} == {
+        "model_name_or_path": "base",
+        "merge_adapter": started["merge_adapter"],
+    }
+    expected = {key: str(tmp_path / value) if "2_B" in str(value) else value for key, value in started.items()}
+    assert {key: third[key] for key in ways if key in third} == expected
 
 
 def test_arguments_of_a_task(tmp_path):
@@ -201,7 +227,7 @@ def test_arguments_of_a_task(tmp_path):
         folder.task_folder(index, "AB"[index]).mkdir()
         (folder.task_folder(index, "AB"[index]) / "key_elements.safetensors").touch()
     tasks = (*TASKS[:2], Task("C", "c_train", "c_test", "box", {"learning_rate": 1e-3, "asd_ratio": 0.1}))
-    common = {"use_reglora": True, "learning_rate": 1e-4, "model_name_or_path": "base", "output_dir": "run"}
+    common = KEYS | {"learning_rate": 1e-4, "output_dir": "run"}
     first = task_arguments(common, tasks, 0, folder)
     assert first["model_name_or_path"] == "base"
     assert first["reglora_key_elements"] == []
@@ -212,9 +238,7 @@ def test_arguments_of_a_task(tmp_path):
     assert third["reglora_key_elements"] == [str(tmp_path / d / "key_elements.safetensors") for d in ("1_A", "2_B")]
     assert [t["name"] for t in third["test_sets"]] == ["A", "B", "C"]
     assert third["output_dir"] == str(tmp_path / "3_C")
-    unprotected = (Task("A", "a_train", "a_test", "box", {"use_reglora": False}), *tasks[1:])
-    third = task_arguments(common, unprotected, 2, folder)
-    assert third["reglora_key_elements"] == [str(tmp_path / "2_B" / "key_elements.safetensors")]
     (tmp_path / "2_B" / "key_elements.safetensors").unlink()  # a lost file is named, so that the check finds it
-    assert task_arguments(common, unprotected, 2, folder) == third
+    assert task_arguments(common, tasks, 2, folder) == third
+    assert "reglora_key_elements" not in task_arguments(common | {"cl_method": "lora"}, tasks, 2, folder)
     assert json.dumps(third)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from sefe_plugin.benchmarks import load_benchmark
-from sefe_plugin.benchmarks.minicoin import TASKS as DARK_TASKS
-from sefe_plugin.benchmarks.minicoin import data, domains
+from sefe_plugin.benchmarks.minicoin import MiniCoIN, data, domains
+from sefe_plugin.benchmarks.minicoin.domains import MiniCoIN16
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.load import load_recipe
 
@@ -23,7 +23,7 @@ def few_samples(monkeypatch):
 
 
 def prepared(folder, seed=42):
-    assert domains.prepare(folder, {"seed": seed}) == {"dataset_dir": str(folder)}
+    assert MiniCoIN16().prepare(folder, {"seed": seed}) == {"dataset_dir": str(folder)}
     return folder
 
 
@@ -50,10 +50,10 @@ def questions(folder, task, split):
 
 def test_sixteen_tasks_with_data(tmp_path):
     folder = prepared(tmp_path / "data")
-    assert load_benchmark("minicoin16") is domains
-    assert len(domains.TASKS) == 16
-    assert domains.TASKS[:8] == DARK_TASKS
-    for dark, light in zip(domains.TASKS[:8], domains.TASKS[8:], strict=True):
+    assert type(load_benchmark("minicoin16")) is MiniCoIN16
+    assert len(MiniCoIN16.tasks) == 16
+    assert MiniCoIN16.tasks[:8] == MiniCoIN.tasks
+    for dark, light in zip(MiniCoIN16.tasks[:8], MiniCoIN16.tasks[8:], strict=True):
         assert (light.name, light.scorer) == (f"{dark.name}_light", dark.scorer)
         for split, size in (("train", TRAIN), ("test", TEST)):
             ours, theirs = (records(folder, task.name, split) for task in (light, dark))
@@ -118,7 +118,7 @@ def test_a_second_domain_of_another_version_or_size_is_drawn_anew(tmp_path, chan
 
 def test_no_question_is_both_trained_and_tested(tmp_path):
     first, second = prepared(tmp_path / "a", 42), prepared(tmp_path / "b", 43)
-    names = [task.name for task in domains.TASKS]
+    names = [task.name for task in MiniCoIN16.tasks]
     train, test = (
         {
             split: {(n.removesuffix("_light"), *q) for n in names for q in questions(folder, n, split)}

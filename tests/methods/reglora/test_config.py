@@ -11,10 +11,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundE
 from peft import LoraConfig, PeftConfig
 from peft.utils import PeftType
 
-from sefe_plugin.hosts.llamafactory.adapter import reglora_in_place_of_lora
+from sefe_plugin.hosts.llamafactory.adapter import adapted_by
 from sefe_plugin.methods.reglora import RegLoraConfig
 from sefe_plugin.methods.reglora import config as reglora_config
-from sefe_plugin.recipe.options import MethodArguments
+from sefe_plugin.methods.reglora.method import RegLora
 
 
 def test_defaults_are_the_papers():
@@ -175,9 +175,9 @@ def test_the_host_continues_an_adapter_from_the_hub(hub):
     RegLoraConfig(r=5).save_pretrained(str(hub.folder))
     module = SimpleNamespace(LoraConfig=LoraConfig, PeftModel=HostModel)
     asked = {"cache_dir": "cache", "revision": "v2", "token": "secret"}
-    with reglora_in_place_of_lora(module, MethodArguments(reglora_key_ratio=0.3)):
+    with adapted_by(module, RegLora({"reglora_key_ratio": 0.3})):
         config = module.PeftModel.from_pretrained(
             None, "user/repo", is_trainable=True, subfolder=None, offload_folder="offload", **asked
         )
     assert (config.r, config.reglora_key_ratio) == (5, 0.3)
-    assert hub.asked == [asked] * 2
+    assert hub.asked == [asked]  # its own options are the recipe's
