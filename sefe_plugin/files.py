@@ -16,7 +16,7 @@ MODEL_WEIGHTS_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `file`, which takes its place when the block ends without an error.
+    """Yield a temporary path beside `file`, which takes its place when the block ends without an error.
 
     Args:
         file: the file to write; its folder is made if it does not exist.
@@ -31,13 +31,13 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a text file in UTF-8."""
+    """Write a text file in UTF-8."""
     with replacing(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(file: Path) -> Any:
-    """Reads a JSON file."""
+    """Read a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -47,7 +47,7 @@ def read_json_lines(file: Path) -> list[Any]:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Writes a JSON file, indented.
+    """Write a JSON file, indented.
 
     Raises:
         ValueError: if a number is not finite.
@@ -56,7 +56,7 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder "recipes", "data_templates" or "docs": inside an installed package, beside it in a source tree."""
+    """Return the folder "recipes", "data_templates" or "docs": inside an installed package, beside it in a source tree."""
     package = Path(__file__).parent
     if (package / name).is_dir():
         return package / name

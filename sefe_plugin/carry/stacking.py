@@ -21,7 +21,7 @@ _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 def stack_adapters(adapters: list[Path], folder: Path) -> None:
-    """Writes one plain LoRA adapter whose weight change is the sum of those of `adapters`.
+    """Write one plain LoRA adapter whose weight change is the sum of those of `adapters`.
 
     Its scale is 1: each B is multiplied by its own alpha / r (alpha / sqrt(r) with rsLoRA). A module that was trained
     as a whole (`modules_to_save`) is as the last adapter that trained it has it.
@@ -69,7 +69,7 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
 
 @torch.no_grad()
 def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
-    """Adds a stacked adapter to a base model, so that a new adapter can be trained on top.
+    """Add a stacked adapter to a base model, so that a new adapter can be trained on top.
 
     The factors are buffers of the modules they change and act in a forward hook: they move with the model, are in no
     checkpoint, and leave the modules' weights, 4-bit ones too, as they are. Modules that the adapter holds as a whole
@@ -110,7 +110,7 @@ def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
 
 
 def _add_stacked(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-    """Adds B A x to the output of a frozen linear layer."""
+    """Add B A x to the output of a frozen linear layer."""
     narrow = nn.functional.linear(inputs[0].to(module.stacked_A.dtype), module.stacked_A)
     return output + nn.functional.linear(narrow, module.stacked_B).to(output.dtype)
 

@@ -14,7 +14,7 @@ from sefe_plugin.files import shipped_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one subcommand.
+    """Run one subcommand.
 
     Args:
         arguments: command line without the program's name; the process's own by default.
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _init(options: argparse.Namespace) -> None:
-    """Copies the shipped folders; refuses to overwrite a file that differs, before anything is written."""
+    """Copy the shipped folders; refuses to overwrite a file that differs, before anything is written."""
     copies, differing = [], []
     for name in ("recipes", "data_templates", "docs"):
         source = shipped_folder(name)
@@ -95,7 +95,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _read_report(run: Path) -> dict:
-    """The report of a run, or of what is complete of it."""
+    """Return the report of a run, or of what is complete of it."""
     from sefe_plugin.evaluation.report import REPORT_FILE, build_report, load_report
     from sefe_plugin.run.folder import RunFolder
 

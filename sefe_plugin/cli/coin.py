@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds `coin` with `prepare` to the subcommands of `sefe`."""
+    """Add `coin` with `prepare` to the subcommands of `sefe`."""
     from sefe_plugin.benchmarks.coin.sources import VARIANTS
 
     coin = commands.add_parser("coin", help="the benchmark CoIN")

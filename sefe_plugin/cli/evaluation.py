@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds `score` and `judge` to the subcommands of `sefe`."""
+    """Add `score` and `judge` to the subcommands of `sefe`."""
     score = commands.add_parser("score", help="score a file of predictions, without the model")
     score.add_argument("task", metavar="TASK", help="task of CoIN, such as ScienceQA or Grounding")
     score.add_argument("file", type=Path, metavar="FILE.jsonl", help="predictions/TASK.jsonl of a run")

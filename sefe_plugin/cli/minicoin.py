@@ -107,7 +107,7 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuses options that no run could be made with, all at once."""
+    """Refuse options that no run could be made with, all at once."""
     from sefe_plugin.benchmarks import named_orders
     from sefe_plugin.compare.arms import ARMS
 
@@ -139,7 +139,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command line that makes the same table."""
+    """Return the command line that makes the same table."""
     words = ["sefe", "minicoin", "table", "--arms", *options.arms, "--seeds", *map(str, options.seeds)]
     words += ["--orders", *options.orders]
     if options.against:

@@ -10,7 +10,7 @@ from sefe_plugin.recipe.load import RecipeError
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Adds `plan` to the subcommands of `sefe`."""
+    """Add `plan` to the subcommands of `sefe`."""
     plan = commands.add_parser("plan", help="steps, tokens, GPU memory and disk of a sequence, and its errors")
     plan.add_argument("recipe", type=Path, metavar="RECIPE")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="as on the command line of a run")

@@ -52,7 +52,7 @@ DEFAULT_ARMS = ("lora", "lora_asd", "reglora", "sefe")
 
 
 def choose_arms(names: Sequence[str]) -> dict[str, Arm]:
-    """Returns the arms called `names`.
+    """Return the arms called `names`.
 
     Raises:
         ValueError: if there is no such arm, or one is named twice.

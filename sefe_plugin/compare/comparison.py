@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 
 def run_values(report: Mapping) -> dict[str, float | None]:
-    """Returns the `VALUES` of a finished run.
+    """Return the `VALUES` of a finished run.
 
     All but the last are in percent or points of percent: the metrics of the report; "format", the mean share of
     answers in their task's format at the end; "mean_format", the same after each task, averaged as MAA averages
@@ -51,7 +51,7 @@ def run_values(report: Mapping) -> dict[str, float | None]:
 
 
 def t_interval(values: Sequence[float]) -> Interval:
-    """Returns the mean and Student's 95 % interval of the mean: mean +- t(0.975, n - 1) * s / sqrt(n).
+    """Return the mean and Student's 95 % interval of the mean: mean +- t(0.975, n - 1) * s / sqrt(n).
 
     Args:
         values: at least one; taken as drawn independently from one normal distribution.
@@ -70,7 +70,7 @@ def t_interval(values: Sequence[float]) -> Interval:
 
 
 def compare(reports: Mapping[str, Mapping[int, Mapping]], against: str | None = None) -> dict:
-    """Compares arms over one order of tasks.
+    """Compare arms over one order of tasks.
 
     Args:
         reports: arm -> seed -> report as `run_values` takes it; the same seeds for every arm, and the same tasks in
@@ -133,7 +133,7 @@ def compare(reports: Mapping[str, Mapping[int, Mapping]], against: str | None = 
 
 
 def _after_each_task(matrix: Sequence[Sequence[float]]) -> list[float]:
-    """The means over the tasks learned so far."""
+    """Return the means over the tasks learned so far."""
     return [statistics.fmean(row[: i + 1]) for i, row in enumerate(matrix)]
 
 

@@ -9,7 +9,7 @@ from sefe_plugin.evaluation.figures import COLOURS, line_looks
 
 
 def draw_differences(differences: Sequence[Mapping], key: str, head: str) -> Figure:
-    """Draws a row for each pair of arms: the difference of every seed, their mean and its 95 % interval.
+    """Draw a row for each pair of arms: the difference of every seed, their mean and its 95 % interval.
 
     Args:
         differences: "differences" of `comparison.compare`, at least one.
@@ -35,7 +35,7 @@ def draw_differences(differences: Sequence[Mapping], key: str, head: str) -> Fig
 
 
 def draw_stages(tasks: Sequence[str], runs: Mapping[str, Sequence[Mapping]]) -> Figure:
-    """Draws for each arm the mean accuracy on the tasks learned so far, and a band of its range over seeds.
+    """Draw for each arm the mean accuracy on the tasks learned so far, and a band of its range over seeds.
 
     Args:
         tasks: the tasks in order.

@@ -14,7 +14,7 @@ END = "<!-- end of `sefe minicoin table` -->"
 
 
 def write_comparison(folder: Path, comparison: Mapping) -> None:
-    """Writes ``table.md``, its pictures and, last, ``table.json``.
+    """Write ``table.md``, its pictures and, last, ``table.json``.
 
     Args:
         folder: where to; made if absent.
@@ -27,7 +27,7 @@ def write_comparison(folder: Path, comparison: Mapping) -> None:
 
 
 def write_pictures(folder: Path, comparison: Mapping) -> None:
-    """Writes ``accuracy_<order>.png`` and, of two arms or more, ``differences_<order>.png`` for each order.
+    """Write ``accuracy_<order>.png`` and, of two arms or more, ``differences_<order>.png`` for each order.
 
     Args:
         folder: where to; made if absent.
@@ -46,7 +46,7 @@ def write_pictures(folder: Path, comparison: Mapping) -> None:
 
 
 def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
-    """Returns the table as Markdown that also reads well in a terminal.
+    """Return the table as Markdown that also reads well in a terminal.
 
     Args:
         comparison: see `write_comparison`.
@@ -94,7 +94,7 @@ def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
 
 
 def check_markers(file: Path) -> None:
-    """Checks that `write_between_markers` can write into `file`.
+    """Check that `write_between_markers` can write into `file`.
 
     Raises:
         ValueError: if `file` does not exist or does not hold the two markers once each, in order.
@@ -105,7 +105,7 @@ def check_markers(file: Path) -> None:
 
 
 def write_between_markers(file: Path, text: str) -> None:
-    """Puts `text` in place of what stands between the lines `BEGIN` and `END` of a Markdown file."""
+    """Put `text` in place of what stands between the lines `BEGIN` and `END` of a Markdown file."""
     check_markers(file)
     whole = file.read_text(encoding="utf-8")
     head, _, rest = whole.partition(f"{BEGIN}\n")

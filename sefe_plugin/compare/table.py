@@ -64,14 +64,14 @@ class Plan:
         return [Run(arm, order, seed) for order in self.orders for seed in self.seeds for arm in self.arms]
 
     def arguments(self, run: Run) -> list[str]:
-        """The recipe of a run and what overrides its keys, as `llamafactory-cli train` takes them."""
+        """Return the recipe of a run and what overrides its keys, as `llamafactory-cli train` takes them."""
         arm = self.arms[run.arm]
         own = [f"{key}={value}" for key, value in arm.overrides.items()]
         place = [f"task_order={run.order}", f"seed={run.seed}", f"output_dir={self.out / run.name}"]
         return [str(shipped_folder("recipes") / arm.recipe), *own, *self.settings, *place]
 
     def record(self, run: Run) -> dict:
-        """What a run is made of; a run with another record is not this one."""
+        """Return what a run is made of; a run with another record is not this one."""
         recipe, *overrides = self.arguments(run)
         return {
             "recipe_sha256": hashlib.sha256(Path(recipe).read_bytes()).hexdigest(),
@@ -80,7 +80,7 @@ class Plan:
 
 
 def run_all(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], None]) -> None:
-    """Makes every run of `plan` that is not finished; one that was stopped continues where it was.
+    """Make every run of `plan` that is not finished; one that was stopped continues where it was.
 
     What a run prints goes to ``logs/<run>.log``. If one fails, the others are made nevertheless. An exception in the
     main thread, such as KeyboardInterrupt, ends the runs at work too.
@@ -106,7 +106,7 @@ def run_all(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], 
 
 
 def compare_runs(plan: Plan, against: str | None = None) -> dict[str, dict]:
-    """Returns for each order what `comparison.compare` says of the finished runs."""
+    """Return for each order what `comparison.compare` says of the finished runs."""
     return {
         order: compare(
             {arm: {seed: _load(plan.out / Run(arm, order, seed).name) for seed in plan.seeds} for arm in plan.arms},
@@ -117,7 +117,7 @@ def compare_runs(plan: Plan, against: str | None = None) -> dict[str, dict]:
 
 
 def versions_of(plan: Plan) -> list[dict[str, str]]:
-    """Returns the versions that the finished runs were made with, each combination once."""
+    """Return the versions that the finished runs were made with, each combination once."""
     finished = read_json(plan.out / RUNS_FILE)
     found = [finished[run.name]["versions"] for run in plan.runs()]
     return [versions for index, versions in enumerate(found) if versions not in found[:index]]
@@ -158,7 +158,7 @@ def _weight_changes(adapter: Path) -> dict[str, Tensor]:
 
 
 def _load(run: Path) -> dict:
-    """A run's report, and the mean update of its tasks."""
+    """Return a run's report, and the mean update of its tasks."""
     report, folder = load_report(run), RunFolder(run)
     folders = [folder.task_folder(index, name) for index, name in enumerate(report["tasks"])]
     continued = folder.read_manifest()["recipe"]["carry"] == "continue"
@@ -166,7 +166,7 @@ def _load(run: Path) -> dict:
 
 
 def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], None]) -> list[str]:
-    """Makes the unfinished runs and returns a line for each that failed."""
+    """Make the unfinished runs and return a line for each that failed."""
     runs = plan.runs()
     finished = read_json(plan.out / RUNS_FILE) if (plan.out / RUNS_FILE).is_file() else {}
     todo = [
@@ -220,7 +220,7 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
 
 
 def _line(plan: Plan, run: Run) -> str:
-    """What a finished run is worth, in one line."""
+    """Return what a finished run is worth, in one line."""
     values = run_values(_load(plan.out / run.name))
     shown = "  ".join(f"{VALUES[key]} {values[key]:.1f}" for key in ("mft", "mfn", "maa", "bwt", "format"))
     seconds = sum(task["seconds"] for task in RunFolder(plan.out / run.name).read_manifest()["complete"])

@@ -45,11 +45,11 @@ class _PatchingLoader:
 
 
 class AnchorFinder:
-    """Finds the modules in `ANCHORS` as usual and wraps their loaders."""
+    """Find the modules in `ANCHORS` as usual and wraps their loaders."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        """Returns the spec with a patching loader for an anchor, None for every other module."""
+        """Return the spec with a patching loader for an anchor, None for every other module."""
         patch = ANCHORS.get(name)
         if patch is None:
             return None
@@ -64,7 +64,7 @@ class AnchorFinder:
 
 
 def install() -> None:
-    """Puts the finder in place, once, unless SEFE_PLUGIN_DISABLE is set to anything but 0."""
+    """Put the finder in place, once, unless SEFE_PLUGIN_DISABLE is set to anything but 0."""
     import os
 
     if os.environ.get("SEFE_PLUGIN_DISABLE", "0") in ("", "0") and AnchorFinder not in sys.meta_path:

@@ -21,7 +21,7 @@ def disk_space(
     tasks: Sequence[TaskSize],
     steps: Sequence[int | None],
 ) -> dict[str, int]:
-    """Works out what a finished run takes on disk.
+    """Work out what a finished run takes on disk.
 
     Args:
         architecture: the model and its adapter.

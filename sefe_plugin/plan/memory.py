@@ -50,7 +50,7 @@ class Setting:
 
 
 def read_setting(deepspeed: Mapping[str, Any] | None, processes: int) -> Setting:
-    """Reads what matters here from a DeepSpeed configuration, or from none."""
+    """Read what matters here from a DeepSpeed configuration, or from none."""
     if deepspeed is None:
         return Setting(processes)
     zero = deepspeed.get("zero_optimization", {})
@@ -72,7 +72,7 @@ def gpu_memory(
     tokens: int,
     stacked_adapters: int = 0,
 ) -> dict[str, int]:
-    """Works out the memory of one GPU at the peak of one task's training.
+    """Work out the memory of one GPU at the peak of one task's training.
 
     Args:
         architecture: the model and its adapter.
@@ -154,7 +154,7 @@ def _optimizer(arguments: Mapping[str, Any]) -> str:
 def _activations(
     architecture: Architecture, arguments: Mapping[str, Any], setting: Setting, tokens: int
 ) -> dict[str, float]:
-    """What the forward pass leaves for the backward pass, for one batch of the longest samples.
+    """Return what the forward pass leaves for the backward pass, for one batch of the longest samples.
 
     With gradient checkpointing, the host's default, only the input of every layer stays. The peak is then at the end
     of the forward pass, with the logits, or where one layer is computed again in the backward pass.

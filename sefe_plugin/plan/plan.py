@@ -43,7 +43,7 @@ class Plan:
     disk: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the plan as plain data."""
+        """Return the plan as plain data."""
         tasks = [
             {**asdict(task), "steps": steps, "tokens": _tokens(task)}
             for task, steps in zip(self.tasks, self.steps, strict=True)
@@ -64,7 +64,7 @@ class Plan:
 
 
 def format_plan(plan: Plan) -> str:
-    """Returns the plan as text: the model, a table of the tasks, memory and disk by part."""
+    """Return the plan as text: the model, a table of the tasks, memory and disk by part."""
     model = plan.architecture
     samples = [task.samples for task in plan.tasks]
     lines = [
@@ -112,7 +112,7 @@ def _parts(sizes: Mapping[str, int]) -> list[str]:
 
 
 def _size(size: int) -> str:
-    """A number of bytes to be read: 1 GB is 10^9 bytes, as disks have it."""
+    """Return a number of bytes to be read: 1 GB is 10^9 bytes, as disks have it."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def optimizer_steps(samples: int, arguments: Mapping[str, Any], processes: int) -> int:
-    """Returns the number of optimizer steps of one task.
+    """Return the number of optimizer steps of one task.
 
     Args:
         samples: of its training data, before the host takes `val_size` of them away.
@@ -27,7 +27,7 @@ def optimizer_steps(samples: int, arguments: Mapping[str, Any], processes: int) 
 
 
 def checkpoints(steps: int, arguments: Mapping[str, Any]) -> int:
-    """Returns how many checkpoints a task of this many steps leaves in its folder.
+    """Return how many checkpoints a task of this many steps leaves in its folder.
 
     Trainer saves every `save_steps` steps and at the end, or after every epoch, and keeps `save_total_limit` of them.
     """

@@ -19,7 +19,7 @@ from sefe_plugin.words import near
 
 
 def data_errors(arguments: Mapping[str, Any]) -> list[str]:
-    """Lists what is wrong with the datasets of one task.
+    """List what is wrong with the datasets of one task.
 
     They must be declared. Of local JSON and JSON lines files the images must exist, the test set must have gold
     answers for its scorer, and with `asd_ratio` the share must be rewritable. Samples of several turns, other files
@@ -90,7 +90,7 @@ def _is_file(path: str | Path) -> bool:
 
 
 def _asd_errors(name: str, entry: Mapping, file: Path, arguments: Mapping[str, Any]) -> list[str]:
-    """Rewrites the share that will be trained."""
+    """Rewrite the share that will be trained."""
     try:
         layout = layout_of(name, entry)
         samples: list[Sample] = []
@@ -109,7 +109,7 @@ def _asd_errors(name: str, entry: Mapping, file: Path, arguments: Mapping[str, A
 
 
 def _records(file: Path, limit: Any = None) -> Iterator[dict[str, Any]]:
-    """Yields the records of a file, the first `limit` of them if that is a number."""
+    """Yield the records of a file, the first `limit` of them if that is a number."""
     records = RecordFile(file)
     try:
         for index in range(min(len(records), limit) if isinstance(limit, int) else len(records)):

@@ -264,7 +264,7 @@ def _sequence_errors(common: Mapping[str, Any], host: HostKeys) -> list[str]:
 
 
 def _is_local(model: str) -> bool:
-    """A hub name is `name` or `owner/name`; everything else, and whatever exists, is a path."""
+    """Return a hub name is `name` or `owner/name`; everything else, and whatever exists, is a path."""
     return Path(model).exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1
 
 

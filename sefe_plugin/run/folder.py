@@ -4,14 +4,14 @@ run/
 manifest.json             the recipe and the complete tasks; written last, so a task named in it is complete
 data/                     the benchmark's dataset folder, if the recipe names a benchmark
 1_ScienceQA/              one task: its adapter, or its model with full fine-tuning, and
-task.yaml               the plain recipe of this task, which can be run again by hand
-steps.json              which of its steps are whole: trained, scored, carried
-key_elements.safetensors  or what else the method leaves for later tasks
-asd.jsonl               what every rewritten sample was
-predictions/*.jsonl     one line per answer
-scores.json             accuracy and format share of every task learned so far; official accuracy, if any
-merged/                 the base of the next task (`carry: merge`), or
-stacked/                the adapters so far as one plain LoRA on the untouched base (`carry: stack`)
+    task.yaml               the plain recipe of this task, which can be run again by hand
+    steps.json              which of its steps are whole: trained, scored, carried
+    key_elements.safetensors  or what else the method leaves for later tasks
+    asd.jsonl               what every rewritten sample was
+    predictions/*.jsonl     one line per answer
+    scores.json             accuracy and format share of every task learned so far; official accuracy, if any
+    merged/                 the base of the next task (`carry: merge`), or
+    stacked/                the adapters so far as one plain LoRA on the untouched base (`carry: stack`)
 report.json, report.md, *.png
 """
 
@@ -56,7 +56,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder for this process.
+        """Hold the folder for this process.
 
         Raises:
             RunFolderError: if another process holds it.
@@ -75,11 +75,11 @@ class RunFolder:
             lock.release()
 
     def task_folder(self, index: int, name: str) -> Path:
-        """The folder of the task at `index`, counted from 0."""
+        """Return the folder of the task at `index`, counted from 0."""
         return self.path / f"{index + 1}_{name}"
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """The manifest, or None when no run has started here.
+        """Return the manifest, or None when no run has started here.
 
         Raises:
             RunFolderError: if the manifest was written by another version of its format.
@@ -95,7 +95,7 @@ class RunFolder:
         return manifest
 
     def open_run(self, recipe: Mapping[str, Any], host: HostKeys) -> list[dict]:
-        """Starts a run of `recipe` here or continues it.
+        """Start a run of `recipe` here or continues it.
 
         Tasks that are not complete may differ from those of the run so far: a finished sequence can be given further
         tasks, and one that failed other keys. What is left of an unfinished task that now differs is removed. Keys
@@ -140,7 +140,7 @@ class RunFolder:
         return complete
 
     def complete_task(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
-        """Records the complete tasks; call it when everything of the newest one is on disk."""
+        """Record the complete tasks; call it when everything of the newest one is on disk."""
         self._write_manifest(recipe, complete)
 
     def _write_manifest(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
@@ -161,7 +161,7 @@ class RunFolder:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def matrices(self, tasks: Sequence[str]) -> tuple[list[list], list[list], list[list] | None]:
-        """Reads the accuracy, format and official accuracy matrices of the tasks called `tasks`.
+        """Read the accuracy, format and official accuracy matrices of the tasks called `tasks`.
 
         Returns:
             Matrices in percent; entry [i][j] is on task j after task i, None where it was not scored. The last is None
@@ -187,7 +187,7 @@ def _computing(host: HostKeys) -> list[str]:
 
 
 def _done(recipe: Mapping[str, Any], count: int, host: HostKeys) -> dict[str, Any]:
-    """The part of a recipe that decided what its first `count` tasks learned."""
+    """Return the part of a recipe that decided what its first `count` tasks learned."""
     kept = {key: value for key, value in recipe.items() if key not in (*_computing(host), *host.batch)}
     batch = {}
     if any(key in recipe for key in host.batch):

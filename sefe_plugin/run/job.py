@@ -23,13 +23,13 @@ class Host(Protocol):
     """What trains a task: each function readies what it needs and returns the command line that does it."""
 
     def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
-        """A task, with the keys of `task_arguments`; it may score and carry the task on as well."""
+        """Train a task, with the keys of `task_arguments`; the process may score and carry the task on as well."""
 
     def score(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
-        """Scoring a trained task."""
+        """Score a trained task."""
 
     def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
-        """Merging `adapter` of the task with these keys into its base, not quantized; the model goes to `folder`."""
+        """Merge `adapter` of the task with these keys into its base, not quantized; the model goes to `folder`."""
 
 
 class Job:

@@ -80,7 +80,7 @@ def small_recipe():
         if keys["cl_method"] == "reglora":
             keys = {"reglora_weight": 100.0, **keys}
         if keys["cl_method"] == "full":
-            keys = {key: value for key, value in keys.items() if not key.startswith("lora_")}
+            keys = {key: value for key, value in keys.items() if not key.startswith(("lora_", "finetuning_type"))}
         file = folder / "recipe.yaml"
         file.write_text(yaml.safe_dump(keys))
         return file

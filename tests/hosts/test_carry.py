@@ -1,6 +1,7 @@
 """How a sequence carries tasks on: merged or stacked, on a 16-bit and a 4-bit base, under ZeRO and over nodes."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sysconfig
@@ -32,10 +33,14 @@ def base(folder: Path | str = BASE):
 
 
 def run(train, recipe: Path, folder: Path, *overrides: str, **environment: str) -> dict:
-    """Runs the recipe and returns its report."""
+    """Runs the recipe by the command line and returns its report."""
     result = train(recipe, f"output_dir={folder}", *overrides, **environment)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-30000:]
     return json.loads((folder / "report.json").read_text())
+
+
+def file_in(folder: Path, task: str, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / task / name)
 
 
 def updates(folder: Path) -> dict[str, torch.Tensor]:
@@ -50,14 +55,14 @@ def updates(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def merged(train, recipe, tmp_path_factory) -> tuple[Path, dict]:
-    folder = tmp_path_factory.mktemp("merge") / "run"
-    return folder, run(train, recipe, folder)
+def merged(finished) -> tuple[Path, dict]:
+    folder, _ = finished
+    return folder, json.loads((folder / "report.json").read_text())
 
 
-def test_stacking_is_merging_in_full_precision(train, recipe, merged, tmp_path):
+def test_stacking_is_merging_in_full_precision(train_here, recipe, merged, tmp_path):
     folder, report = merged
-    stacked_report = run(train, recipe, tmp_path / "run", "carry=stack")
+    stacked_report = train_here(recipe, f"output_dir={tmp_path / 'run'}", "carry=stack")
     assert not list((tmp_path / "run").rglob("merged"))
     one, two = (json.loads((tmp_path / "run" / f / "stacked/adapter_config.json").read_text())["r"] for f in TASKS[:2])
     assert (one, two) == (4, 8)
@@ -70,10 +75,90 @@ def test_stacking_is_merging_in_full_precision(train, recipe, merged, tmp_path):
         assert all(a == b or abs(a - b) <= 100 / 16 for a, b in zip(ours, theirs, strict=True))  # one answer may flip
 
 
-def test_four_bit_sequence_of_three_tasks_leaves_its_base_alone(train, small_recipe, tmp_path):
+def test_lora_goes_on_as_one_adapter_over_three_tasks(train_here, small_recipe, tmp_path):
+    recipe = small_recipe(tmp_path, 3, cl_method="lora", carry="continue", num_train_epochs=1)
+    keys = yaml.safe_load(recipe.read_text())
+    keys["tasks"][1]["learning_rate"] = 1e-12  # task 2 starts with the adapter of task 1 and leaves it as it is
+    recipe.write_text(yaml.safe_dump(keys))
+    folder = tmp_path / "run"
+    report = train_here(recipe)
+    assert report["num_scored_tasks"] == 3
+    first, second, third = (file_in(folder, task, "adapter_model.safetensors") for task in TASKS)
+    assert any(value.any() for name, value in first.items() if "lora_B" in name)
+    for name, value in first.items():
+        assert (second[name] - value).abs().max() < 1e-9, name
+    assert any(not torch.equal(third[name], value) for name, value in second.items())
+    for task in TASKS:
+        task_keys = yaml.safe_load((folder / task / "task.yaml").read_text())
+        assert task_keys["model_name_or_path"] == str(BASE)
+        assert not (folder / task / "merged").exists()
+    assert task_keys["adapter_name_or_path"] == str(folder / TASKS[1])
+    # the last adapter alone, on the base, is the model of the run
+    assert PeftModel.from_pretrained(base(), folder / TASKS[2]).peft_config["default"].r == 4
+
+
+@pytest.mark.parametrize("carry", ["merge", "stack"])
+def test_lora_without_a_cure_over_three_tasks(train_here, small_recipe, tmp_path, carry):
+    recipe = small_recipe(tmp_path, 3, cl_method="lora", carry=carry, num_train_epochs=1)
+    report = train_here(recipe)
+    assert report["num_scored_tasks"] == 3
+    folder = tmp_path / "run"
+    assert not list(folder.rglob("key_elements.safetensors"))
+    if carry == "merge":
+        ours = logits(base(folder / TASKS[2] / "merged"))
+        expected = logits(PeftModel.from_pretrained(base(folder / TASKS[1] / "merged"), folder / TASKS[2]))
+    else:
+        parts = [updates(folder / task) for task in TASKS]
+        for key, value in updates(folder / TASKS[2] / "stacked").items():
+            assert torch.allclose(value, sum(part[key] for part in parts), atol=1e-6), key
+        return
+    assert torch.allclose(ours, expected, atol=1e-4)
+
+
+def test_full_fine_tuning_replaces_the_model_over_three_tasks(train_here, small_recipe, tmp_path):
+    recipe = small_recipe(tmp_path, 3, cl_method="full", learning_rate=5e-4, num_train_epochs=1)
+    keys = yaml.safe_load(recipe.read_text())
+    keys["tasks"][1]["learning_rate"] = 1e-12  # task 2 starts from the model of task 1 and leaves it as it is
+    recipe.write_text(yaml.safe_dump(keys))
+    folder = tmp_path / "run"
+    report = train_here(recipe)
+    assert report["num_scored_tasks"] == 3
+    start, models = load_file(BASE / "model.safetensors"), [file_in(folder, task, "model.safetensors") for task in TASKS]
+    for name, value in models[0].items():
+        frozen = "vision_tower" in name or "multi_modal_projector" in name
+        assert torch.equal(value, start[name].to(value.dtype)) == frozen, name
+        assert (models[1][name] - value).abs().max() < 1e-9, name
+    assert any(not torch.equal(models[2][name], value) for name, value in models[1].items())
+    assert not list(folder.rglob("adapter_config.json"))
+    task_keys = yaml.safe_load((folder / TASKS[2] / "task.yaml").read_text())
+    assert (task_keys["finetuning_type"], task_keys["model_name_or_path"]) == ("full", str(folder / TASKS[1]))
+    # plain Transformers loads it, whole
+    assert torch.isfinite(logits(base(folder / TASKS[2]))).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "carry"), [("lora", "continue"), ("lora", "stack"), ("full", "replace"), ("reglora", "stack")]
+)
+def test_a_trained_task_is_scored_again_to_the_same_answers(train_here, small_recipe, tmp_path, method, carry):
+    recipe = small_recipe(tmp_path, 2, cl_method=method, carry=carry, num_train_epochs=1)
+    report = train_here(recipe)
+    folder = tmp_path / "run" / TASKS[1]
+    answers = {file.name: file.read_bytes() for file in (folder / "predictions").iterdir()}
+    assert len(answers) == 2
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest["complete"].pop()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "steps.json").write_text('["trained", "carried"]')
+    shutil.rmtree(folder / "predictions")
+    assert train_here(recipe) == report
+    assert train_here.commands == [("train", folder / "score.yaml")]
+    assert {file.name: file.read_bytes() for file in (folder / "predictions").iterdir()} == answers
+
+
+def test_four_bit_sequence_of_three_tasks_leaves_its_base_alone(train_here, small_recipe, tmp_path):
     recipe = small_recipe(tmp_path, 3)
     folder = tmp_path / "run"
-    report = run(train, recipe, folder, "carry=stack", "quantization_bit=4")
+    report = train_here(recipe, "carry=stack", "quantization_bit=4")
     assert report["tasks"] == ["ScienceQA", "TextVQA", "ImageNet"]
     for number, name in enumerate(TASKS, start=1):
         keys = yaml.safe_load((folder / name / "task.yaml").read_text())
@@ -85,9 +170,9 @@ def test_four_bit_sequence_of_three_tasks_leaves_its_base_alone(train, small_rec
     assert not list(folder.rglob("merged"))
 
 
-def test_four_bit_merge_is_into_the_base_of_full_precision(train, recipe, tmp_path):
+def test_four_bit_merge_is_into_the_base_of_full_precision(train_here, recipe, tmp_path):
     folder = tmp_path / "run"
-    run(train, recipe, folder, "quantization_bit=4")
+    train_here(recipe, f"output_dir={folder}", "quantization_bit=4")
     start = BASE
     for name in TASKS[:2]:
         assert yaml.safe_load((folder / name / "task.yaml").read_text())["model_name_or_path"] == str(start)
@@ -101,7 +186,7 @@ def test_four_bit_merge_is_into_the_base_of_full_precision(train, recipe, tmp_pa
 
 
 @pytest.mark.parametrize("carry", ["merge", "stack"])
-def test_sequence_of_a_16_bit_base_whose_projector_is_trained(train, recipe, tmp_path, carry):
+def test_sequence_of_a_16_bit_base_whose_projector_is_trained(train_here, recipe, tmp_path, carry):
     """The projector is trained in fp32 beside 16-bit weights, and the model must still answer."""
     folder = tmp_path / "base"
     model = LlavaForConditionalGeneration.from_pretrained(BASE, dtype=torch.bfloat16)
@@ -116,7 +201,7 @@ def test_sequence_of_a_16_bit_base_whose_projector_is_trained(train, recipe, tmp
         "additional_target=multi_modal_projector",
         f"carry={carry}",
     ]
-    run(train, recipe, tmp_path / "run", *keys, "projector_learning_rate=1e-3", "max_steps=2")
+    train_here(recipe, f"output_dir={tmp_path / 'run'}", *keys, "projector_learning_rate=1e-3", "max_steps=2")
     weights = load_file(tmp_path / "run" / TASKS[0] / "adapter_model.safetensors")
     before = model.state_dict()
     moved = [
@@ -144,6 +229,27 @@ def test_incomplete_base_is_refused(train, recipe, tmp_path):
     assert result.returncode == 1
     assert "lacks 1 weights of the model, such as model.vision_tower" in result.stderr
     assert not list((tmp_path / "run").rglob("adapter_model.safetensors"))
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_full_fine_tuning_under_zero_3_hands_on_whole_models(train, small_recipe, tmp_path):
+    config = json.loads((Path(__file__).parents[1] / "deepspeed" / "zero3.json").read_text())
+    config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    file = tmp_path / "zero3.json"
+    file.write_text(json.dumps(config))
+    recipe = small_recipe(tmp_path, 2, cl_method="full", learning_rate=5e-4, num_train_epochs=1)
+    several = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
+    report = run(train, recipe, tmp_path / "run", f"deepspeed={file}", "gradient_accumulation_steps=1", **several)
+    assert report["num_scored_tasks"] == 2
+    start, models = load_file(BASE / "model.safetensors"), []
+    for task in TASKS[:2]:
+        model = base(tmp_path / "run" / task)
+        assert sum(parameter.numel() for parameter in model.parameters()) == 1_996_864
+        models.append(file_in(tmp_path / "run", task, "model.safetensors"))
+    key = next(key for key in start if key.endswith("layers.0.self_attn.q_proj.weight") and "vision" not in key)
+    assert not torch.equal(models[0][key].float(), start[key].float())
+    assert not torch.equal(models[1][key], models[0][key])
 
 
 @pytest.mark.slow

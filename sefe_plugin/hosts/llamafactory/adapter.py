@@ -59,7 +59,7 @@ def adapted_by(module: ModuleType, method: Method) -> Iterator[None]:
         return method.adapt(host_config(**kwargs))
 
     class ContinuedModel(host_model):
-        """Loads a trainable adapter as the method has it, every other one as the host does."""
+        """Load a trainable adapter as the method has it, every other one as the host does."""
 
         @classmethod
         def from_pretrained(cls, model, model_id, *args, is_trainable=False, **kwargs):

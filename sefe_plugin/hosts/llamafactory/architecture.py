@@ -31,7 +31,7 @@ _KEEP_INPUTS = "sefe_plan_attention"
 
 
 def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
-    """Builds the model and the adapter of a recipe without any weights, and measures them.
+    """Build the model and the adapter of a recipe without any weights, and measures them.
 
     Args:
         arguments: the recipe's keys.
@@ -71,7 +71,7 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
 
 
 def _read(arguments: Mapping[str, Any]) -> tuple[ModelArguments, FinetuningArguments, PreTrainedConfig]:
-    """The host's arguments and the model's configuration."""
+    """Return the host's arguments and the model's configuration."""
     parser = HfArgumentParser([ModelArguments, FinetuningArguments])
     try:
         model_args, finetuning_args = parser.parse_dict(dict(arguments), allow_extra_keys=True)
@@ -84,7 +84,7 @@ def _read(arguments: Mapping[str, Any]) -> tuple[ModelArguments, FinetuningArgum
 
 
 def _automatic_class(config: PreTrainedConfig) -> type:
-    """The class through which the host loads such a model."""
+    """Return the class through which the host loads such a model."""
     is_multimodal = type(config) in AutoModelForImageTextToText._model_mapping
     return AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
 
@@ -119,7 +119,7 @@ def _bytes(tensors) -> int:
 
 
 def _quantized_linears(model: nn.Module, bits: int | None) -> list[nn.Linear]:
-    """The modules that Transformers gives to bitsandbytes: all linear ones but the output layer."""
+    """Return the modules that Transformers gives to bitsandbytes: all linear ones but the output layer."""
     if bits is None:
         return []
     skipped = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
@@ -181,7 +181,7 @@ class _OwnCopy(nn.Module):
 
 
 def _layer_sizes(model: nn.Module, dtype: torch.dtype, dropout: float) -> dict[str, int]:
-    """Measures one layer of the language model: its weights, and what it keeps for its backward pass with its adapter.
+    """Measure one layer of the language model: its weights, and what it keeps for its backward pass with its adapter.
 
     The layers are turned into `dtype`, as autocast has it; afterwards the model is of no other use.
     """

@@ -38,7 +38,7 @@ def whole_checkpoint() -> Iterator[None]:
 
 
 def check_quantized(model: nn.Module) -> None:
-    """Checks that a base loaded in 4 bit is 4-bit in every adapted matrix, and in nothing that is trained itself.
+    """Check that a base loaded in 4 bit is 4-bit in every adapted matrix, and in nothing that is trained itself.
 
     bitsandbytes passes no gradient to 4-bit weights, so modules named in `additional_target` would silently stay.
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def diversify_dataset(dataset, name: str, ratio: float, training_args):
-    """Rewrites the share `ratio` of a dataset's questions into other answer styles, in place.
+    """Rewrite the share `ratio` of a dataset's questions into other answer styles, in place.
 
     Example: a conversation of two turns in a dataset of short answers, the first of them rewritten::
 
@@ -82,7 +82,7 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
 
 
 def _add_lines(samples: list[Sample], origins: Sequence[Origin], first_turns: Sequence[int]) -> None:
-    """Gives a format line to the turns beside rewritten ones that have none, in place.
+    """Give a format line to the turns beside rewritten ones that have none, in place.
 
     Args:
         samples: all turns of the dataset.
@@ -102,7 +102,7 @@ def _add_lines(samples: list[Sample], origins: Sequence[Origin], first_turns: Se
 
 
 def _record(file: Path, name: str, origins) -> None:
-    """Writes the origins of this dataset's rewritten samples, keeping those of other datasets of the run."""
+    """Write the origins of this dataset's rewritten samples, keeping those of other datasets of the run."""
     kept = []
     if file.is_file():
         # only line feeds end a record: a text may hold other line separators

@@ -23,7 +23,7 @@ _SECTIONS = ("model", "method", "dataset", "output", "train", "generation")
 
 
 def read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
-    """Reads a recipe as the host does, command-line overrides last.
+    """Read a recipe as the host does, command-line overrides last.
 
     Raises:
         RecipeError: if the file is absent or no YAML with keys at the top.
@@ -59,7 +59,7 @@ class LlamaFactory(Host):
         return [sys.executable, "-P", "-c", "from llamafactory.cli import main; main()", "train"]
 
     def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
-        """Writes a task's recipe; returns the command that trains it."""
+        """Write a task's recipe; returns the command that trains it."""
         command = _command("train", file, keys)
         self._announce(command)
         return command
@@ -87,13 +87,13 @@ class LlamaFactory(Host):
 
 
 def _section(key: str) -> str:
-    """The section of a recipe that a key belongs to."""
+    """Return the section of a recipe that a key belongs to."""
     known = host_keys().keys
     return known[key].section if key in known else plugin_keys()[key].section
 
 
 def on_command_line(file: Path) -> str:
-    """A path, without the blanks of the working folder; other nodes have working folders of their own."""
+    """Return a path, without the blanks of the working folder; other nodes have working folders of their own."""
     alone = int(os.environ.get("NNODES", "1")) == 1
     return os.path.relpath(file) if alone and any(map(str.isspace, str(file))) else str(file)
 
@@ -106,7 +106,7 @@ def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
 
 
 def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
-    """Writes keys as a plain recipe of the host, in its usual sections.
+    """Write keys as a plain recipe of the host, in its usual sections.
 
     Args:
         file: where to write.

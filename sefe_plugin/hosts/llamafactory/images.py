@@ -12,7 +12,7 @@ _CROPPING = ("CLIPImageProcessor", "LlavaImageProcessor")
 
 
 def pad_images(processor: ProcessorMixin) -> None:
-    """Makes a processor pad images to a square before it resizes them, where it would crop their centre.
+    """Make a processor pad images to a square before it resizes them, where it would crop their centre.
 
     CoIN's boxes are shares of the image padded to a centred square, whose side is the longer side of the image and
     whose background is the processor's mean colour (LLaVA, `image_aspect_ratio pad`). The processors of LLaVA-1.5 on

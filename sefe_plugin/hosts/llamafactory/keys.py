@@ -118,13 +118,13 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _is_init(field: ast.AnnAssign) -> bool:
-    """False for `field(init=False)`, which is no key."""
+    """Tell keys from `field(init=False)`, which is none."""
     keywords = field.value.keywords if isinstance(field.value, ast.Call) else []
     return not any(k.arg == "init" and isinstance(k.value, ast.Constant) and k.value.value is False for k in keywords)
 
 
 def _types(annotation: ast.expr) -> tuple | None:
-    """The alternatives of an annotation: type names and literal values; None when any value may be right."""
+    """Return the alternatives of an annotation: type names and literal values; None when any value may be right."""
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return _types(ast.parse(annotation.value, mode="eval").body)
     if isinstance(annotation, ast.Constant) and annotation.value is None:

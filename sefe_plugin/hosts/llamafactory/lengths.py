@@ -48,12 +48,12 @@ class Lengths:
             self._loaded = None
 
     def estimate(self) -> tuple[int, int]:
-        """Returns the mean and the longest number of tokens of a sample with one image, as an estimate."""
+        """Return the mean and the longest number of tokens of a sample with one image, as an estimate."""
         cutoff = int(self._arguments.get("cutoff_len", 2048))
         return min(self._image_tokens + TEXT_TOKENS, cutoff), min(self._image_tokens + LONGEST_TEXT, cutoff)
 
     def of_task(self, task: Task) -> TaskSize:
-        """Counts and measures the datasets of one task.
+        """Count and measures the datasets of one task.
 
         Args:
             task: whose datasets `dataset_info.json` in the recipe's `dataset_dir` describes.
@@ -85,7 +85,7 @@ class Lengths:
         )
 
     def _encoded(self, attributes: DatasetAttr, records: list[dict], data_args: DataArguments) -> Iterator[int]:
-        """Yields the lengths of samples as the host trains on them."""
+        """Yield the lengths of samples as the host trains on them."""
         template = get_template_and_fix_tokenizer(self._loaded["tokenizer"], data_args)
         encoder = SupervisedDatasetProcessor(template=template, **self._loaded, data_args=data_args)
         convert = get_dataset_converter(attributes.formatting, attributes, data_args)
@@ -96,7 +96,7 @@ class Lengths:
 
 
 def _read(attributes: DatasetAttr, folder: Path) -> tuple[int | None, list[dict]]:
-    """Counts the records of a local JSON dataset and draws some, evenly spread.
+    """Count the records of a local JSON dataset and draws some, evenly spread.
 
     Returns:
         None and no record for any other dataset, which only a run downloads or unpacks.

@@ -23,12 +23,12 @@ _STEP_TIME = timedelta(days=30)
 
 
 def num_nodes() -> int:
-    """Number of nodes of this run."""
+    """Return number of nodes of this run."""
     return int(os.environ.get("NNODES", "1"))
 
 
 def environment_errors() -> list[str]:
-    """Lists what the environment lacks for several nodes."""
+    """List what the environment lacks for several nodes."""
     absent = [name for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if not absent:
         return []
@@ -49,7 +49,7 @@ class Announcements:
         self._count = 0
 
     def __call__(self, message: list[str] | str) -> None:
-        """Tells the next command line, or that the sequence has ended."""
+        """Tell the next command line, or that the sequence has ended."""
         self._store.set(f"step/{self._count}", json.dumps(message))
         self._count += 1
 

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 def projector_optimizer(
     model: nn.Module, training_args: TrainingArguments, learning_rate: float
 ) -> torch.optim.Optimizer:
-    """Makes the Trainer's own optimizer, with the projector's parameters in groups of their own.
+    """Make the Trainer's own optimizer, with the projector's parameters in groups of their own.
 
     The official code of SEFE trains the projector in the same way (`mm_projector_lr` of LLaVA); the scheduler scales
     both rates alike.

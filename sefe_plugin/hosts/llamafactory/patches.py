@@ -36,7 +36,7 @@ def _anchor(module: ModuleType, name: str):
 
 
 def patch_cli(module: ModuleType) -> None:
-    """Lets `llamafactory-cli train` run a sequence of tasks, and checks recipes that use the plugin's keys."""
+    """Let `llamafactory-cli train` run a sequence of tasks, and checks recipes that use the plugin's keys."""
     host_main = _anchor(module, "main")
 
     @wraps(host_main)
@@ -106,7 +106,7 @@ def _with_options(host_class: type, options: list[type], check: Callable[[object
 
 
 def patch_model_loader(module: ModuleType) -> None:
-    """Pads images to a square with `pad_images`, and lets a sequence start from whole checkpoints only."""
+    """Pad images to a square with `pad_images`, and lets a sequence start from whole checkpoints only."""
     host_tokenizer, host_model = _anchor(module, "load_tokenizer"), _anchor(module, "load_model")
 
     @wraps(host_tokenizer)
@@ -151,7 +151,7 @@ def patch_adapter(module: ModuleType) -> None:
 
 
 def patch_loader(module: ModuleType) -> None:
-    """Rewrites the share `asd_ratio` of every training dataset, after it is aligned and before it is tokenized."""
+    """Rewrite the share `asd_ratio` of every training dataset, after it is aligned and before it is tokenized."""
     host_merge, host_align = _anchor(module, "_get_merged_dataset"), _anchor(module, "align_dataset")
     names = iter(())  # of the training datasets that are still to be aligned, one after the other
 
@@ -176,7 +176,7 @@ def patch_loader(module: ModuleType) -> None:
 
 
 def patch_tuner(module: ModuleType) -> None:
-    """Adds the callbacks of a task to supervised fine-tuning, and scores and merges after it."""
+    """Add the callbacks of a task to supervised fine-tuning, and scores and merges after it."""
     host_function = _anchor(module, "run_sft")
 
     @wraps(host_function)
@@ -192,7 +192,7 @@ def patch_tuner(module: ModuleType) -> None:
 
 
 def patch_sft_trainer(module: ModuleType) -> None:
-    """Trains the multimodal projector at `projector_learning_rate`."""
+    """Train the multimodal projector at `projector_learning_rate`."""
     host_function = _anchor(module, "create_custom_optimizer")
 
     @wraps(host_function)

@@ -28,7 +28,7 @@ _RECORD_BYTES = 300
 
 
 def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan:
-    """Works out what a sequence recipe will take, without the model's weights.
+    """Work out what a sequence recipe will take, without the model's weights.
 
     Args:
         file: the recipe.
@@ -78,7 +78,7 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
 
 
 def _steps(samples: int | None, keys: Mapping[str, Any], processes: int) -> int | None:
-    """The optimizer steps of a task; None where packing makes them depend on the text of every sample."""
+    """Return the optimizer steps of a task; None where packing makes them depend on the text of every sample."""
     if samples is None or keys.get("packing") or keys.get("neat_packing"):
         return None
     return optimizer_steps(samples, keys, processes)
@@ -87,7 +87,7 @@ def _steps(samples: int | None, keys: Mapping[str, Any], processes: int) -> int 
 def _memory(
     architecture: Architecture, keys: Mapping[str, Any], processes: int, tasks: Sequence[TaskSize]
 ) -> dict[str, int]:
-    """The memory of a GPU where a task with these keys is the last one and has the longest sample of all."""
+    """Return the memory of a GPU where a task with these keys is the last one and has the longest sample of all."""
     return gpu_memory(
         architecture,
         keys,

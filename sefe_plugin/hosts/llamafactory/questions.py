@@ -42,7 +42,7 @@ class QuestionReader:
         )
 
     def questions(self, dataset: str, records: list[dict]) -> list[dict]:
-        """Turns records into the host's features; a record with an image but no place for it gets one in front.
+        """Turn records into the host's features; a record with an image but no place for it gets one in front.
 
         Raises:
             ValueError: if a record has no single question.
@@ -63,5 +63,5 @@ class QuestionReader:
         return features
 
     def decode(self, tokens: list[int]) -> str:
-        """Turns the tokens of an answer into text, without special tokens."""
+        """Turn the tokens of an answer into text, without special tokens."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -81,7 +81,7 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
 
 
 def _unanswered(test_sets: Sequence[Mapping[str, str]], output_dir: Path, world: int) -> list[Mapping[str, str]]:
-    """The test sets without predictions, as the first process sees them before it writes any."""
+    """Return the test sets without predictions, as the first process sees them before it writes any."""
     left = [test_set for test_set in test_sets if not predictions_file(output_dir, test_set["name"]).is_file()]
     if world == 1:
         return left
@@ -91,7 +91,7 @@ def _unanswered(test_sets: Sequence[Mapping[str, str]], output_dir: Path, world:
 
 
 def order_by_length(features: Sequence[Mapping]) -> list[int]:
-    """Puts samples of like length side by side, so that batches end early and hold little padding.
+    """Put samples of like length side by side, so that batches end early and hold little padding.
 
     A batch runs until its longest answer ends, so the length of the gold answer ("labels") comes first, and that of
     the question ("input_ids") second. No answer depends on its neighbours.
@@ -105,7 +105,7 @@ def order_by_length(features: Sequence[Mapping]) -> list[int]:
 
 
 def share_batches(order: Sequence[int], rank: int, world: int, size: int) -> list[list[int]]:
-    """Cuts every `world`-th sample, from the `rank`-th on, into batches; every process gets equally many.
+    """Cut every `world`-th sample, from the `rank`-th on, into batches; every process gets equally many.
 
     A process whose share makes fewer batches repeats a sample, whose answer nobody reads.
 

@@ -22,7 +22,7 @@ from sefe_plugin.run.runner import run_sequence
 _ON = ("true", "y", "1")
 
 def intercept(arguments: list[str]) -> bool:
-    """Handles `llamafactory-cli train` if the recipe uses the plugin's keys, before the host imports anything heavy.
+    """Handle `llamafactory-cli train` if the recipe uses the plugin's keys, before the host imports anything heavy.
 
     Args:
         arguments: the command line after `train`.
@@ -69,7 +69,7 @@ def intercept(arguments: list[str]) -> bool:
 
 
 def _run(recipe: Recipe, source: str) -> dict | None:
-    """Runs a sequence, on the first of several nodes for all of them; returns its report there."""
+    """Run a sequence, on the first of several nodes for all of them; returns its report there."""
     say = partial(print, flush=True)
     if int(os.environ.get("NNODES", "1")) == 1:
         return run_sequence(recipe, LlamaFactory(), host_keys(), say)

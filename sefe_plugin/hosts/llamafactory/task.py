@@ -72,7 +72,7 @@ def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
 
 
 def _save_merged(model, model_args, folder: Path) -> None:
-    """Merges the adapter into the base, in the precision it was trained in, and saves it with its processor.
+    """Merge the adapter into the base, in the precision it was trained in, and saves it with its processor.
 
     The official code does the same with the scale alpha / r after every task.
     """

@@ -34,12 +34,12 @@ _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def score_command(file: Path) -> list[str]:
-    """Returns the command line that scores the finished task of a `task.yaml`."""
+    """Return the command line that scores the finished task of a `task.yaml`."""
     return [sys.executable, "-P", "-m", "sefe_plugin.hosts.llamafactory.vllm_scoring", str(file)]
 
 
 def score_with_vllm(keys: Mapping[str, Any]) -> None:
-    """Answers and scores the test sets of a finished task, and writes what came of it.
+    """Answer and scores the test sets of a finished task, and writes what came of it.
 
     Args:
         keys: the task's recipe.
@@ -63,7 +63,7 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
 
 
 def group_devices(devices: Sequence[str], size: int) -> list[list[str]]:
-    """Groups devices into those of one model each.
+    """Group devices into those of one model each.
 
     Args:
         devices: ids of the visible devices; none where vLLM runs on the CPU.
@@ -96,7 +96,7 @@ def _visible_devices() -> list[str]:
 
 
 def _parse(keys: Mapping[str, Any]) -> tuple:
-    """The host's arguments for model, data, fine-tuning and generation; those of training do not matter here."""
+    """Return the host's arguments for model, data, fine-tuning and generation; those of training do not matter here."""
     from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
     from transformers import HfArgumentParser
 
@@ -105,7 +105,7 @@ def _parse(keys: Mapping[str, Any]) -> tuple:
 
 
 def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world: int) -> dict[str, dict[int, str]]:
-    """Answers every `world`-th question of each test set on `devices`; returns name -> index -> answer."""
+    """Answer every `world`-th question of each test set on `devices`; returns name -> index -> answer."""
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     end_with_runner()
@@ -141,7 +141,7 @@ def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world:
 
 
 def _model(keys: Mapping[str, Any]) -> Path | None:
-    """The folder of the whole trained model; None where it is a base and an adapter."""
+    """Return the folder of the whole trained model; None where it is a base and an adapter."""
     folder = Path(keys["output_dir"])
     if keys["finetuning_type"] == "full":
         return folder
@@ -149,13 +149,13 @@ def _model(keys: Mapping[str, Any]) -> Path | None:
 
 
 def _adapter(keys: Mapping[str, Any]) -> Path:
-    """The adapters of all tasks so far, or this task's own where they are not stacked."""
+    """Return the adapters of all tasks so far, or this task's own where they are not stacked."""
     folder = Path(keys["output_dir"])
     return folder / "stacked" if (folder / "stacked").is_dir() else folder
 
 
 def _lora_rank(adapter: Path) -> int:
-    """The rank to reserve room for."""
+    """Return the rank to reserve room for."""
     rank = read_json(adapter / "adapter_config.json")["r"]
     if rank > _LORA_RANKS[-1]:
         raise ValueError(

@@ -12,12 +12,12 @@ RUNNER_PID = "SEFE_RUNNER_PID"
 
 
 def announce_runner() -> None:
-    """Makes this process the one whose end ends the tasks it starts."""
+    """Make this process the one whose end ends the tasks it starts."""
     os.environ[RUNNER_PID] = str(os.getpid())
 
 
 def end_with_runner() -> None:
-    """Watches the announced process from a thread, if there is one; called in every process of a task."""
+    """Watch the announced process from a thread, if there is one; called in every process of a task."""
     pid = os.environ.get(RUNNER_PID)
     if pid is not None:
         threading.Thread(target=_watch, args=(int(pid),), name="sefe-runner-watch", daemon=True).start()

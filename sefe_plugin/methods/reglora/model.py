@@ -120,7 +120,7 @@ class RegLoraModel(LoraModel):
             share: (process, number of processes), where processes average every gradient, also of a matrix that no
                 step uses: each of n evaluates every n-th matrix, n times as large. Under ZeRO-3 all of them must call
                 this together.
-            deliver: How a gradient reaches a parameter, from `engines`.
+            deliver: How a gradient reaches a parameter (`sefe_plugin.methods.gradients`).
 
         Returns:
             This process's share of lambda * R, not scaled; fp32, shape (). The shares add up to lambda * R.
