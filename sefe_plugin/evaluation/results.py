@@ -74,6 +74,9 @@ def score_rows(
             scores["official"] = official(rows)
         except ValueError as error:
             logger.warning(
-                "No official accuracy: a test record %s. Prepare the data with the benchmark's own command.", error
+                "No official accuracy beside the scorer %r: a test record %s. Prepare the data with the benchmark's own "
+                "command.",
+                scorer,
+                error,
             )
     return scores

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sefe_plugin.asd import records
+from sefe_plugin.data import records
 from sefe_plugin.data.records import RecordFile, Replacements, write_replaced
 
 

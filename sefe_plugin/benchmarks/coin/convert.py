@@ -143,7 +143,7 @@ def _checked(task: str, split: str, file: Path, chosen: set[int] | None, answers
                     row = to_train_row(task, record)
                 else:
                     row = to_test_row(task, record, answers)
-                    SCORERS[_SCORER[task]]("", row)  # raises where the gold answer cannot be read
+                    SCORERS[_SCORER[task]].check(row)
             except ValueError as error:
                 raise ValueError(f"{file}: record {position + 1} {error}.") from error
             yield row
