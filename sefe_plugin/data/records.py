@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.files import replacing
+from sefe_plugin.json_lines import json_line
 
 
 _CHUNK = 1 << 20
@@ -84,11 +85,7 @@ class Replacements:
         self._spool.close()
 
     def __setitem__(self, index: int, record: dict[str, Any]) -> None:
-        try:
-            content = json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            # A half of a surrogate pair can be written as an escape alone.
-            content = json.dumps(record).encode()
+        content = json_line(record).removesuffix(b"\n")
         self._starts[index] = self._spool.seek(0, 2)
         self._sizes[index] = len(content)
         self._spool.write(content)

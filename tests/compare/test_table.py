@@ -212,7 +212,7 @@ def test_arms_say_what_their_names_say():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--arms", "lora", "sfee"], "'sfee' is no arm. Did you mean sefe?"),
+        (["--arms", "lora", "sfee"], "'sfee' is no arm. Did you mean `sefe`?"),
         (["--arms", "lora", "lora"], "must name each arm once"),
         (["--arms", "lora", "--against", "sefe"], "`--against` must be one of the arms, lora; got sefe."),
         (["--orders", "backwards"], "`--orders` must be of coin, reversed, shuffled"),

@@ -1,7 +1,5 @@
 """Turns CoIN's published files into datasets for LLaMA-Factory; images stay where they are."""
 
-import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +12,8 @@ from sefe_plugin.benchmarks.coin.records import read_array, to_test_row, to_trai
 from sefe_plugin.benchmarks.coin.sources import IMAGES, TEXT_VQA_ANSWERS, VARIANTS, find_annotations
 from sefe_plugin.benchmarks.coin.tasks import MANIFEST_FILE, MANIFEST_VERSION, TASKS, dataset_entries
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.files import read_json, replacing, write_json, write_text
+from sefe_plugin.files import file_digest, read_json, replacing, write_json, write_text
+from sefe_plugin.json_lines import json_line
 
 
 #: Lists every image at fault: task, path and reason, separated by tabs.
@@ -82,7 +81,7 @@ def prepare_coin(
             total, count = written.total(), written["written"]
             tasks[task.name][split] = {
                 "source": str(file.absolute()),
-                "sha256": _digest(file),
+                "sha256": file_digest(file),
                 "chosen": total,
                 "written": count,
             }
@@ -165,7 +164,7 @@ def _write_rows(file: Path, rows: Iterable[tuple[dict, bool]]) -> Counter:
     """
     counts: Counter = Counter()
     waiting: list[dict] | None = []
-    with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
+    with replacing(file) as temporary, temporary.open("wb") as lines:
         for record, whole in rows:
             counts["written" if whole else "left out"] += 1
             if not whole:
@@ -176,14 +175,9 @@ def _write_rows(file: Path, rows: Iterable[tuple[dict, bool]]) -> Counter:
                     waiting.append(record)
                     continue
                 ready, waiting = [record, *waiting], None
-            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in ready)
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in waiting or ())
+            lines.writelines(map(json_line, ready))
+        lines.writelines(map(json_line, waiting or ()))
     return counts
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _faults_message(faults: dict[tuple[str, str], str], images: Path, out: Path) -> str:

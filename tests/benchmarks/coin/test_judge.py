@@ -219,5 +219,5 @@ def test_the_key_comes_from_the_environment_only(monkeypatch):
 
 def test_a_missing_client_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ValueError, match=r'pip install "sefe-plugin\[judge\]"'):
+    with pytest.raises(ValueError, match=r"pip install 'sefe-plugin\[judge\]'"):
         open_judge("judge-1")
