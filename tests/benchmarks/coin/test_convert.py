@@ -290,7 +290,8 @@ def test_memory_does_not_grow_with_the_number_of_records(tmp_path):
     code = """
 import json, sys
 from pathlib import Path
-from sefe_plugin.benchmarks.coin.records import read_array, to_train_row
+from sefe_plugin.benchmarks.coin.records import to_train_row
+from sefe_plugin.data.reader import read_array
 def peak():  # KiB; unlike ru_maxrss, of this program alone, not of the one that started it
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 before = peak()
