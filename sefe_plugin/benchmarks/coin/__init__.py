@@ -49,8 +49,8 @@ class CoIN(Benchmark):
         """Write the `dataset_info.json` of a run, which points to the datasets where they lie.
 
         Args:
-            folder: dataset folder of the run.
-            arguments: the recipe's keys; `dataset_dir` is CoIN's folder.
+            folder: Dataset folder of the run.
+            arguments: The recipe's keys; `dataset_dir` is CoIN's folder.
 
         Returns:
             The keys `dataset_dir` and `media_dir` for the run.
