@@ -1,5 +1,6 @@
-"""Files that are whole or absent: written under a temporary name, then renamed. And the names of some."""
+"""Files that are whole or absent: written under a temporary name, then renamed. Digests, and the names of some."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ def replacing(file: Path) -> Iterator[Path]:
     """Yield a temporary path beside `file`, which takes its place when the block ends without an error.
 
     Args:
-        file: the file to write; its folder is made if it does not exist.
+        file: The file to write; its folder is made if it does not exist.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
@@ -41,22 +42,23 @@ def read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def read_json_lines(file: Path) -> list[Any]:
-    """Read a file of JSON lines; empty lines are passed over, and only line feeds end a line."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-
-
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file, indented.
 
     Raises:
-        ValueError: if a number is not finite.
+        ValueError: If a number is not finite.
     """
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def shipped_folder(name: str) -> Path:
-    """Return the folder "recipes", "data_templates" or "docs": inside an installed package, beside it in a source tree."""
+    """Return the folder "recipes", "data_templates" or "docs": in an installed package, or in the source tree."""
     package = Path(__file__).parent
     if (package / name).is_dir():
         return package / name

@@ -1,0 +1,1 @@
+"""What an answer is: styles, boxes, and normal forms of texts, for training data and scores alike."""

@@ -1,6 +1,5 @@
 """Answer Style Diversification ahead of time: a dataset file in, the same file with rewritten samples out."""
 
-import hashlib
 import os
 import random
 from collections import Counter
@@ -20,7 +19,7 @@ from sefe_plugin.asd.writer.questions import Chosen, Entry, Request, group, need
 from sefe_plugin.asd.writer.templates import Prompts, Task
 from sefe_plugin.data.records import Replacements, write_replaced
 from sefe_plugin.data.sample import Sample
-from sefe_plugin.files import read_json, shipped_folder, write_json
+from sefe_plugin.files import file_digest, read_json, shipped_folder, write_json
 
 
 #: Who wrote a sample's texts, where that is no model.
@@ -105,10 +104,10 @@ def build(
             summary.native_style, summary.styles = rewriting.task.native_style, rewriting.counts()
         write_replaced(dataset.records, replaced, target)
     manifest = {
-        "source": {"name": dataset.records.path.name, "sha256": _sha256(dataset.records.path)},
+        "source": {"name": dataset.records.path.name, "sha256": file_digest(dataset.records.path)},
         # From the result's folder, so that a tree may move as a whole.
         "media_dir": Path(os.path.relpath(dataset.media_dir, target.parent)).as_posix(),
-        "result": {"name": target.name, "sha256": _sha256(target)},
+        "result": {"name": target.name, "sha256": file_digest(target)},
         "ratio": ratio,
         "seed": seed,
         "generator": generator.model if generator else RULES,
@@ -200,8 +199,3 @@ class _Rewriting:
 
 def _manifest_of(target: Path) -> Path:
     return target.with_name(f"{target.name}.manifest.json")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

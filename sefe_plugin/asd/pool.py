@@ -113,9 +113,11 @@ class AnswerPool:
         gold, lower = answer_key(item.gold), item.gold.islower()
         for token in shuffled(item.tokens, rng):
             key = answer_key(token)
-            # Of a token, any letters may be cut off.
+            # Gold "stop", sign "STO" or "STOPS": the sign may be the right answer misread, so it is no wrong answer.
+            # The rule: a token that is a part of the gold answer, or holds it, is passed over.
             if key and key not in gold and gold not in key and answer_kind(token) == item.kind:
-                # Signs shout what annotators write in lower case; a wrong answer must not show by its case.
+                # Gold "stop", sign "EXIT": the capitals alone would tell which answer is wrong, so it becomes "exit".
+                # The rule: where the gold answer is in lower case, the wrong one is too.
                 yield token.lower() if lower else token
         keys = _group_keys(item.stem, item.kind)
         for group in (self._groups.get(key, ()) for key in keys):

@@ -1,8 +1,9 @@
 """The arms of mini-CoIN's table: a shipped recipe and what differs from it."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
+
+from sefe_plugin.words import near
 
 
 class Arm(NamedTuple):
@@ -58,7 +59,7 @@ def choose_arms(names: Sequence[str]) -> dict[str, Arm]:
         ValueError: if there is no such arm, or one is named twice.
     """
     errors = [
-        f"`--arms`: {name!r} is no arm.{_near(name)} There are {', '.join(ARMS)}."
+        f"`--arms`: {name!r} is no arm.{near(name, ARMS)} There are {', '.join(ARMS)}."
         for name in names
         if name not in ARMS
     ]
@@ -67,8 +68,3 @@ def choose_arms(names: Sequence[str]) -> dict[str, Arm]:
     if errors:
         raise ValueError("\n".join(errors))
     return {name: ARMS[name] for name in names}
-
-
-def _near(name: str) -> str:
-    matches = get_close_matches(name, ARMS, n=1)
-    return f" Did you mean {matches[0]}?" if matches else ""

@@ -1,6 +1,5 @@
 """Many runs of mini-CoIN, arms x seeds x orders, each a sequence of its own; resumable."""
 
-import hashlib
 import os
 import subprocess
 import threading
@@ -18,7 +17,7 @@ from torch import Tensor
 from sefe_plugin.compare.arms import Arm
 from sefe_plugin.compare.comparison import VALUES, compare, run_values
 from sefe_plugin.evaluation.report import REPORT_FILE, load_report
-from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, read_json, shipped_folder, write_json
+from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, file_digest, read_json, shipped_folder, write_json
 from sefe_plugin.run.folder import RunFolder
 
 
@@ -74,7 +73,7 @@ class Plan:
         """Return what a run is made of; a run with another record is not this one."""
         recipe, *overrides = self.arguments(run)
         return {
-            "recipe_sha256": hashlib.sha256(Path(recipe).read_bytes()).hexdigest(),
+            "recipe_sha256": file_digest(Path(recipe)),
             "overrides": [override for override in overrides if not override.startswith("output_dir=")],
         }
 

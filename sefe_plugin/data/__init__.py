@@ -1,0 +1,1 @@
+"""Datasets of the host as they lie on disk: layouts, records and test sets."""

@@ -1,19 +1,18 @@
 """Records of a dataset file, read one by one and replaced in place without loading the file."""
 
 import json
-import re
 import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sefe_plugin.data.reader import read_records
 from sefe_plugin.files import replacing
+from sefe_plugin.json_lines import json_line
 
 
 _CHUNK = 1 << 20
-_OPENING = re.compile(r"(?:\xef\xbb\xbf)?\s*(?P<array>\[)?")
-_BETWEEN, _ARRAY_END, _LINES_END = re.compile(r"[\s,]*"), re.compile(r"\]\s*"), re.compile("")
 
 
 class RecordFile:
@@ -25,13 +24,13 @@ class RecordFile:
         path: The file, in UTF-8.
 
     Raises:
-        ValueError: Where the file is neither, or a record is no object; the message names the place.
+        ValueError: If the file is neither, or a record is no object; names the place.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._starts, self._ends = array("q"), array("q")
-        for start, end in _spans(path):
+        for _, start, end in read_records(path):
             self._starts.append(start)
             self._ends.append(end)
         self._file = path.open("rb")
@@ -84,11 +83,7 @@ class Replacements:
         self._spool.close()
 
     def __setitem__(self, index: int, record: dict[str, Any]) -> None:
-        try:
-            content = json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            # A half of a surrogate pair can be written as an escape alone.
-            content = json.dumps(record).encode()
+        content = json_line(record).removesuffix(b"\n")
         self._starts[index] = self._spool.seek(0, 2)
         self._sizes[index] = len(content)
         self._spool.write(content)
@@ -104,34 +99,3 @@ def write_replaced(source: RecordFile, replaced: Replacements, target: Path) -> 
     """Write a copy of the source with some records replaced, whole or not at all."""
     with replacing(target) as temporary, temporary.open("wb") as file:
         file.writelines(source.pieces(replaced))
-
-
-def _spans(path: Path) -> Iterator[tuple[int, int]]:
-    """Find where each record starts and ends, in bytes.
-
-    Read as Latin-1 every byte is one character, and JSON's own signs are all ASCII, so that positions in the text are
-    positions in the file.
-    """
-    decode = json.JSONDecoder().raw_decode
-    with path.open("rb") as file:
-        text, base = file.read(_CHUNK).decode("latin-1"), 0
-        opening = _OPENING.match(text)
-        ending, position = _ARRAY_END if opening["array"] else _LINES_END, opening.end()
-        while True:
-            position = _BETWEEN.match(text, position).end()
-            try:
-                _, end = decode(text, position)
-            except json.JSONDecodeError as error:
-                # A chunk that doubles keeps a broken file from being parsed again and again.
-                more = file.read(max(_CHUNK, len(text)))
-                if not more and ending.fullmatch(text, position):
-                    return
-                if not more:
-                    place = f"{error.msg} at byte {base + error.pos}"
-                    raise ValueError(f"{path} must be a JSON array or JSON lines of objects: {place}") from error
-                text, base, position = text[position:] + more.decode("latin-1"), base + position, 0
-                continue
-            if text[position] != "{":
-                raise ValueError(f"{path}: every record must be a JSON object, not so at byte {base + position}")
-            yield base + position, base + end
-            position = end

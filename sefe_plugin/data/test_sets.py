@@ -1,12 +1,12 @@
 """Local test sets: their records, each with a gold answer that its scorer can read."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from sefe_plugin.data.layout import TAGS
 from sefe_plugin.files import read_json
+from sefe_plugin.json_lines import read_json_lines
 
 
 class GoldReader(Protocol):
@@ -25,26 +25,23 @@ class GoldReader(Protocol):
 
 
 def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader) -> list[dict]:
-    """Reads the records of a `.json` or `.jsonl` test set.
+    """Read the records of a `.json` or `.jsonl` test set.
 
-    A record without the field that its scorer reads ("answer", say) gets it from where the host finds the response: the declared column, or the assistant's last message. A column that `columns` names as the
-    response goes before a field "answer".
+    A record without the field that its scorer reads ("answer", say) gets it from where the host finds the response:
+    the declared column, or the assistant's last message. A column that `columns` names as the response goes before a
+    field "answer".
 
     Args:
-        dataset: its name in `dataset_info.json`.
-        dataset_dir: the folder of that file.
-        scorer: that will read them.
+        dataset: Its name in `dataset_info.json`.
+        dataset_dir: The folder of that file.
+        scorer: The scorer that will read them.
 
     Raises:
-        ValueError: if the file holds anything but records.
+        ValueError: If the file holds anything but records.
     """
     declared = read_json(Path(dataset_dir) / "dataset_info.json")[dataset]
     file = Path(dataset_dir) / declared["file_name"]
-    if file.suffix == ".jsonl":
-        with file.open(encoding="utf-8") as lines:
-            records = [json.loads(line) for line in lines if line.strip()]
-    else:
-        records = read_json(file)
+    records = read_json_lines(file) if file.suffix == ".jsonl" else read_json(file)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{file} must hold a list of records")
     ready = {scorer.gold, *scorer.alternatives}
@@ -58,11 +55,13 @@ def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader) -> 
 
 
 def test_set_errors(dataset: str, dataset_dir: str | Path, name: str, scorer: GoldReader) -> list[str]:
-    """Lists what keeps a test set from being scored, so that it is known before anything is trained.
+    """List what keeps a test set from being scored, so that it is known before anything is trained.
 
     Args:
-        dataset, dataset_dir, scorer: as in `read_test_set`.
-        name: the scorer's.
+        dataset: As in `read_test_set`.
+        dataset_dir: As in `read_test_set`.
+        name: Name of the scorer, for messages.
+        scorer: As in `read_test_set`.
     """
     try:
         records = read_test_set(dataset, dataset_dir, scorer)
@@ -87,7 +86,7 @@ def test_set_errors(dataset: str, dataset_dir: str | Path, name: str, scorer: Go
 
 
 def _response(record: Mapping[str, Any], declared: Mapping[str, Any]) -> Any:
-    """The response as the host reads it; None where there is none."""
+    """Return the response as the host reads it; None where there is none."""
     columns = declared.get("columns", {"response": "output", "messages": "conversations"})
     if declared.get("formatting", "alpaca") == "alpaca":
         return record.get(columns.get("response"))

@@ -1,13 +1,13 @@
 """What a run keeps of its answers to test sets: the predictions, and what they are worth."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from sefe_plugin.evaluation.scorers import score_predictions
-from sefe_plugin.files import read_json_lines, replacing, write_json
+from sefe_plugin.files import write_json
+from sefe_plugin.json_lines import read_json_lines, write_json_lines
 
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,7 @@ def write_predictions(output_dir: Path, name: str, records: Sequence[Mapping], p
         predictions: The answers, in the order of the records.
     """
     rows = [{**record, "prediction": text} for record, text in zip(records, predictions, strict=True)]
-    with replacing(predictions_file(output_dir, name)) as temporary:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        temporary.write_text(text, encoding="utf-8")
+    write_json_lines(predictions_file(output_dir, name), rows)
 
 
 def write_scores(output_dir: Path, test_sets: Sequence[Mapping[str, str]], official_rules: OfficialRules) -> None:
@@ -74,6 +72,9 @@ def score_rows(
             scores["official"] = official(rows)
         except ValueError as error:
             logger.warning(
-                "No official accuracy: a test record %s. Prepare the data with the benchmark's own command.", error
+                "No official accuracy beside the scorer %r: a test record %s. Prepare the data with the benchmark's "
+                "own command.",
+                scorer,
+                error,
             )
     return scores

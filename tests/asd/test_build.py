@@ -10,10 +10,10 @@ from sefe_plugin.answers.styles import BRIEF, DETAILED, FORMAT_LINES, MULTIPLE_C
 from sefe_plugin.asd.build import build
 from sefe_plugin.asd.dataset import open_dataset
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.data.sample import Sample
 from sefe_plugin.asd.rules import other_styles
 from sefe_plugin.asd.writer.generators import NoReplyError
 from sefe_plugin.asd.writer.templates import Task, load_task
+from sefe_plugin.data.sample import Sample
 from sefe_plugin.files import shipped_folder
 
 

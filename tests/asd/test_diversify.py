@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from sefe_plugin.answers.styles import BRIEF, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.data.sample import Sample
 from sefe_plugin.asd.rules import other_styles
+from sefe_plugin.data.sample import Sample
 
 
 def short_task(count):

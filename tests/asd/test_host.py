@@ -17,10 +17,10 @@ from PIL import Image
 from sefe_plugin.answers.styles import BRIEF, DETAILED, FORMAT_LINES, SHORT_ANSWER
 from sefe_plugin.asd.build import build
 from sefe_plugin.asd.dataset import open_dataset
-from sefe_plugin.data.sample import Sample
 from sefe_plugin.asd.writer.generators import NoReplyError, OpenAIGenerator, UnreadableImageError
 from sefe_plugin.asd.writer.templates import Task
 from sefe_plugin.benchmarks import minicoin
+from sefe_plugin.data.sample import Sample
 from sefe_plugin.hosts.llamafactory.chat_generator import ChatGenerator
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from sefe_plugin.answers.styles import DETAILED, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER
 from sefe_plugin.asd.items import parse_item
-from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 from sefe_plugin.asd.rules import AnswerPool, other_styles, rewrite
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 LINE = FORMAT_LINES[SHORT_ANSWER]

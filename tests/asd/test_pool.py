@@ -6,8 +6,8 @@ import pytest
 from sefe_plugin.answers.boxes import box_iou, parse_box
 from sefe_plugin.answers.styles import MULTIPLE_CHOICE, SHORT_ANSWER
 from sefe_plugin.asd.items import parse_item
-from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 from sefe_plugin.asd.pool import AnswerPool, shuffled
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 def draw(samples, sample, count=3, seeds=50, native=SHORT_ANSWER):

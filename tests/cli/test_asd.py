@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.data.sample import Sample
 from sefe_plugin.cli.asd import add_commands
+from sefe_plugin.data.sample import Sample
 
 
 SAMPLES = [Sample(f"What color is number {i}?", ("red", "blue", "green", "grey")[i % 4]) for i in range(50)]

@@ -13,8 +13,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from sefe_plugin.compare import table
 from sefe_plugin.cli import main
+from sefe_plugin.compare import table
 from sefe_plugin.compare.arms import ARMS, choose_arms
 from sefe_plugin.compare.report import BEGIN, END
 from sefe_plugin.compare.table import Plan, compare_runs, mean_update, run_all
@@ -244,7 +244,7 @@ def test_arms_say_what_their_names_say():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--arms", "lora", "sfee"], "'sfee' is no arm. Did you mean sefe?"),
+        (["--arms", "lora", "sfee"], "'sfee' is no arm. Did you mean `sefe`?"),
         (["--arms", "lora", "lora"], "must name each arm once"),
         (["--arms", "lora", "--against", "sefe"], "`--against` must be one of the arms, lora; got sefe."),
         (["--orders", "backwards"], "`--orders` must be of coin, reversed, shuffled"),

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 from sefe_plugin.data.layout import find_dataset, layout_like, layout_of
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 NEW = Sample("<image>\nIs it?", "No")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sefe_plugin.asd import records
+from sefe_plugin.data import reader, records
 from sefe_plugin.data.records import RecordFile, Replacements, write_replaced
 
 
@@ -32,6 +32,7 @@ WRITERS = [array, lambda content: array(content, 2), lines, lambda content: line
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_records_are_what_json_reads_at_any_chunk_size(tmp_path, monkeypatch, writer, chunk, content):
     monkeypatch.setattr(records, "_CHUNK", chunk)
+    monkeypatch.setattr(reader, "_CHUNK", chunk)
     file = tmp_path / "data.json"
     file.write_text(writer(content), encoding="utf-8")
     found = RecordFile(file)
@@ -90,7 +91,7 @@ def test_without_replacements_the_copy_is_the_file(tmp_path):
         ('[{"a": 1}, {"b": ', r"must be a JSON array or JSON lines .* at byte 1[0-9]"),
         ('[{"a": 1}', "must be a JSON array"),
         ('[{"a": 1}] tail', "must be a JSON array"),
-        ('[{"a": 1}, 5]', "every record must be a JSON object, not so at byte 11"),
+        ('[{"a": 1}, 5]', "at record 2: an object expected, got '5', at byte 11"),
         ("text", "must be a JSON array"),
     ],
 )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sefe_plugin.data.test_sets import read_test_set
-from sefe_plugin.data.test_sets import test_set_faults as faults_of
+from sefe_plugin.data.test_sets import test_set_errors as errors_of
 from sefe_plugin.evaluation.scorers import SCORERS
 
 
@@ -46,23 +46,23 @@ def declare(tmp_path):
 )
 def test_the_gold_answer_is_where_the_host_finds_the_response(declare, record, declaration):
     folder = declare([record], declaration)
-    (read,) = read_test_set("x", folder, "short_answer")
+    (read,) = read_test_set("x", folder, SCORERS["short_answer"])
     assert read == record | {"answer": "red"}
-    assert SCORERS["short_answer"]("Red", read).correct == 1
-    assert faults_of("x", folder, "short_answer") == []
+    assert SCORERS["short_answer"].rule("Red", read).correct == 1
+    assert errors_of("x", folder, "short_answer", SCORERS["short_answer"]) == []
 
 
 def test_boxes_and_lists_of_answers_have_fields_of_their_own(declare):
     box = {"instruction": "Where?", "output": "[0.1, 0.1, 0.5, 0.5]"}
-    assert read_test_set("x", declare([box]), "box")[0]["answer_bbox"] == box["output"]
+    assert read_test_set("x", declare([box]), SCORERS["box"])[0]["answer_bbox"] == box["output"]
     ten = {"instruction": "What?", "output": "no", "answers": ["stop"] * 10}
-    assert read_test_set("x", declare([ten]), "text_vqa") == [ten]
-    assert read_test_set("x", declare([ten]), "short_answer")[0]["answer"] == "no"
+    assert read_test_set("x", declare([ten]), SCORERS["text_vqa"]) == [ten]
+    assert read_test_set("x", declare([ten]), SCORERS["short_answer"])[0]["answer"] == "no"
 
 
 def test_lines_may_hold_any_separator(declare):
     folder = declare('{"output": "a\u2028b"}\n\n{"output": "c"}\n', name="x.jsonl")
-    assert [record["answer"] for record in read_test_set("x", folder, "short_answer")] == ["a\u2028b", "c"]
+    assert [record["answer"] for record in read_test_set("x", folder, SCORERS["short_answer"])] == ["a\u2028b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,5 @@ def test_lines_may_hold_any_separator(declare):
     ],
 )  # fmt: skip
 def test_what_cannot_be_scored_is_said(declare, records, scorer, expected):
-    (fault,) = faults_of("x", declare(records), scorer)
-    assert expected in fault
+    (error,) = errors_of("x", declare(records), scorer, SCORERS[scorer])
+    assert expected in error

@@ -5,9 +5,10 @@ import logging
 
 import pytest
 
+from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.benchmarks.coin import TASKS
 from sefe_plugin.benchmarks.coin.score_file import score_file
-from sefe_plugin.evaluation.results import score_rows, write_results
+from sefe_plugin.evaluation.results import score_rows, write_predictions, write_scores
 
 
 RECORDS = {
@@ -27,7 +28,9 @@ TEST_SETS = [{"name": task.name, "scorer": task.scorer, "official": task.officia
 
 @pytest.fixture
 def written(tmp_path):
-    write_results(tmp_path, TEST_SETS, RECORDS, PREDICTIONS)
+    for name, records in RECORDS.items():
+        write_predictions(tmp_path, name, records, PREDICTIONS[name])
+    write_scores(tmp_path, TEST_SETS, official_rule)
     return tmp_path
 
 
@@ -57,11 +60,14 @@ def test_predictions_are_the_records_with_their_answers(written):
 
 
 def test_tasks_without_an_official_rule_have_no_official_accuracy():
-    assert set(score_rows("yes_no", None, [{"answer": "yes", "prediction": "yes"}])) == {"accuracy", "format", "count"}
+    assert set(score_rows("yes_no", [{"answer": "yes", "prediction": "yes"}])) == {"accuracy", "format", "count"}
 
 
 def test_records_that_lack_what_the_official_rule_needs_are_named(caplog):
     with caplog.at_level(logging.WARNING):
-        scores = score_rows("text_vqa", "TextVQA", [{"answer": "stop", "prediction": "Stop"}])
+        scores = score_rows("text_vqa", [{"answer": "stop", "prediction": "Stop"}], official_rule("coin:TextVQA"))
     assert scores == {"accuracy": 100.0, "format": 100.0, "count": 1}
-    assert "No official accuracy of TextVQA: a test record needs a list of 10 texts as 'answers'" in caplog.text
+    assert (
+        "No official accuracy beside the scorer 'text_vqa': a test record needs a list of 10 texts as 'answers'"
+        in caplog.text
+    )

@@ -51,7 +51,7 @@ RECORDS = {
     ],
 )
 def test_each_rule(scorer, prediction, score):
-    assert SCORERS[scorer](prediction, RECORDS[scorer]) == score
+    assert SCORERS[scorer].rule(prediction, RECORDS[scorer]) == score
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -64,14 +64,14 @@ def test_answers_in_the_style_of_another_task_lose_the_format(scorer):
         "detailed": "The question is: What is it? Looking at the image, the answer is red car.",
     }
     own = {"class_name": "short_answer", "text_vqa": "short_answer"}.get(scorer, scorer)
-    assert [style for style in answers if SCORERS[scorer](answers[style], RECORDS[scorer]).formatted] == [
+    assert [style for style in answers if SCORERS[scorer].rule(answers[style], RECORDS[scorer]).formatted] == [
         style for style in answers if style == own
     ]
 
 
 @given(st.sampled_from(list(SCORERS)), st.text(alphabet="ABredcar gwhitshk.,[]0123456789yesno()\n", max_size=30))
 def test_a_lost_format_is_never_right(scorer, prediction):
-    score = SCORERS[scorer](prediction, RECORDS[scorer])
+    score = SCORERS[scorer].rule(prediction, RECORDS[scorer])
     assert 0 <= score.correct <= 1
     assert score.formatted or score.correct == 0
 
@@ -79,40 +79,40 @@ def test_a_lost_format_is_never_right(scorer, prediction):
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_the_gold_answer_is_right(scorer):
     record = RECORDS[scorer]
-    assert SCORERS[scorer](record.get("answer", record.get("answer_bbox")), record) == RIGHT
+    assert SCORERS[scorer].rule(record.get("answer", record.get("answer_bbox")), record) == RIGHT
 
 
 def test_text_vqa_counts_annotators_and_falls_back_to_the_single_answer():
     # two of ten: (2 * 1/3 + 8 * 2/3) / 10, ten terms below 1
-    assert SCORERS["text_vqa"]("red", RECORDS["text_vqa"]).correct == pytest.approx(0.6, abs=1e-12)
+    assert SCORERS["text_vqa"].rule("red", RECORDS["text_vqa"]).correct == pytest.approx(0.6, abs=1e-12)
     single = {"answer": "red car"}
     for text in ("red car", "red", "It is a red car."):
-        assert SCORERS["text_vqa"](text, single) == SCORERS["short_answer"](text, single)
+        assert SCORERS["text_vqa"].rule(text, single) == SCORERS["short_answer"].rule(text, single)
     with pytest.raises(ValueError, match="list of 10 texts as 'answers'"):
-        SCORERS["text_vqa"]("red", {"answer": "red", "answers": ["red"]})
+        SCORERS["text_vqa"].rule("red", {"answer": "red", "answers": ["red"]})
 
 
 @pytest.mark.parametrize(
     "gold", ["B", "The Origin of the Species and Other Long Titles", "12:30", "Hello there, world."]
 )
 def test_any_gold_phrase_is_right_and_formatted(gold):
-    assert SCORERS["short_answer"](gold, {"answer": gold}) == RIGHT
+    assert SCORERS["short_answer"].rule(gold, {"answer": gold}) == RIGHT
 
 
 def test_the_longer_the_gold_the_longer_a_formatted_answer_may_be():
-    assert SCORERS["short_answer"]("a b c d e f", {"answer": "one two three"}).formatted
-    assert not SCORERS["short_answer"]("a b c d e f g", {"answer": "one two three"}).formatted
+    assert SCORERS["short_answer"].rule("a b c d e f", {"answer": "one two three"}).formatted
+    assert not SCORERS["short_answer"].rule("a b c d e f g", {"answer": "one two three"}).formatted
 
 
 def test_an_iou_of_exactly_a_half_is_wrong():
-    assert SCORERS["box"]("[0, 0, 2, 1]", {"answer_bbox": "[0, 0, 2, 2]"}) == WRONG
+    assert SCORERS["box"].rule("[0, 0, 2, 1]", {"answer_bbox": "[0, 0, 2, 2]"}) == WRONG
 
 
 def test_shares_are_percent():
     result = score_predictions("multiple_choice", ["B", "A", "Leaves"], [RECORDS["multiple_choice"]] * 3)
-    assert result["count"] == 3
+    assert result.count == 3
     # One division of small whole numbers.
-    assert [result["accuracy"], result["format"]] == pytest.approx([100 / 3, 200 / 3], abs=1e-12)
+    assert [result.accuracy, result.format] == pytest.approx([100 / 3, 200 / 3], abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,17 @@
 import asyncio
 import base64
 import mimetypes
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from sefe_plugin.openai_client import NoReplyError, OpenAIClient, RefusedOptionError
+
 
 #: Takes a conversation (user and assistant in turn, the user first and last) and the images that belong to its first
 #: turn; returns the reply or raises `NoReplyError`.
 Reply = Callable[[Sequence[str], Sequence[Path]], Awaitable[str]]
-
-
-class NoReplyError(Exception):
-    """A request got no reply, however often it was sent; the message holds nothing that a server wrote."""
 
 
 class UnreadableImageError(NoReplyError):
@@ -42,10 +39,7 @@ class Generator(Protocol):
 
 
 class OpenAIGenerator:
-    """A model behind a server that speaks OpenAI's protocol.
-
-    A request without an answer (connection, time, status 408, 409, 429, 5xx) is sent again after growing pauses, or
-    those that the server asks for. The key comes from the variable OPENAI_API_KEY alone.
+    """A model behind a server that speaks OpenAI's protocol (`OpenAIClient`).
 
     Args:
         model: Name of the model on the server.
@@ -71,63 +65,33 @@ class OpenAIGenerator:
         max_tokens: int | None = 2048,
         temperature: float | None = 0.0,
     ):
-        try:
-            import openai
-        except ImportError as error:
-            raise ImportError("the generator `openai` needs: pip install 'sefe-plugin[asd]'") from error
-        if base_url and ("@" in base_url or "?" in base_url):
-            raise ValueError("the server's address must hold no password and no query; use OPENAI_API_KEY for the key")
-        self.model, self.concurrency = model, concurrency
-        options = {"max_tokens": max_tokens, "temperature": temperature}
-        self.options = {name: value for name, value in options.items() if value is not None}
-        self._openai = openai
-        self._client = {"base_url": base_url, "timeout": timeout, "max_retries": retries}
+        self._client = OpenAIClient(
+            model,
+            base_url,
+            extra="asd",
+            timeout=timeout,
+            retries=retries,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        self.model, self.options, self.concurrency = model, self._client.options, concurrency
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Reply]:
         """Connect while the context lasts."""
-        # Servers of one's own need no key, but the client does.
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        async with self._openai.AsyncOpenAI(api_key=key, **self._client) as client:
+        async with self._client.session() as ask:
 
             async def reply(turns: Sequence[str], images: Sequence[Path]) -> str:
                 messages = await asyncio.to_thread(_messages, turns, images) if images else _messages(turns, ())
-                return await self._send(client, messages)
+                try:
+                    return await ask(messages)
+                except RefusedOptionError as error:
+                    raise ConnectionError(
+                        f"{error}; change --max-tokens or --temperature, or leave them to the server with the value "
+                        "`none`"
+                    ) from None
 
             yield reply
-
-    async def _send(self, client, messages: list[dict]) -> str:
-        openai = self._openai
-        try:
-            completion = await client.chat.completions.create(model=self.model, messages=messages, **self.options)
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            # The server's own words may repeat the key.
-            raise ConnectionError(
-                f"the server refuses every request with status {error.status_code}; check the address, the model "
-                f"{self.model!r} and OPENAI_API_KEY"
-            ) from None
-        except openai.BadRequestError as error:
-            if not any(name in error.message for name in self.options):
-                # This request alone may be at fault: too long, or with an image that the server cannot read.
-                raise NoReplyError("status 400") from None
-            text, key = error.message, os.environ.get("OPENAI_API_KEY")
-            raise ConnectionError(
-                f"the server does not take such requests: {text.replace(key, '(key)') if key else text}; change "
-                "--max-tokens or --temperature, or leave them to the server with the value `none`"
-            ) from None
-        except openai.APIStatusError as error:
-            raise NoReplyError(f"status {error.status_code}") from None
-        except openai.APITimeoutError:
-            raise NoReplyError("no answer in time") from None
-        except (openai.OpenAIError, ValueError) as error:
-            raise NoReplyError(type(error).__name__) from None
-        try:
-            text = completion.choices[0].message.content
-        except (AttributeError, IndexError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise NoReplyError("an answer without a text")
-        return text
 
 
 def _messages(turns: Sequence[str], images: Sequence[Path]) -> list[dict]:

@@ -34,7 +34,9 @@ class CoIN(Benchmark):
         missing = []
         for task in TASKS:
             absent = [
-                str(file) for split in ("train", "test") if not (file := _annotations(root, task.name, split)).is_file()
+                str(file)
+                for split in ("train", "test")
+                if not (file := _annotations(root, task.name, split)).is_file()
             ]
             if absent:
                 missing.append(
@@ -47,8 +49,8 @@ class CoIN(Benchmark):
         """Write the `dataset_info.json` of a run, which points to the datasets where they lie.
 
         Args:
-            folder: dataset folder of the run.
-            arguments: the recipe's keys; `dataset_dir` is CoIN's folder.
+            folder: Dataset folder of the run.
+            arguments: The recipe's keys; `dataset_dir` is CoIN's folder.
 
         Returns:
             The keys `dataset_dir` and `media_dir` for the run.
@@ -58,7 +60,9 @@ class CoIN(Benchmark):
             images, file_name = read_json(root / MANIFEST_FILE)["images"], _prepared
         else:
             images, file_name = str(root), _annotations
-        write_json(folder / "dataset_info.json", dataset_entries(lambda task, split: str(file_name(root, task, split))))
+        write_json(
+            folder / "dataset_info.json", dataset_entries(lambda task, split: str(file_name(root, task, split)))
+        )
         return {"dataset_dir": str(folder), "media_dir": arguments.get("media_dir") or images}
 
     def published_sizes(self) -> dict[str, PublishedSize]:

@@ -1,7 +1,5 @@
-"""Turns CoIN's published files into datasets for LLaMA-Factory; images stay where they are."""
+"""Turn CoIN's published files into datasets for LLaMA-Factory; images stay where they are."""
 
-import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +8,13 @@ from pathlib import Path
 
 from sefe_plugin.answers.text_vqa import text_vqa_answers
 from sefe_plugin.benchmarks.coin.images import ImageCheck
-from sefe_plugin.benchmarks.coin.records import read_array, to_test_row, to_train_row
+from sefe_plugin.benchmarks.coin.records import to_test_row, to_train_row
 from sefe_plugin.benchmarks.coin.sources import IMAGES, TEXT_VQA_ANSWERS, VARIANTS, find_annotations
 from sefe_plugin.benchmarks.coin.tasks import MANIFEST_FILE, MANIFEST_VERSION, TASKS, dataset_entries
+from sefe_plugin.data.reader import read_array
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.files import read_json, replacing, write_json, write_text
+from sefe_plugin.files import file_digest, read_json, replacing, write_json, write_text
+from sefe_plugin.json_lines import json_line
 
 
 #: Lists every image at fault: task, path and reason, separated by tabs.
@@ -36,27 +36,27 @@ def prepare_coin(
     skip_broken: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """Writes `<Task>/train.jsonl` and `<Task>/test.jsonl` of the eight tasks, `dataset_info.json` and the manifest.
+    """Write `<Task>/train.jsonl` and `<Task>/test.jsonl` of the eight tasks, `dataset_info.json` and the manifest.
 
     Samples of a subset are drawn without replacement, by task and seed alone, and keep their order. The manifest is
     written last: a folder without it is not complete.
 
     Args:
-        source: folder with the published files (`find_annotations`).
-        out: where to write.
-        images: folder where the records' relative image paths lead; the source by default.
-        variant: a key of `VARIANTS`.
-        max_test: test records of each task at most (SEFE's tables fit 2000), all by default.
-        train_share: share of each task's training records, in (0, 1].
-        seed: draws the subsets.
-        skip_broken: leave out the records whose image is missing or broken, instead of stopping.
-        say: given one line for every finished file.
+        source: Folder with the published files (`find_annotations`).
+        out: Where to write.
+        images: Folder where the records' relative image paths lead; the source by default.
+        variant: A key of `VARIANTS`.
+        max_test: Test records of each task at most (SEFE's tables fit 2000), all by default.
+        train_share: Share of each task's training records, in (0, 1].
+        seed: Draws the subsets.
+        skip_broken: Leave out the records whose image is missing or broken, instead of stopping.
+        say: Given one line for every finished file.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: if files are missing, a record is not as published, or an image is at fault; names all of them.
+        ValueError: If files are missing, a record is not as published, or an image is at fault; names all of them.
     """
     if max_test is not None and max_test < 1:
         raise ValueError(f"the number of test records must be at least 1; got {max_test}.")
@@ -82,7 +82,7 @@ def prepare_coin(
             total, count = written.total(), written["written"]
             tasks[task.name][split] = {
                 "source": str(file.absolute()),
-                "sha256": _digest(file),
+                "sha256": file_digest(file),
                 "chosen": total,
                 "written": count,
             }
@@ -112,7 +112,7 @@ def prepare_coin(
 
 
 def _read_answers(candidates: list[Path], say: Callable[[str], None]) -> dict[str, list[str]]:
-    """Reads TextVQA's ten answers to each test question."""
+    """Read TextVQA's ten answers to each test question."""
     file = next((file for file in candidates if file.is_file()), None)
     if file is None:
         say(
@@ -127,7 +127,7 @@ def _read_answers(candidates: list[Path], say: Callable[[str], None]) -> dict[st
 
 
 def _choose(file: Path, share: float, limit: int | None, rng: random.Random) -> set[int] | None:
-    """Draws the positions of the records to keep; None for all, which saves counting them."""
+    """Draw the positions of the records to keep; None for all, which saves counting them."""
     if share == 1 and limit is None:
         return None
     total = sum(1 for _ in read_array(file))
@@ -143,14 +143,14 @@ def _checked(task: str, split: str, file: Path, chosen: set[int] | None, answers
                     row = to_train_row(task, record)
                 else:
                     row = to_test_row(task, record, answers)
-                    SCORERS[_SCORER[task]]("", row)  # raises where the gold answer cannot be read
+                    SCORERS[_SCORER[task]].check(row)
             except ValueError as error:
                 raise ValueError(f"{file}: record {position + 1} {error}.") from error
             yield row
 
 
 def _whole(records: Iterable[dict], check: ImageCheck, found: dict[str, str]) -> Iterator[tuple[dict, bool]]:
-    """Yields the records with whether their image is whole; adds the images at fault to `found`."""
+    """Yield the records with whether their image is whole; adds the images at fault to `found`."""
     records = iter(records)
     while batch := list(islice(records, _BATCH)):
         found |= check(record["image"] for record in batch if record["image"] is not None)
@@ -159,13 +159,13 @@ def _whole(records: Iterable[dict], check: ImageCheck, found: dict[str, str]) ->
 
 
 def _write_rows(file: Path, rows: Iterable[tuple[dict, bool]]) -> Counter:
-    """Writes the whole records as JSONL, the first with an image ahead of all without one.
+    """Write the whole records as JSONL, the first with an image ahead of all without one.
 
     `datasets` infers the columns from the first records: without a path among them it takes `image` for empty.
     """
     counts: Counter = Counter()
     waiting: list[dict] | None = []
-    with replacing(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
+    with replacing(file) as temporary, temporary.open("wb") as lines:
         for record, whole in rows:
             counts["written" if whole else "left out"] += 1
             if not whole:
@@ -176,14 +176,9 @@ def _write_rows(file: Path, rows: Iterable[tuple[dict, bool]]) -> Counter:
                     waiting.append(record)
                     continue
                 ready, waiting = [record, *waiting], None
-            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in ready)
-        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in waiting or ())
+            lines.writelines(map(json_line, ready))
+        lines.writelines(map(json_line, waiting or ()))
     return counts
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _faults_message(faults: dict[tuple[str, str], str], images: Path, out: Path) -> str:

@@ -1,4 +1,4 @@
-"""Checks that images exist and decode."""
+"""Check that images exist and decode."""
 
 import os
 from collections.abc import Iterable
@@ -9,19 +9,19 @@ from PIL import Image
 
 
 class ImageCheck:
-    """Checks images below a folder, each once, several at a time."""
+    """Check images below a folder, each once, several at a time."""
 
     def __init__(self, folder: Path):
-        """Creates a check of the images below `folder`."""
+        """Create a check of the images below `folder`."""
         self._folder = str(folder)
         self._pool = ThreadPoolExecutor(os.cpu_count())
         self._faults: dict[str, str | None] = {}
 
     def __call__(self, paths: Iterable[str]) -> dict[str, str]:
-        """Checks images.
+        """Check images.
 
         Args:
-            paths: relative to the folder, or absolute.
+            paths: Relative to the folder, or absolute.
 
         Returns:
             Path -> "missing" or "broken: why", for those at fault.

@@ -6,7 +6,6 @@ answer. The wording of the request is our own; the order of its blocks and the r
 temperature 0.7; here it answers greedily, so that a score can be repeated.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from sefe_plugin.benchmarks.coin import TASKS
 from sefe_plugin.benchmarks.coin.score_file import read_rows
+from sefe_plugin.json_lines import GrowingFile
+from sefe_plugin.openai_client import NoReplyError, NoTextError, OpenAIClient
 
 
 _SYSTEM = "You are a careful examiner who compares answers with their solutions."
@@ -31,16 +32,16 @@ _MAX_TOKENS = 20
 
 
 def judge_request(task: str, row: Mapping) -> str:
-    """Writes what the judge is asked about one answer.
+    """Write what the judge is asked about one answer.
 
     The question loses its last line, which says how to answer, except in Grounding, as in CoIN.
 
     Args:
-        task: a task of CoIN.
-        row: a test record with its "prediction".
+        task: A task of CoIN.
+        row: A test record with its "prediction".
 
     Raises:
-        ValueError: if the record has no text as "text", or none as "answer" ("answer_bbox" for Grounding).
+        ValueError: If the record has no text as "text", or none as "answer" ("answer_bbox" for Grounding).
     """
     gold = "answer_bbox" if task == "Grounding" else "answer"
     for name in ("text", gold):
@@ -59,7 +60,7 @@ def judge_request(task: str, row: Mapping) -> str:
 
 
 def parse_rating(reply: str) -> float:
-    """Reads a rating as CoIN does.
+    """Read a rating as CoIN does.
 
     A number of at most 10 is taken, negative ones too, and a larger one is 0; of "a/b", a whole number a of at most
     10; of any other text with no "/", its first digit from 1 to 9, so that "10 points" is 1; all else is 0.
@@ -80,7 +81,7 @@ def parse_rating(reply: str) -> float:
 
 
 def knowledge_capability(ratings: Sequence[float]) -> int:
-    """Computes KC = round(100 * sum of ratings / (10 * number of ratings)), in percent."""
+    """Compute KC = round(100 * sum of ratings / (10 * number of ratings)), in percent."""
     return round(sum(ratings) / (10 * len(ratings)) * 100)
 
 
@@ -93,26 +94,26 @@ def judge_file(
     workers: int = 8,
     progress: Callable = iter,
 ) -> int:
-    """Has every answer of a file of predictions judged, and computes KC.
+    """Have every answer of a file of predictions judged, and compute KC.
 
     Each row goes to `out` with the "judge", its "reply" and its "rating" as soon as it and all before it are judged;
     a stopped command continues after the last of them.
 
     Args:
-        task: a task of CoIN.
+        task: A task of CoIN.
         file: JSONL, one test record with its prediction a row.
         out: JSONL to write.
-        model: the judge's name; its ratings are never taken for another's.
-        ask: sends a request to the judge and returns its reply.
-        workers: requests at a time.
-        progress: wraps the iterator over the answers that are still to be judged.
+        model: The judge's name; its ratings are never taken for another's.
+        ask: Sends a request to the judge and returns its reply.
+        workers: Requests at a time.
+        progress: Wraps the iterator over the answers that are still to be judged.
 
     Returns:
         KC, 0 to 100.
 
     Raises:
-        ValueError: for an unknown task, a bad row, or an `out` that belongs to other predictions, another judge or
-            another task.
+        ValueError: For an unknown task, a bad row, or an `out` that another process writes or that belongs to other
+            predictions, another judge or another task.
     """
     if task not in [known.name for known in TASKS]:
         raise ValueError(f"the task must be one of {', '.join(known.name for known in TASKS)}; got {task!r}.")
@@ -126,74 +127,59 @@ def judge_file(
     if not rows:
         raise ValueError(f"{file} holds no predictions.")
     judge = {"model": model, "task": task}
-    ratings = _judged_before(out, rows, judge)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(workers) as pool, out.open("a", encoding="utf-8") as lines:
+    with GrowingFile(out) as judged, ThreadPoolExecutor(workers) as pool:
+        ratings = _judged_before(judged, rows, judge)
+        start = len(ratings)
         try:
-            start = len(ratings)
             replies: Iterable[str] = pool.map(ask, requests[start:])
             for row, reply in progress(zip(rows[start:], replies, strict=True)):
                 ratings.append(parse_rating(reply))
-                judged = {**row, "judge": judge, "reply": reply, "rating": ratings[-1]}
-                lines.write(json.dumps(judged, ensure_ascii=False) + "\n")
-                lines.flush()
+                judged.append({**row, "judge": judge, "reply": reply, "rating": ratings[-1]})
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return knowledge_capability(ratings)
 
 
-def _judged_before(out: Path, rows: Sequence[Mapping], judge: Mapping[str, str]) -> list[float]:
-    """Reads the ratings that an earlier run with this judge wrote; drops a last line that was cut off."""
-    if not out.exists():
-        return []
-    text = out.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    # only line feeds end a record: a text may hold other line separators
-    judged = [json.loads(line) for line in whole.split("\n")[:-1]]
-    own = [{key: value for key, value in row.items() if key not in ("judge", "reply", "rating")} for row in judged]
+def _judged_before(judged: GrowingFile, rows: Sequence[Mapping], judge: Mapping[str, str]) -> list[float]:
+    """Return the ratings that an earlier run with this judge wrote."""
+    found = [row for _, row in judged]
+    own = [{key: value for key, value in row.items() if key not in ("judge", "reply", "rating")} for row in found]
     if own != list(rows[: len(own)]):
-        raise ValueError(f"{out} holds judgements of other predictions; choose another file with --out.")
-    if other := next((row for row in judged if row.get("judge") != judge), None):
+        raise ValueError(f"{judged.path} holds judgements of other predictions; choose another file with --out.")
+    if other := next((row for row in found if row.get("judge") != judge), None):
         raise ValueError(
-            f"{out} holds judgements by {other.get('judge', 'an unnamed judge')}, not by {judge}; choose another file "
-            "with --out."
+            f"{judged.path} holds judgements by {other.get('judge', 'an unnamed judge')}, not by {judge}; choose "
+            "another file with --out."
         )
-    if whole != text:
-        out.write_text(whole, encoding="utf-8")
-    return [row["rating"] for row in judged]
+    return [row["rating"] for row in found]
 
 
 def open_judge(model: str, base_url: str | None = None) -> Callable[[str], str]:
-    """Connects to an OpenAI-compatible server.
+    """Connect to an OpenAI-compatible server.
 
     Args:
-        model: the judge's name on the server.
-        base_url: the server's address; by default `OPENAI_BASE_URL`, or OpenAI's own server.
+        model: The judge's name on the server.
+        base_url: The server's address; by default `OPENAI_BASE_URL`, or OpenAI's own server.
 
     Returns:
-        A function that sends a request and returns the reply.
+        A function that sends a request and returns the reply; nothing where the judge gave no text.
 
     Raises:
-        ValueError: if the client is not installed, or there is no key in `OPENAI_API_KEY`.
+        ValueError: If the client is not installed, there is no key in `OPENAI_API_KEY`, or the address holds a secret.
     """
     try:
-        from openai import OpenAI, OpenAIError
+        client = OpenAIClient(model, base_url, extra="judge", needs_key=True, temperature=0.0, max_tokens=_MAX_TOKENS)
     except ImportError as error:
-        raise ValueError('judging needs the package openai: pip install "sefe-plugin[judge]"') from error
-    try:
-        client = OpenAI(base_url=base_url, max_retries=5)
-    except OpenAIError as error:
-        raise ValueError("put the server's key into OPENAI_API_KEY; any text for a server without keys.") from error
+        raise ValueError(str(error)) from error
+    send = client.asker()
 
     def ask(request: str) -> str:
-        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": request}]
         try:
-            answer = client.chat.completions.create(
-                model=model, messages=messages, temperature=0.0, max_tokens=_MAX_TOKENS
-            )
-        except OpenAIError as error:
-            raise ValueError(f"the judge {model!r} at {client.base_url} does not answer: {error}") from error
-        return answer.choices[0].message.content or ""
+            return send([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": request}])
+        except NoTextError:
+            return ""
+        except (NoReplyError, ConnectionError) as error:
+            raise ValueError(f"the judge {model!r} at {client.address} does not answer: {error}") from error
 
     return ask

@@ -1,94 +1,22 @@
-"""CoIN's records: read one by one from a JSON array of any length, checked, and written in one uniform shape."""
+"""CoIN's records, checked and brought into one uniform shape."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Mapping
 
 from sefe_plugin.answers.texts import split_options, split_question
 
 
 IMAGE_TAG = "<image>"
-_CHUNK = 1 << 20
-_MAX_RECORD = 16 * _CHUNK
-_DECODER = json.JSONDecoder()
-
-
-class _Text:
-    """A file's text, read on as it is asked for."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-        self._buffer = ""
-        self._start = 0
-
-    def _read_on(self) -> bool:
-        chunk = self._stream.read(_CHUNK)
-        self._buffer, self._start = self._buffer[self._start :] + chunk, 0
-        return bool(chunk)
-
-    def peek(self) -> str:
-        """Return the next character that is no blank, without taking it; nothing at the end."""
-        while True:
-            while self._start < len(self._buffer):
-                if not self._buffer[self._start].isspace():
-                    return self._buffer[self._start]
-                self._start += 1
-            if not self._read_on():
-                return ""
-
-    def take(self, character: str) -> None:
-        """Take the next character, which must be the one named."""
-        if self.peek() != character:
-            raise ValueError(f"{character!r} expected, got {self.peek()!r}")
-        self._start += 1
-
-    def take_object(self) -> dict:
-        """Take the next value, which must be an object."""
-        if self.peek() != "{":
-            raise ValueError(f"an object expected, got {self.peek()!r}")
-        while True:
-            try:
-                value, self._start = _DECODER.raw_decode(self._buffer, self._start)
-            except json.JSONDecodeError as error:
-                # the object may go on beyond what is read so far
-                if len(self._buffer) - self._start > _MAX_RECORD or not self._read_on():
-                    raise ValueError(f"no valid JSON, {error.msg}") from error
-            else:
-                return value
-
-
-def read_array(file: Path) -> Iterator[dict]:
-    """Yields the objects of a JSON array, holding no more than a record and a megabyte of text at a time.
-
-    Raises:
-        ValueError: if the file is no array of objects; names the record by its number, from 1.
-    """
-    number = 0
-    with file.open(encoding="utf-8-sig") as stream:
-        text = _Text(stream)
-        try:
-            text.take("[")
-            while text.peek() != "]":
-                if number:
-                    text.take(",")
-                number += 1
-                yield text.take_object()
-            text.take("]")
-            text.take("")
-        except ValueError as error:
-            raise ValueError(f"{file} must be a JSON array of objects; at record {number}: {error}.") from error
 
 
 def to_train_row(task: str, record: Mapping) -> dict:
-    """Checks a training record and returns it as `id`, `image` (a path, or None) and `conversations`.
+    """Check a training record and return it as `id`, `image` (a path, or None) and `conversations`.
 
     The image tag stands once, in front of the first question, where there is an image, and nowhere else: where the
     official loader puts it.
 
     Raises:
-        ValueError: if a field is missing or has another type than published.
+        ValueError: If a field is missing or has another type than published.
     """
     turns = record.get("conversations")
     image = _image(task, record)
@@ -105,18 +33,18 @@ def to_train_row(task: str, record: Mapping) -> dict:
 
 
 def to_test_row(task: str, record: Mapping, answers: Mapping[str, list[str]]) -> dict:
-    """Checks a test record and returns all its fields, `image` and `text` in uniform shape, and what scores need.
+    """Check a test record and return all its fields, `image` and `text` in uniform shape, and what scores need.
 
     ScienceQA gets `num_choices`, counted from the lines "A. ...", "B. ..." of its text; TextVQA gets `answers` where
     they are known, and where it has no `answer` the most frequent of them.
 
     Args:
-        task: the task's name.
-        record: as published.
-        answers: question id -> TextVQA's ten answers.
+        task: The task's name.
+        record: The record as published.
+        answers: Question id -> TextVQA's ten answers.
 
     Raises:
-        ValueError: if a field is missing or has another type than published.
+        ValueError: If a field is missing or has another type than published.
     """
     image = _image(task, record)
     added = {}

@@ -1,4 +1,4 @@
-"""Scores the predictions of one of CoIN's tasks from a file, without the model.
+"""Score the predictions of one of CoIN's tasks from a file, without the model.
 
 A row holds `prediction` and what the task's test record offers: `answer`; for Grounding `answer_bbox` and `size`; for
 ScienceQA `answer` as a letter and `num_choices`; for TextVQA `answers`, ten of them (the clean mode also takes one
@@ -26,6 +26,7 @@ from typing import NamedTuple
 from sefe_plugin.benchmarks.coin import TASKS
 from sefe_plugin.benchmarks.coin.official import OFFICIAL, official_accuracy
 from sefe_plugin.evaluation.scorers import SCORERS, Score
+from sefe_plugin.json_lines import numbered_records
 
 
 MODES = ("official", "clean")
@@ -38,9 +39,9 @@ class FileScore(NamedTuple):
     """What a file of predictions is worth.
 
     Attributes:
-        accuracy: in percent.
-        formatted: share of answers in the task's format, in percent; the same in both modes.
-        count: number of rows.
+        accuracy: In percent.
+        formatted: Share of answers in the task's format, in percent; the same in both modes.
+        count: Number of rows.
     """
 
     accuracy: float
@@ -49,34 +50,27 @@ class FileScore(NamedTuple):
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, dict]]:
-    """Yields the rows of a JSONL file of predictions with their line numbers, from 1; skips empty lines.
+    """Yield the rows of a JSONL file of predictions with their line numbers, from 1; pass over empty lines.
 
     Raises:
-        ValueError: if a line is no JSON object with a text as `prediction`; names the line.
+        ValueError: If a line is no JSON object with a text as `prediction`; names the line.
     """
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}: each line must be one JSON object; {error}.") from error
-            if not isinstance(row, dict) or not isinstance(row.get("prediction"), str):
-                raise ValueError(f"{file}, line {number}: needs a text as 'prediction', got {line.strip()[:200]}")
-            yield number, row
+    for number, row in numbered_records(file):
+        if not isinstance(row, dict) or not isinstance(row.get("prediction"), str):
+            raise ValueError(f"{file}, line {number}: needs a text as 'prediction', got {json.dumps(row)[:200]}")
+        yield number, row
 
 
 def score_file(task: str, file: Path, mode: str) -> FileScore:
-    """Scores a file of predictions.
+    """Score a file of predictions.
 
     Args:
-        task: one of CoIN's tasks, a key of `CLEAN`.
+        task: One of CoIN's tasks, a key of `CLEAN`.
         file: JSONL, one row per test record.
-        mode: one of `MODES`.
+        mode: One of `MODES`.
 
     Raises:
-        ValueError: for an unknown task or mode, an empty file, or a row that lacks what the task needs; names file,
+        ValueError: For an unknown task or mode, an empty file, or a row that lacks what the task needs; names file,
             line and field.
     """
     if task not in CLEAN:

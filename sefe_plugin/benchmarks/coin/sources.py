@@ -17,9 +17,9 @@ class Variant(NamedTuple):
     """One published version of the training data.
 
     Attributes:
-        folders: folders below the source that may hold the task folders, the first that has the file wins.
-        train_files: names of the training file.
-        origin: where to get it, and its licence.
+        folders: Folders below the source that may hold the task folders, the first that has the file wins.
+        train_files: Names of the training file.
+        origin: Where to get it, and its licence.
     """
 
     folders: tuple[str, ...]
@@ -84,15 +84,15 @@ class Annotations(NamedTuple):
 
 
 def find_annotations(source: Path, variant: str) -> dict[str, Annotations]:
-    """Finds the training and test files of the eight tasks.
+    """Find the training and test files of the eight tasks.
 
     Args:
         source: CoIN or CoIN-ASD as downloaded, one of CoIN's `Instructions_*` folders, or the official layout with
             `annotations/<Task>`.
-        variant: a key of `VARIANTS`.
+        variant: A key of `VARIANTS`.
 
     Raises:
-        ValueError: if the source or any file is missing; names all of them, where they come from and their licence.
+        ValueError: If the source or any file is missing; names all of them, where they come from and their licence.
     """
     if variant not in VARIANTS:
         raise ValueError(f"the variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")

@@ -22,10 +22,10 @@ MANIFEST_VERSION = 1
 
 
 def dataset_entries(file_name: Callable[[str, str], str]) -> dict[str, dict]:
-    """Returns LLaMA-Factory's description of the sixteen datasets.
+    """Return LLaMA-Factory's description of the sixteen datasets.
 
     Args:
-        file_name: gives the file of a task and a split ("train" or "test").
+        file_name: Gives the file of a task and a split ("train" or "test").
     """
     entries = {}
     for task in TASKS:

@@ -251,7 +251,7 @@ def _region_question(shape: str) -> str:
 
 @cache
 def _short_pool() -> AnswerPool:
-    """Answers from which the rules draw wrong ones, over all kinds of questions."""
+    """Return the answers from which the rules draw wrong ones, over all kinds of questions."""
     rng = random.Random("mini-coin answer pool")
     items = [question_about(random_picture(rng) if rng.random() < 0.7 else None, rng) for _ in range(_POOL_SIZE)]
     return AnswerPool([Sample(item.text, item.answer) for item in items], SHORT_ANSWER)

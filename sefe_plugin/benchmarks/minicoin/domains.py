@@ -52,13 +52,13 @@ class MiniCoIN16(MiniCoIN):
 
 
 def to_light(picture: Image.Image, grain_seed: str) -> Image.Image:
-    """Inverts the lightness of a picture, keeps its hues, and adds grain.
+    """Invert the lightness of a picture, keep its hues, and add grain.
 
     With the lightness (max + min) / 2 of a pixel's channels, every channel c becomes c + 255 - max - min.
 
     Args:
         picture: RGB.
-        grain_seed: seed of the grain.
+        grain_seed: Seed of the grain.
     """
     channels = picture.split()
     most = ImageChops.lighter(ImageChops.lighter(*channels[:2]), channels[2])
@@ -71,12 +71,12 @@ def to_light(picture: Image.Image, grain_seed: str) -> Image.Image:
 
 
 def _second_seed(seed: int) -> int:
-    """Returns a seed that no run draws its first domain from, on the same side of the validation seeds."""
+    """Return a seed that no run draws its first domain from, on the same side of the validation seeds."""
     return -1 - seed if seed < data.VALIDATION_SEEDS else seed + 10**9
 
 
 def _declare(file: Path) -> None:
-    """Adds the datasets of both domains to mini-CoIN's description of its own."""
+    """Add the datasets of both domains to mini-CoIN's description of its own."""
     own = {name: entry for name, entry in read_json(file).items() if name.startswith("minicoin_")}
     info = dict(own)
     for name, entry in own.items():
@@ -87,7 +87,7 @@ def _declare(file: Path) -> None:
 
 
 def _write_light(folder: Path, seed: int) -> None:
-    """Draws mini-CoIN from `seed` and keeps its light version as `folder`/light, whole or not at all.
+    """Draw mini-CoIN from `seed` and keep its light version as `folder`/light, whole or not at all.
 
     One that is there is kept where it has this seed, and version and sizes of the first domain in `folder`.
     """

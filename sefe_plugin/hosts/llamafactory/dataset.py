@@ -1,6 +1,5 @@
 """ASD on a dataset that the host has aligned, whatever its format on disk."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from sefe_plugin.answers.styles import FORMAT_LINES
 from sefe_plugin.answers.texts import split_question
 from sefe_plugin.asd import Origin, Sample, diversify
-from sefe_plugin.files import write_text
+from sefe_plugin.json_lines import read_json_lines, write_json_lines
 
 
 logger = logging.getLogger(__name__)
@@ -101,12 +100,7 @@ def _add_lines(samples: list[Sample], origins: Sequence[Origin], first_turns: Se
                 samples[index] = Sample(f"{question.rstrip()}\n{line}", answer)
 
 
-def _record(file: Path, name: str, origins) -> None:
-    """Write the origins of this dataset's rewritten samples, keeping those of other datasets of the run."""
-    kept = []
-    if file.is_file():
-        # only line feeds end a record: a text may hold other line separators
-        lines = file.read_text(encoding="utf-8").split("\n")
-        kept = [line for line in lines if line and json.loads(line)["dataset"] != name]
-    lines = kept + [json.dumps({"dataset": name, **asdict(origin)}, ensure_ascii=False) for origin in origins]
-    write_text(file, "".join(f"{line}\n" for line in lines))
+def _record(file: Path, name: str, origins: Sequence[Origin]) -> None:
+    """Write the origins of this dataset's rewritten samples, and keep those of other datasets of the run."""
+    kept = [record for record in read_json_lines(file) if record["dataset"] != name] if file.is_file() else []
+    write_json_lines(file, [*kept, *({"dataset": name, **asdict(origin)} for origin in origins)])

@@ -1,6 +1,5 @@
 """How many samples a task has, and how long they are in the host's own encoding."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean
@@ -14,7 +13,7 @@ from llamafactory.hparams import DataArguments, ModelArguments
 from llamafactory.model import load_tokenizer
 from transformers import HfArgumentParser
 
-from sefe_plugin.files import read_json
+from sefe_plugin.data.records import RecordFile
 from sefe_plugin.plan.sizes import TaskSize
 from sefe_plugin.recipe.load import Task
 
@@ -96,7 +95,7 @@ class Lengths:
 
 
 def _read(attributes: DatasetAttr, folder: Path) -> tuple[int | None, list[dict]]:
-    """Count the records of a local JSON dataset and draws some, evenly spread.
+    """Count the records of a local JSON dataset and draw some, evenly spread.
 
     Returns:
         None and no record for any other dataset, which only a run downloads or unpacks.
@@ -104,13 +103,9 @@ def _read(attributes: DatasetAttr, folder: Path) -> tuple[int | None, list[dict]
     file = folder / attributes.dataset_name
     if attributes.load_from != "file" or file.suffix not in (".json", ".jsonl"):
         return None, []
-    if file.suffix == ".json":
-        records = read_json(file)
-        return len(records), _spread(records)
-    # only line feeds end a record: a text may hold other line separators
-    lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-    return len(lines), [json.loads(line) for line in _spread(lines)]
-
-
-def _spread(records: list) -> list:
-    return records[:: max(1, len(records) // _DRAWN)][:_DRAWN]
+    records = RecordFile(file)
+    try:
+        count = len(records)
+        return count, [records[index] for index in range(0, count, max(1, count // _DRAWN))[:_DRAWN]]
+    finally:
+        records.close()

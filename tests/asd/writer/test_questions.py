@@ -8,11 +8,11 @@ from PIL import Image
 from sefe_plugin.answers.styles import BRIEF, DETAILED, EXPLANATIONS, MULTIPLE_CHOICE, SHORT_ANSWER, STYLES, YES_NO
 from sefe_plugin.asd.diversify import rewrites
 from sefe_plugin.asd.items import parse_item
-from sefe_plugin.data.sample import Sample
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.writer.generators import NoReplyError
 from sefe_plugin.asd.writer.questions import Chosen, group, needs_model, write_request
 from sefe_plugin.asd.writer.templates import Prompts, Task, load_task
+from sefe_plugin.data.sample import Sample
 from sefe_plugin.files import shipped_folder
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from sefe_plugin.asd.build import build
 from sefe_plugin.asd.dataset import open_dataset
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.data.sample import Sample
 from sefe_plugin.asd.writer.generators import OpenAIGenerator
 from sefe_plugin.asd.writer.templates import Task
+from sefe_plugin.data.sample import Sample
 
 
 KEY = "sk-secret-0123456789"

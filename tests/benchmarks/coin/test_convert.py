@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from sefe_plugin.benchmarks import coin
+from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.benchmarks.coin.convert import FAULTS_FILE, prepare_coin
 from sefe_plugin.benchmarks.coin.score_file import score_file
 from sefe_plugin.benchmarks.coin.sources import VARIANTS, find_annotations
@@ -19,6 +19,7 @@ from sefe_plugin.cli.coin import add_commands
 
 NAMES = [task.name for task in TASKS]
 TRAIN, TEST = 20, 12
+COIN = load_benchmark("coin")
 
 
 def write(file, content):
@@ -104,15 +105,15 @@ def test_rows_hold_what_every_score_needs(source, tmp_path):
 def test_the_benchmark_reads_what_was_prepared(source, tmp_path):
     out = tmp_path / "out"
     arguments = {"dataset_dir": str(out)}
-    (fault,) = [fault for fault in coin.faults(arguments) if "GQA" in fault]
-    assert f"sefe coin prepare SOURCE --images IMAGES --out {out}" in fault
+    (error,) = [error for error in COIN.errors(arguments) if "GQA" in error]
+    assert f"sefe coin prepare SOURCE --images IMAGES --out {out}" in error
     prepare_coin(source, out)
-    assert coin.faults(arguments) == []
-    keys = coin.prepare(tmp_path / "run", arguments)
+    assert COIN.errors(arguments) == []
+    keys = COIN.prepare(tmp_path / "run", arguments)
     assert keys == {"dataset_dir": str(tmp_path / "run"), "media_dir": str(source)}
     info = json.loads((tmp_path / "run" / "dataset_info.json").read_text())
     assert info["coin_ocrvqa_train"]["file_name"] == str(out / "OCRVQA" / "train.jsonl")
-    assert coin.prepare(tmp_path / "run", {**arguments, "media_dir": "/elsewhere"})["media_dir"] == "/elsewhere"
+    assert COIN.prepare(tmp_path / "run", {**arguments, "media_dir": "/elsewhere"})["media_dir"] == "/elsewhere"
 
 
 def test_the_benchmark_names_what_has_gone_since(source, tmp_path):
@@ -120,22 +121,22 @@ def test_the_benchmark_names_what_has_gone_since(source, tmp_path):
     prepare_coin(source, out)
     source.rename(tmp_path / "moved")
     (out / "GQA" / "train.jsonl").unlink()
-    gone, moved = coin.faults({"dataset_dir": str(out)})
+    gone, moved = COIN.errors({"dataset_dir": str(out)})
     assert gone.startswith(f"{out / 'GQA' / 'train.jsonl'} is missing")
     assert "Set `media_dir` to where it is now" in moved
-    assert coin.faults({"dataset_dir": str(out), "media_dir": str(tmp_path / "moved")}) == [gone]
+    assert COIN.errors({"dataset_dir": str(out), "media_dir": str(tmp_path / "moved")}) == [gone]
     write(out / "manifest.json", {"version": 0})
-    assert "Run it again" in coin.faults({"dataset_dir": str(out)})[0]
+    assert "Run it again" in COIN.errors({"dataset_dir": str(out)})[0]
 
 
 def test_samples_of_other_styles_are_not_rewritten_again(source, tmp_path):
     out = tmp_path / "out"
     manifest = prepare_coin(source, out)
-    assert coin.faults({"dataset_dir": str(out), "asd_ratio": 0.2}) == []
+    assert COIN.errors({"dataset_dir": str(out), "asd_ratio": 0.2}) == []
     write(out / "manifest.json", manifest | {"variant": "asd20"})
-    (fault,) = coin.faults({"dataset_dir": str(out), "asd_ratio": 0.2})
-    assert "diversified already" in fault
-    assert coin.faults({"dataset_dir": str(out), "asd_ratio": 0}) == []
+    (error,) = COIN.errors({"dataset_dir": str(out), "asd_ratio": 0.2})
+    assert "diversified already" in error
+    assert COIN.errors({"dataset_dir": str(out), "asd_ratio": 0}) == []
 
 
 @pytest.mark.parametrize("skip_broken", [False, True])
@@ -289,7 +290,8 @@ def test_memory_does_not_grow_with_the_number_of_records(tmp_path):
     code = """
 import json, sys
 from pathlib import Path
-from sefe_plugin.benchmarks.coin.records import read_array, to_train_row
+from sefe_plugin.benchmarks.coin.records import to_train_row
+from sefe_plugin.data.reader import read_array
 def peak():  # KiB; unlike ru_maxrss, of this program alone, not of the one that started it
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 before = peak()

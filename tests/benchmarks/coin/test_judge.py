@@ -10,6 +10,7 @@ import pytest
 
 from sefe_plugin.benchmarks.coin.judge import judge_file, judge_request, knowledge_capability, open_judge, parse_rating
 from sefe_plugin.cli.evaluation import add_commands
+from sefe_plugin.json_lines import GrowingFile
 
 
 ROW = {
@@ -211,6 +212,36 @@ def test_a_server_that_refuses_is_named(server, monkeypatch):
         open_judge("judge-1", server.url)("[Candidate's answer]\nanswer 1\n")
 
 
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_servers_words_are_not_repeated(server, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server.status = status
+    with pytest.raises(ValueError, match=f"does not answer: .*status {status}") as error:
+        open_judge("judge-1", server.url)("[Candidate's answer]\nanswer sk-secret\n")
+    assert "sk-secret" not in str(error.value)
+
+
+def test_an_address_with_a_secret_is_refused(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    with pytest.raises(ValueError, match="no password and no query"):
+        open_judge("judge-1", "http://user:word@host/v1")
+
+
+def test_two_commands_cannot_write_one_file(predictions, tmp_path):
+    out = tmp_path / "out.jsonl"
+    with GrowingFile(out), pytest.raises(ValueError, match="another process is writing"):
+        judge_file("VQAv2", predictions, out, "judge-1", by_number)
+
+
+def test_a_wrong_out_loses_nothing(predictions, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW))
+    before = out.read_text()
+    with pytest.raises(ValueError, match="judgements of other predictions"):
+        judge_file("VQAv2", predictions, out, "judge-1", by_number)
+    assert out.read_text() == before
+
+
 def test_the_key_comes_from_the_environment_only(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
@@ -219,5 +250,5 @@ def test_the_key_comes_from_the_environment_only(monkeypatch):
 
 def test_a_missing_client_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ValueError, match=r'pip install "sefe-plugin\[judge\]"'):
+    with pytest.raises(ValueError, match=r"pip install 'sefe-plugin\[judge\]'"):
         open_judge("judge-1")

@@ -1,71 +1,9 @@
-import json
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from sefe_plugin.benchmarks.coin import records
-from sefe_plugin.benchmarks.coin.records import read_array, to_test_row, to_train_row
+from sefe_plugin.benchmarks.coin.records import to_test_row, to_train_row
 
 
 LETTER_LINE = "Answer with the option's letter from the given choices directly."
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    content=st.lists(st.dictionaries(st.text(), values, max_size=3), max_size=4),
-    chunk=st.integers(1, 7),
-    indent=st.sampled_from([None, 1]),
-    escape=st.booleans(),
-)
-def test_any_array_is_read_back_in_chunks_of_any_size(tmp_path_factory, content, chunk, indent, escape):
-    file = tmp_path_factory.getbasetemp() / "array.json"
-    file.write_text(json.dumps(content, indent=indent, ensure_ascii=escape), encoding="utf-8", errors="surrogatepass")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "_CHUNK", chunk)
-        assert list(read_array(file)) == content
-
-
-def test_a_byte_order_mark_is_no_fault(tmp_path):
-    (tmp_path / "a.json").write_text('\ufeff [ {"a": 1} ] \n', encoding="utf-8")
-    assert list(read_array(tmp_path / "a.json")) == [{"a": 1}]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"at record 0: '\[' expected, got ''"),
-        ('{"a": 1}', r"at record 0: '\[' expected, got '{'"),
-        ('[{"a": 1}', "at record 1: ',' expected, got ''"),
-        ('[{"a": 1} {"a": 2}]', "at record 1: ',' expected, got '{'"),
-        ('[{"a": 1}, {"a": ]', "at record 2: no valid JSON"),
-        ('[{"a": 1}, 2]', "at record 2: an object expected, got '2'"),
-        ('[{"a": 1},]', "at record 2: an object expected, got ']'"),
-        ('[{"a": 1}] 3', "at record 1: '' expected, got '3'"),
-    ],
-)
-def test_a_damaged_array_is_named(tmp_path, text, message):
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"a\.json must be a JSON array of objects; {message}"):
-        list(read_array(tmp_path / "a.json"))
-
-
-def test_a_record_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_CHUNK", 10)
-    monkeypatch.setattr(records, "_MAX_RECORD", 50)
-    (tmp_path / "a.json").write_text('[{"a": "' + "x" * 1000)
-    reads = []
-    monkeypatch.setattr(
-        records._Text, "_read_on", lambda self, host=records._Text._read_on: reads.append(1) or host(self)
-    )
-    with pytest.raises(ValueError, match="no valid JSON"):
-        list(read_array(tmp_path / "a.json"))
-    assert len(reads) <= 7
 
 
 def turns(*texts):

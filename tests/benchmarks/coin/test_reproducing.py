@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sefe_plugin.benchmarks.coin import cli as coin_cli
 from sefe_plugin.benchmarks.coin.score_file import MODES
 from sefe_plugin.benchmarks.coin.sources import VARIANTS
 from sefe_plugin.benchmarks.coin.tasks import TASKS
-from sefe_plugin.evaluation import cli as evaluation_cli
-from sefe_plugin.plan import cli as plan_cli
-from sefe_plugin.recipe.options import PLUGIN_KEYS
+from sefe_plugin.cli import coin as coin_cli
+from sefe_plugin.cli import evaluation as evaluation_cli
+from sefe_plugin.cli import plan as plan_cli
+from sefe_plugin.recipe.options import plugin_keys
 
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +45,7 @@ def test_commands_are_understood(line):
 def test_recipes_and_their_overrides_exist(line):
     recipe, *overrides = shlex.split(line.split("llamafactory-cli train")[1])
     assert (ROOT / recipe).is_file()
-    assert all(override.split("=")[0] in (*PLUGIN_KEYS, "output_dir") for override in overrides)
+    assert all(override.split("=")[0] in (*plugin_keys(), "output_dir") for override in overrides)
 
 
 def test_every_variant_is_named():
