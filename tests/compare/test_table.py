@@ -13,8 +13,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from sefe_plugin.compare import table
 from sefe_plugin.cli import main
+from sefe_plugin.compare import table
 from sefe_plugin.compare.arms import ARMS, choose_arms
 from sefe_plugin.compare.report import BEGIN, END
 from sefe_plugin.compare.table import Plan, compare_runs, mean_update, run_all
@@ -231,7 +231,9 @@ def test_every_arm_is_a_sound_recipe(name, tmp_path):
 
 
 def test_arms_say_what_their_names_say():
-    assert {name: ARMS[name].overrides for name in ("lora_continue_asd", "asd_40", "m_0.5", "lambda_2500", "rank_64")} == {
+    assert {
+        name: ARMS[name].overrides for name in ("lora_continue_asd", "asd_40", "m_0.5", "lambda_2500", "rank_64")
+    } == {
         "lora_continue_asd": {"carry": "continue"},
         "asd_40": {"asd_ratio": 0.4},
         "m_0.5": {"reglora_key_ratio": 0.005},

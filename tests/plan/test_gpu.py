@@ -17,8 +17,8 @@ def test_peak_of_a_training(tmp_path, batch):
     from llamafactory.model.model_utils.checkpointing import prepare_model_for_training
     from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
 
-    from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
     from sefe_plugin import SefeCallback
+    from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
 
     tokens = 512
     config = LlamaConfig(
