@@ -4,7 +4,7 @@ Example::
 
     @dataclass
     class Options:
-        l2_weight: float = option(0.01, "Weight of the penalty.", rule="a number of at least 0", holds=lambda v: v >= 0)
+        l2_weight: float = option(0.01, "The penalty's weight.", rule="a number of at least 0", holds=lambda v: v >= 0)
 
     option_errors(Options, {"l2_weight": -1})  # {"l2_weight": "`l2_weight` must be a number of at least 0; got -1."}
 
@@ -46,8 +46,8 @@ def option(
 ) -> Any:
     """Declare an option as a field of a dataclass.
 
-    Its type is the field's annotation: `bool`, `int`, `float`, `str`, `Literal[...]`, `list[str]` or `list[dict]`, each
-    also with `| None`.
+    Its type is the field's annotation: `bool`, `int`, `float`, `str`, `Literal[...]`, `list[str]` or `list[dict]`,
+    each also with `| None`.
 
     Args:
         default: Its value where a recipe does not name it.
@@ -113,15 +113,29 @@ def choices_of(annotation: Any) -> tuple[Any, ...]:
     return tuple(choice for member in members for choice in choices_of(member))
 
 
-def _type_rule(annotation: Any, value: Any) -> str | None:
-    """Return what a value must be, or None where it is."""
-    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    if value is None and NoneType in members or any(_fits(member, value) for member in members):
-        return None
+def type_words(annotation: Any) -> str:
+    """Return what a value of a type is, in words; None, which stands for an absent key, is left out.
+
+    Example:
+        >>> type_words(float | None), type_words(Literal["top", "random"])
+        ('a number', "one of ('top', 'random')")
+    """
     choices = choices_of(annotation)
     if choices:
         return f"one of {choices}"
-    return " or ".join(_NAMES[member] for member in members if member is not NoneType)
+    return " or ".join(_NAMES[member] for member in _members(annotation) if member is not NoneType)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _type_rule(annotation: Any, value: Any) -> str | None:
+    """Return what a value must be, or None where it is."""
+    members = _members(annotation)
+    if (value is None and NoneType in members) or any(_fits(member, value) for member in members):
+        return None
+    return type_words(annotation)
 
 
 def _fits(member: Any, value: Any) -> bool:

@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: the `output_dir` of a sequence")
     report.set_defaults(run=_report)
 
+    keys = commands.add_parser("keys", help="print the table of the plugin's recipe keys")
+    keys.set_defaults(run=_keys)
+
     plan_cli.add_commands(commands)
     evaluation_cli.add_commands(commands)
     asd_cli.add_commands(commands)
@@ -72,6 +75,12 @@ def _init(options: argparse.Namespace) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     print(*(target for _, target in copies), sep="\n")
+
+
+def _keys(options: argparse.Namespace) -> None:
+    from sefe_plugin.recipe.key_table import key_table
+
+    print(key_table(), end="")
 
 
 def _report(options: argparse.Namespace) -> None:

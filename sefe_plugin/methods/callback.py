@@ -28,10 +28,18 @@ class MethodCallback(TrainerCallback):
     has its exact weight with every loss, label smoothing, gradient accumulation and number of processes, and is
     clipped together with the loss's gradient.
 
-    Example: four processes of DDP train with ``ddp_find_unused_parameters=False``, which LLaMA-Factory sets. All
-    gradients are averaged, so each process evaluates a quarter of the matrices, four times as large (the same holds
-    for DeepSpeed). Without that setting DDP looks for parameters that took no part in a step and leaves their
-    ``.grad`` as every process has it. A quarter would move the processes apart there, so each evaluates all matrices.
+    Several processes share the work of what is added. Example: two processes, and the gradients g1 to g4 that a
+    method adds to four matrices::
+
+                       matrix 1   matrix 2   matrix 3   matrix 4
+        process 0 adds   2 g1         0        2 g3         0
+        process 1 adds    0         2 g2        0         2 g4
+        their average     g1         g2         g3         g4
+
+    With n processes each evaluates every n-th matrix, n times as large, and the average is exact. This needs an
+    engine that averages every gradient: DeepSpeed, or DDP with ``ddp_find_unused_parameters=False``, which
+    LLaMA-Factory sets. Without that setting, DDP leaves the ``.grad`` of a parameter that took no part in a step as
+    each process has it. Shared work would move the processes apart there, so each process evaluates all matrices.
 
     Args:
         method: The method with its options.

@@ -61,7 +61,11 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
 def _image_errors(
     key: str, name: str, entry: Mapping, records: Iterator[dict], arguments: Mapping[str, Any]
 ) -> list[str]:
-    """Looks for every image where the host does: below `media_dir`, or else where its path itself leads."""
+    """Count the images of a dataset that do not exist.
+
+    Example: with `media_dir: data`, the path ``charts/1.png`` of a record leads to ``data/charts/1.png``, or else to
+    ``charts/1.png``, as in the host.
+    """
     column = entry.get("columns", {}).get("images")
     if column is None:
         return []

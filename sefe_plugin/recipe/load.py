@@ -14,7 +14,7 @@ from sefe_plugin.files import MODEL_CONFIG_FILE
 from sefe_plugin.methods import DEFAULT, methods
 from sefe_plugin.recipe.data_trial import data_errors
 from sefe_plugin.recipe.keys import HostKeys, key_errors
-from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors
+from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors, plugin_keys
 from sefe_plugin.words import near
 from sefe_plugin.zero import read_deepspeed
 
@@ -136,6 +136,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
 def single_run_errors(arguments: Mapping[str, Any], host: HostKeys) -> list[str]:
     """List the errors of a recipe for one ordinary run that uses keys of the plugin."""
     errors = key_errors(arguments, host.keys) + _name_errors(arguments) + _value_errors(arguments)
+    errors += _other_methods_errors(arguments)
     if "carry" in arguments:
         errors.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")
     errors += [
@@ -167,8 +168,20 @@ def _with_method(common: Mapping[str, Any], host: HostKeys) -> tuple[dict[str, A
     carry = common.get("carry") or method.carries[0]
     if str(carry) in CARRIES and carry not in method.carries:
         errors.append(f"`carry` must be one of {method.carries} with `cl_method: {name}`; got {carry!r}.")
+    errors += _other_methods_errors({**common, "cl_method": name})
     asked = host.parametrisations[method.parametrisation]
     return {**asked, **common, "cl_method": name, "carry": carry}, errors
+
+
+def _other_methods_errors(arguments: Mapping[str, Any]) -> list[str]:
+    """List options of methods that are not the one that trains: they would have no effect."""
+    name = arguments.get("cl_method")
+    otherwise = f"with `cl_method: {name}`" if name else "without it"
+    return [
+        f"`{key}` belongs to `cl_method: {owner}` and has no effect {otherwise}. Remove it; got {arguments[key]!r}."
+        for key in arguments
+        if key in plugin_keys() and (owner := plugin_keys()[key].method) not in (None, name)
+    ]
 
 
 def _name_errors(arguments: Mapping[str, Any]) -> list[str]:

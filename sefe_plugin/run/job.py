@@ -101,11 +101,11 @@ class Job:
         self._require(self.folder / self._carry.result)
 
     def _do(self, command: Sequence[str]) -> None:
-        result = subprocess.run(command, check=False)
-        if result.returncode != 0:
+        status = call(command)
+        if status != 0:
             kept = " and its training" if TRAINED in steps_of(self.folder) else ""
             raise TaskFailedError(
-                f"Task {self._task.name} failed with exit status {result.returncode}; its output is above. The "
+                f"Task {self._task.name} failed with exit status {status}; its output is above. The "
                 f"complete tasks{kept} are kept, and the same command continues here. The command that failed was: "
                 f"{shlex.join(command)}"
             )
@@ -114,6 +114,11 @@ class Job:
         for file in files:
             if not file.is_file():
                 raise TaskFailedError(f"Task {self._task.name} ended, but {file} is missing.")
+
+
+def call(command: Sequence[str]) -> int:
+    """Run a command line to its end and return its exit status."""
+    return subprocess.run(command, check=False).returncode
 
 
 def task_arguments(

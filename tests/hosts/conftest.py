@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sysconfig
+import traceback
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,7 @@ def small_recipe():
             "finetuning_type": "lora",
             "lora_rank": 4,
             "lora_target": "all",
-            "use_reglora": True,
-            "reglora_weight": 100.0,
+            "cl_method": "reglora",
             "asd_ratio": 0.2,
             "dataset_dir": str(folder / "data"),
             "cutoff_len": 256,
@@ -77,6 +77,10 @@ def small_recipe():
             ],
             **changes,
         }
+        if keys["cl_method"] == "reglora":
+            keys = {"reglora_weight": 100.0, **keys}
+        if keys["cl_method"] == "full":
+            keys = {key: value for key, value in keys.items() if not key.startswith("lora_")}
         file = folder / "recipe.yaml"
         file.write_text(yaml.safe_dump(keys))
         return file
@@ -84,7 +88,49 @@ def small_recipe():
     return write
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def recipe(tmp_path_factory, small_recipe) -> Path:
     """The small recipe of two tasks."""
     return small_recipe(tmp_path_factory.mktemp("sequence"), 2)
+
+
+@pytest.fixture(scope="session")
+def finished(train, recipe) -> tuple[Path, str]:
+    """The run folder of one undisturbed run of `recipe` for all tests, and what it said."""
+    result = train(recipe)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return recipe.parent / "run", result.stdout
+
+
+@pytest.fixture
+def train_here(monkeypatch):
+    """Runs a recipe as `llamafactory-cli train` does, but every task in this process, which has the host loaded.
+
+    Returns the report; what the tasks were asked to do is in `train_here.commands`, as (verb, file).
+    """
+    import sefe_plugin.run.job
+    from sefe_plugin.hosts.llamafactory.host import LlamaFactory, read_recipe
+    from sefe_plugin.hosts.llamafactory.keys import host_keys
+    from sefe_plugin.recipe.load import load_recipe
+    from sefe_plugin.run.runner import run_sequence
+
+    def call(command) -> int:
+        from llamafactory.train.tuner import export_model, run_exp
+
+        verb, file = command[-2:]
+        run.commands.append((verb, Path(file)))
+        try:
+            {"train": run_exp, "export": export_model}[verb](yaml.safe_load(Path(file).read_text()))
+        except Exception:
+            traceback.print_exc()
+            return 1
+        return 0
+
+    monkeypatch.setattr(sefe_plugin.run.job, "call", call)
+
+    def run(recipe: Path, *overrides: str) -> dict:
+        run.commands = []
+        loaded = load_recipe(read_recipe(recipe, list(overrides)), str(recipe), host_keys())
+        return run_sequence(loaded, LlamaFactory(), host_keys(), print)
+
+    return run

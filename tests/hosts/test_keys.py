@@ -22,13 +22,13 @@ def host_fields():
 
 
 def test_same_names_as_the_parser(host_fields):
-    from sefe_plugin.recipe.options import PLUGIN_KEYS
+    from sefe_plugin.recipe.options import plugin_keys
 
-    assert set(host_keys()) == set(host_fields) - set(PLUGIN_KEYS)
+    assert set(host_keys().keys) == set(host_fields) - set(plugin_keys())
 
 
 def test_types_of_well_known_keys():
-    keys = host_keys()
+    keys = host_keys().keys
     assert set(keys["lora_rank"].types) == {"int"}
     assert set(keys["bf16"].types) == {"bool"}
     assert "float" in keys["num_train_epochs"].types
@@ -42,7 +42,7 @@ def test_defaults_fit_their_own_types(host_fields):
     """The type rules never refuse what the host itself sets."""
     from sefe_plugin.recipe.keys import _matches
 
-    for name, key in host_keys().items():
+    for name, key in host_keys().keys.items():
         default = host_fields[name].default
         if key.types is not None and default is not dataclasses.MISSING and default is not None:
             assert _matches(default.value if hasattr(default, "value") else default, key.types), name

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sefe_plugin.hosts.llamafactory.nodes import environment_faults
+from sefe_plugin.hosts.llamafactory.nodes import environment_errors
 
 
 LEAD = """
@@ -51,5 +51,5 @@ def test_absent_variables_are_named(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NNODES", "2")
     monkeypatch.setenv("MASTER_ADDR", "somewhere")
-    (fault,) = environment_faults()
-    assert "NODE_RANK and MASTER_PORT is not set" in fault
+    (error,) = environment_errors()
+    assert "NODE_RANK and MASTER_PORT is not set" in error

@@ -13,7 +13,8 @@ import pytest
 
 from sefe_plugin.hosts.hook import ANCHORS, AnchorFinder
 from sefe_plugin.hosts.llamafactory import patches
-from sefe_plugin.recipe.options import PLUGIN_KEYS, DatasetArguments, ImageArguments, MethodArguments
+from sefe_plugin.options import own_options
+from sefe_plugin.recipe.options import DataOptions, ImageOptions, method_options, plugin_keys
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,17 +72,17 @@ def test_function_is_wrapped_and_the_host_keeps_its_signature(module, name):
 @pytest.mark.parametrize(
     ("module", "name", "ours"),
     [
-        ("llamafactory.hparams.finetuning_args", "FinetuningArguments", MethodArguments),
-        ("llamafactory.hparams.data_args", "DataArguments", DatasetArguments),
-        ("llamafactory.hparams.model_args", "ModelArguments", ImageArguments),
+        ("llamafactory.hparams.finetuning_args", "FinetuningArguments", method_options()),
+        ("llamafactory.hparams.data_args", "DataArguments", [DataOptions]),
+        ("llamafactory.hparams.model_args", "ModelArguments", [ImageOptions]),
     ],
 )
 def test_arguments_are_the_hosts_with_our_keys(module, name, ours):
     cls = getattr(importlib.import_module(module), name)
-    (host,) = [base for base in cls.__bases__ if base is not ours]
+    (host,) = cls.__bases__
     assert host.__module__ == cls.__module__ == module
     names = {field.name for field in dataclasses.fields(cls)}
-    assert names == {f.name for f in dataclasses.fields(host)} | {f.name for f in dataclasses.fields(ours)}
+    assert names == {f.name for f in dataclasses.fields(host)} | {key for part in ours for key in own_options(part)}
     arguments = cls(model_name_or_path="x") if name == "ModelArguments" else cls()
     assert pickle.loads(pickle.dumps(arguments)) == arguments  # Ray sends arguments to its workers
 
@@ -93,7 +94,7 @@ def test_every_importer_gets_the_same_arguments():
 
     assert parser.FinetuningArguments is FinetuningArguments
     assert parser.DataArguments is DataArguments
-    assert "use_reglora" in {field.name for field in dataclasses.fields(FinetuningArguments)}
+    assert "cl_method" in {field.name for field in dataclasses.fields(FinetuningArguments)}
 
 
 @pytest.mark.parametrize("anchor", ANCHORS)
@@ -130,7 +131,9 @@ def test_sequence_keys_are_refused_where_one_task_is_trained(tmp_path):
     with pytest.raises(ValueError, match="start it with `llamafactory-cli train"):
         FinetuningArguments(benchmark="minicoin")
     with pytest.raises(ValueError, match=r"`reglora_key_ratio` must be a share in \(0, 1\]"):
-        FinetuningArguments(use_reglora=True, reglora_key_ratio=2.0)
+        FinetuningArguments(cl_method="reglora", reglora_key_ratio=2.0)
+    with pytest.raises(ValueError, match="`cl_method` must be one of"):
+        FinetuningArguments(cl_method="regloar")
     files = [str(tmp_path / name) for name in "ab"]
     for file in files:
         Path(file).touch()
@@ -147,7 +150,7 @@ def test_tokenized_data_is_refused_with_asd():
 def test_help_shows_every_key():
     code = "import sys; from llamafactory.cli import main; sys.argv = ['llamafactory-cli', 'train', '--help']; main()"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert all(f"--{key}" in out for key in PLUGIN_KEYS)
+    assert all(f"--{key}" in out for key in plugin_keys())
 
 
 def test_hook_is_silent_in_other_programs():

@@ -1,6 +1,7 @@
 """Whole sequences through plain `llamafactory-cli train`: two tasks of mini-CoIN, few samples."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +18,6 @@ from sefe_plugin.benchmarks.minicoin.data import TASKS
 
 
 NAMES = [task.name for task in TASKS[:2]]
-
-
-@pytest.fixture(scope="module")
-def finished(train, recipe) -> tuple[Path, str]:
-    """The run folder of an undisturbed run, and what it said."""
-    result = train(recipe)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return recipe.parent / "run", result.stdout
 
 
 def read(file: Path):
@@ -151,10 +144,22 @@ def shared_key_elements(first: Path, second: Path) -> float:
     return sum(shares) / len(shares)
 
 
+def copy_of_first_task(run: Path, folder: Path) -> Path:
+    """A run folder as `run` was after its first task."""
+    folder.mkdir()
+    shutil.copytree(run / "1_ScienceQA", folder / "1_ScienceQA")
+    manifest = read(run / "manifest.json")
+    manifest["recipe"]["output_dir"] = str(folder)
+    manifest["complete"] = manifest["complete"][:1]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
 @pytest.mark.parametrize("checkpoints", [False, True], ids=["from the task's start", "from a checkpoint"])
 def test_killed_run_continues_and_ends_the_same(environment, train, finished, recipe, tmp_path, checkpoints):
     run, _ = finished
-    overrides = [f"output_dir={tmp_path / 'run'}", *(["save_strategy=steps", "save_steps=2"] if checkpoints else [])]
+    begun = copy_of_first_task(run, tmp_path / "run")
+    overrides = [f"output_dir={begun}", *(["save_strategy=steps", "save_steps=2"] if checkpoints else [])]
     sign = "checkpoint-2/trainer_state.json" if checkpoints else "trainer_log.jsonl"
     command = ["llamafactory-cli", "train", str(recipe), *overrides]
     with (tmp_path / "log").open("w") as log:
@@ -174,6 +179,29 @@ def test_killed_run_continues_and_ends_the_same(environment, train, finished, re
     assert (tmp_path / "run" / "report.json").read_bytes() == (run / "report.json").read_bytes()
     adapters = [load_file(folder / "2_TextVQA" / "adapter_model.safetensors") for folder in (run, tmp_path / "run")]
     assert all(torch.equal(value, adapters[1][name]) for name, value in adapters[0].items())
+
+
+def test_failed_scoring_costs_no_training(train, finished, recipe, tmp_path):
+    """A task whose process ended after its training is only scored and merged, to the same answers and model."""
+    run, _ = finished
+    begun = copy_of_first_task(run, tmp_path / "run")
+    shutil.copytree(run / "2_TextVQA", begun / "2_TextVQA")
+    second = begun / "2_TextVQA"
+    shutil.rmtree(second / "merged")
+    (second / "scores.json").unlink()
+    (second / "predictions" / "ScienceQA.jsonl").unlink()
+    (second / "steps.json").write_text('["trained"]')
+    trained = (second / "adapter_model.safetensors").stat().st_mtime_ns
+    answered = (second / "predictions" / "TextVQA.jsonl").stat().st_mtime_ns
+    result = train(recipe, f"output_dir={begun}")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert (begun / "report.json").read_bytes() == (run / "report.json").read_bytes()
+    name = "predictions/ScienceQA.jsonl"
+    assert (second / name).read_bytes() == (run / "2_TextVQA" / name).read_bytes()
+    ours, theirs = (load_file(folder / "merged" / "model.safetensors") for folder in (second, run / "2_TextVQA"))
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert (second / "adapter_model.safetensors").stat().st_mtime_ns == trained
+    assert (second / "predictions" / "TextVQA.jsonl").stat().st_mtime_ns == answered
 
 
 def test_blanks_in_the_path_of_the_working_folder(train, small_recipe, tmp_path, monkeypatch):
@@ -199,6 +227,18 @@ def test_other_trainings_of_the_host_are_refused(train, recipe, tmp_path, switch
     assert "Traceback" not in result.stderr
 
 
+def test_folder_of_an_earlier_layout_is_refused(train, small_recipe, tmp_path):
+    recipe = small_recipe(tmp_path, 1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text('{"version": 1, "recipe": {}, "complete": []}')
+    result = train(recipe)
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        f"{tmp_path / 'run' / 'manifest.json'} has format version 1, this plugin reads 2. Choose another `output_dir`, "
+        "or install the version that wrote it."
+    )
+
+
 def test_changed_recipe_is_refused_with_the_difference(train, finished, recipe):
     before = (finished[0] / "manifest.json").read_bytes()
     result = train(recipe, "learning_rate=0.001")
@@ -209,7 +249,7 @@ def test_changed_recipe_is_refused_with_the_difference(train, finished, recipe):
     assert (finished[0] / "manifest.json").read_bytes() == before
 
 
-def test_faults_are_listed_fast_and_without_a_traceback(train, recipe, tmp_path):
+def test_errors_are_listed_fast_and_without_a_traceback(train, recipe, tmp_path):
     started = time.monotonic()
     result = train(recipe, "asd_ratio=3", "reglora_key_raito=0.1", f"output_dir={tmp_path / 'run'}")
     assert result.returncode == 1
@@ -228,7 +268,7 @@ def test_recipes_are_checked_without_heavy_imports():
 
 def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train, recipe, tmp_path):
     keys = yaml.safe_load(recipe.read_text())
-    for key in ("tasks", "use_reglora", "reglora_weight", "asd_ratio"):
+    for key in ("tasks", "cl_method", "reglora_weight", "asd_ratio"):
         del keys[key]
     adapters = []
     for disable in ("0", "1"):

@@ -20,10 +20,22 @@ logger = logging.getLogger(__name__)
 def diversify_dataset(dataset, name: str, ratio: float, training_args):
     """Rewrites the share `ratio` of a dataset's questions into other answer styles, in place.
 
-    A conversation of several turns counts as that many questions, each with its answer. What every rewritten question
-    was is recorded in `asd.jsonl` in the run's output folder, its index counted over all turns of the dataset. Beside
-    a rewritten turn, each other turn of the conversation says its own style too: where it has no response-format line,
-    it gets that of the dataset's style, as the line of an earlier turn may be gone or ask for another style.
+    Example: a conversation of two turns in a dataset of short answers, the first of them rewritten::
+
+        before                                              after
+        What is it?                                         What is it?
+        Answer the question using a single word or phrase.  Is the answer dog?
+                                                            Answer the question with yes or no.
+        > cat                                               > No
+        What colour is it?                                  What colour is it?
+                                                            Answer the question using a single word or phrase.
+        > black                                             > black
+
+    Each turn counts as one question with its answer. `asd.jsonl` in the run's output folder records what every
+    rewritten question was; its index counts all turns of the dataset. The second turn above gets a response-format
+    line, that of the dataset's own style: before, it relied on the line of the first turn, which now asks for another
+    style. So does every turn without such a line in a conversation that has a rewritten turn; all others stay as they
+    are.
 
     Args:
         dataset: `datasets.Dataset` with the host's columns `_prompt` and `_response`.

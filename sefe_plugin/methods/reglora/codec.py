@@ -1,10 +1,25 @@
 """Sorted positions as about one byte each at M = 2 %, instead of the 16 bytes of a row and a column.
 
-The bytes are read from position -1 on. A byte b < 248 skips b positions and marks the next one; a byte 248 + j skips
-248 * 2^j positions and marks nothing. Every set of positions has exactly one such code in which the bytes that skip
-before a mark fall, save that the largest may repeat; its last byte marks.
+Example: the positions 0, 3, 300, 1100 take seven bytes. Reading starts before position 0.
 
-A skip of every length takes few bytes, so the code stays short where the positions crowd in some rows and columns.
+=====  =======================  =======================
+byte   skips                    then
+=====  =======================  =======================
+0      nothing                  marks 0
+2      2 positions: 1, 2        marks 3
+248    248 positions: 4-251     marks nothing
+48     48 positions: 252-299    marks 300
+249    496 positions: 301-796   marks nothing
+248    248 positions: 797-1044  marks nothing
+55     55 positions: 1045-1099  marks 1100
+=====  =======================  =======================
+
+The rules:
+
+- A byte b < 248 skips b positions and marks the next one. A byte 248 + j skips 248 * 2^j positions and marks nothing.
+- Before each mark, the bytes that only skip come in falling order, each of them once. Only the largest, 255, may
+  repeat. The last byte of a code marks. So every set of positions has exactly one code.
+- A long skip takes few bytes too. So the code stays short where the positions crowd in some rows and columns.
 """
 
 import torch

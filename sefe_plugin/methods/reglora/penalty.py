@@ -16,10 +16,14 @@ from torch.nn import functional as F
 from sefe_plugin.methods.reglora.union import KeyUnion, Panel
 
 
-#: From this number of rows on, products at the key elements alone are cheaper on a CPU than dense ones.
+#: Example: of a matrix of 4096 rows a CPU computes B A and B's gradient at the key elements alone
+#: (`_add_at_positions`); of one of 64 rows it computes the whole panel (`_add_dense`). From this number of rows on the
+#: first is cheaper.
 _LARGE = 2**8
 
-#: Up to this share of key elements, so is the product by which A's gradient is formed, for which they are sorted.
+#: Example: five tasks with M = 2 % chose at most 10 % of a matrix. Up to this share of key elements in a panel,
+#: `_add_at_positions` forms A's gradient at the key elements alone too, for which it sorts them by column; above it, a
+#: dense product is cheaper.
 _SPARSE = 0.1
 
 

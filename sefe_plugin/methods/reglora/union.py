@@ -1,13 +1,25 @@
 """The key elements of all earlier tasks in one matrix, as they stay in memory: about one byte per element and task.
 
-Those of a small matrix stay there decoded as well (`DECODED_ELEMENTS`).
+Example: three tasks chose the positions {2, 5, 7}, {5, 7} and {7, 9} of a panel of ten. That is::
 
-The matrix is cut into panels of columns. In a panel, the elements chosen by at least 1, 2, 3, ... tasks are nested
-sets whose sizes add up to the number of elements of all tasks. The first is kept as the code (`codec`) of its
-positions in the panel, flattened by rows; every further one as the code of its places among the bytes of the code
-before it, so it stays near one byte per element however rare its elements are in the matrix.
+    position             0  1  2  3  4  5  6  7  8  9
+    chosen by            -  -  1  -  -  2  -  3  -  1   tasks
 
-Decoding drops no byte: one that only skips leads to a position which no task chose, and counts no task there.
+    at least one task          2        5     7     9   as positions:                     bytes 2 2 1 1
+    at least two tasks                  5     7         as places 1, 2 among these four:  bytes 1 0
+    at least three tasks                      7         as place 1 among these two:       byte  1
+
+The three tasks chose 3 + 2 + 2 elements, and 4 + 2 + 1 bytes are kept. The rules:
+
+- The matrix is cut into panels of columns. A position counts through the panel row by row.
+- In a panel, the elements chosen by at least 1, 2, 3, ... tasks are nested sets. Their sizes add up to the number of
+  elements of all tasks.
+- The first set is kept as the code (`codec`) of its positions. Every further set is kept as the code of its places
+  among the bytes of the code before it. So it stays near one byte per element, however rare its elements are in the
+  matrix.
+- A byte that only skips stays in its set when it is decoded: it leads to a position that no task chose, and counts no
+  task there.
+- The key elements of a small matrix are kept decoded as well (`DECODED_ELEMENTS`).
 """
 
 from collections.abc import Iterable, Iterator
