@@ -46,7 +46,8 @@ for number, task in enumerate("AB", start=1):
 carry = keys.get("carry", "merge")
 accuracy, formats = [[80, None], [40 + gain, 70]], [[100, None], [90, 100]]
 write_json(out / "report.json", build_report(["A", "B"], accuracy, formats))
-write_json(out / "manifest.json", {"version": 2, "recipe": {"carry": carry}, "complete": [{"seconds": 1.5}, {"seconds": 2.0}]})
+complete = [{"seconds": 1.5}, {"seconds": 2.0}]
+write_json(out / "manifest.json", {"version": 2, "recipe": {"carry": carry}, "complete": complete})
 """
 
 

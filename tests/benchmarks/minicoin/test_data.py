@@ -12,12 +12,12 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.data.sample import Sample
 from sefe_plugin.asd.rules import native_style
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, VALIDATION_SEEDS, _items, part_of, write_data
 from sefe_plugin.benchmarks.minicoin.draw import NEW_WORDS
 from sefe_plugin.benchmarks.minicoin.tasks import SPECIES
+from sefe_plugin.data.sample import Sample
 from sefe_plugin.evaluation.scorers import SCORERS, score_predictions
 
 
