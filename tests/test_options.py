@@ -80,7 +80,7 @@ def test_scopes():
         {"words": ["a", "b"]},
         {"words": "a, b"},
         {"rows": [{"a": 1}]},
-        {key: None for key in ("name", "other_way", "share", "words", "rows")},
+        dict.fromkeys(("name", "other_way", "share", "words", "rows")),
     ],
 )
 def test_sound_values(arguments):

@@ -46,7 +46,8 @@ for number, task in enumerate("AB", start=1):
 carry = keys.get("carry", "merge")
 accuracy, formats = [[80, None], [40 + gain, 70]], [[100, None], [90, 100]]
 write_json(out / "report.json", build_report(["A", "B"], accuracy, formats))
-write_json(out / "manifest.json", {"version": 2, "recipe": {"carry": carry}, "complete": [{"seconds": 1.5}, {"seconds": 2.0}]})
+complete = [{"seconds": 1.5}, {"seconds": 2.0}]
+write_json(out / "manifest.json", {"version": 2, "recipe": {"carry": carry}, "complete": complete})
 """
 
 
@@ -231,7 +232,9 @@ def test_every_arm_is_a_sound_recipe(name, tmp_path):
 
 
 def test_arms_say_what_their_names_say():
-    assert {name: ARMS[name].overrides for name in ("lora_continue_asd", "asd_40", "m_0.5", "lambda_2500", "rank_64")} == {
+    assert {
+        name: ARMS[name].overrides for name in ("lora_continue_asd", "asd_40", "m_0.5", "lambda_2500", "rank_64")
+    } == {
         "lora_continue_asd": {"carry": "continue"},
         "asd_40": {"asd_ratio": 0.4},
         "m_0.5": {"reglora_key_ratio": 0.005},

@@ -156,7 +156,9 @@ def measure_unused(folder, build_reglora, build_llama):
     def build(seed):
         base = build_llama()
         base.unused = torch.nn.Linear(16, 16)
-        return build_reglora(seed, base=base, reglora_key_ratio=0.1, reglora_weight=50.0, target_modules=["q_proj", "unused"])
+        return build_reglora(
+            seed, base=base, reglora_key_ratio=0.1, reglora_weight=50.0, target_modules=["q_proj", "unused"]
+        )
 
     errors = []
 

@@ -24,9 +24,7 @@ class Line(torch.nn.Module):
 
 def samples(count=8):
     generator = torch.Generator().manual_seed(1)
-    return [
-        {"x": torch.randn(5, generator=generator), "y": torch.randn(3, generator=generator)} for _ in range(count)
-    ]
+    return [{"x": torch.randn(5, generator=generator), "y": torch.randn(3, generator=generator)} for _ in range(count)]
 
 
 class Seen(TrainerCallback):

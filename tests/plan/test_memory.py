@@ -10,6 +10,7 @@ from sefe_plugin.plan.sizes import Architecture, TaskSize
 MODEL = Architecture(
     model_type="llama",
     parameters=1_000_000,
+    frozen_parameters=1_000_000,
     weight_bytes=2_000_000,
     quantized_bytes=0,
     saved_bytes=2_000_000,
@@ -125,3 +126,20 @@ def test_disk_of_a_stack_grows_and_merges_nothing():
     assert merged["adapters"] == stacked["adapters"] == 120_000
     # the first task's test set is answered three times, the last one's once
     assert merged["predictions"] == 6 * (1000 + 10 * 32)
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "model"),
+    [
+        (None, 2_000_000 - 2 * 600_000 + 4 * 600_000),  # 600,000 in fp32, the rest in its own bf16
+        ({"zero_optimization": {"stage": 2}}, 2 * 1_000_000),  # DeepSpeed computes in one precision
+    ],
+)
+def test_disk_of_full_fine_tuning_is_a_model_for_every_task(deepspeed, model):
+    trained = {"trainable_parameters": 600_000, "trainable_bytes": 2_400_000, "lora_bytes": 0, "matrices": ()}
+    architecture = Architecture(**{**vars(MODEL), "frozen_parameters": 400_000, **trained})
+    tasks = [TaskSize(name, 100, 50, 60, 10, 1000, "measured") for name in "abc"]
+    keys = {"save_strategy": "no", "cl_method": "full", "bf16": True, "deepspeed": deepspeed}
+    parts = disk_space(architecture, keys, tasks, [10, 10, 10])
+    assert parts["models"] == 3 * model
+    assert not {"adapters", "merged models", "stacked adapters", "key elements"} & parts.keys()

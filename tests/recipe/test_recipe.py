@@ -182,10 +182,16 @@ def test_all_errors_come_at_once(recipe):
         ({"reglora_key_ratio": 1.5}, "`reglora_key_ratio` must be a share in (0, 1]"),
         ({"reglora_offload": "gpu"}, "`reglora_offload` must be one of ('none', 'cpu'); got 'gpu'."),
         ({"pad_images": "yes"}, "`pad_images` must be true or false; got 'yes'."),
-        ({"use_reglora": True}, "`use_reglora` is gone: write `cl_method: reglora` for true, `cl_method: lora` for false; got True."),
+        (
+            {"use_reglora": True},
+            "`use_reglora` is gone: write `cl_method: reglora` for true, `cl_method: lora` for false; got True.",
+        ),
         ({"cl_method": "regolra"}, "('lora', 'full', 'reglora'); got 'regolra'. Did you mean `reglora`?"),
         ({"cl_method": ["lora"]}, "`cl_method` must be text; got ['lora']."),
-        ({"cl_method": "full", "carry": "stack"}, "`carry` must be one of ('replace',) with `cl_method: full`; got 'stack'."),
+        (
+            {"cl_method": "full", "carry": "stack"},
+            "`carry` must be one of ('replace',) with `cl_method: full`; got 'stack'.",
+        ),
         ({"cl_method": "reglora", "carry": "continue"}, "with `cl_method: reglora`; got 'continue'."),
         ({"carry": "stakc"}, "`carry` must be one of ('merge', 'stack', 'continue', 'replace'); got 'stakc'."),
         ({"carry": ["stack"]}, "`carry` must be one of ('merge', 'stack', 'continue', 'replace'); got ['stack']."),

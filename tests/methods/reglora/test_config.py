@@ -107,7 +107,9 @@ def test_a_folder_of_a_plain_lora_is_refused(tmp_path):
         RegLoraConfig.from_pretrained(str(tmp_path))
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"reglora_weight": 1}', '{"reglora_weight": 1, "reglora_key_ratio": 1, "lambda": 1}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"reglora_weight": 1}', '{"reglora_weight": 1, "reglora_key_ratio": 1, "lambda": 1}']
+)
 def test_a_damaged_side_file_is_refused(tmp_path, content):
     RegLoraConfig().save_pretrained(str(tmp_path))
     (tmp_path / "reglora_config.json").write_text(content)
@@ -117,7 +119,12 @@ def test_a_damaged_side_file_is_refused(tmp_path, content):
 
 def test_values_of_the_side_file_are_checked(tmp_path):
     RegLoraConfig().save_pretrained(str(tmp_path))
-    options = {"reglora_weight": -1, "reglora_key_ratio": 0.1, "reglora_reduction": "official_mean", "reglora_selection": "top"}
+    options = {
+        "reglora_weight": -1,
+        "reglora_key_ratio": 0.1,
+        "reglora_reduction": "official_mean",
+        "reglora_selection": "top",
+    }
     (tmp_path / "reglora_config.json").write_text(json.dumps(options))
     with pytest.raises(ValueError, match="reglora_weight"):
         RegLoraConfig.from_pretrained(str(tmp_path))

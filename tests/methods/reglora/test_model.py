@@ -75,7 +75,8 @@ def test_penalty_equals_its_definition(tiny_reglora, key_element_files, tasks, r
 
 def test_the_reductions_are_equal_for_one_task_and_differ_by_the_number_of_tasks(tiny_reglora, key_element_files):
     mean, per_task = (
-        find_reglora_model(tiny_reglora(reglora_key_ratio=0.1, reglora_reduction=name)) for name in ("official_mean", "per_task_sum")
+        find_reglora_model(tiny_reglora(reglora_key_ratio=0.1, reglora_reduction=name))
+        for name in ("official_mean", "per_task_sum")
     )
     for tasks in (1, 3):
         mean.load_key_elements(key_element_files[:tasks])
@@ -88,7 +89,9 @@ def test_an_element_chosen_twice_counts_twice(tiny_reglora, tmp_path, key_elemen
     with torch.no_grad():
         lora_parameters(again)[0].mul_(-1)  # another adapter with the key elements of the first
     find_reglora_model(again).save_key_elements(tmp_path / "again.safetensors")
-    once, twice = (find_reglora_model(tiny_reglora(reglora_key_ratio=0.1, reglora_reduction="per_task_sum")) for _ in range(2))
+    once, twice = (
+        find_reglora_model(tiny_reglora(reglora_key_ratio=0.1, reglora_reduction="per_task_sum")) for _ in range(2)
+    )
     once.load_key_elements(key_element_files[:1])
     twice.load_key_elements([key_element_files[0], tmp_path / "again.safetensors"])
     torch.testing.assert_close(twice.penalty(), 2 * once.penalty(), rtol=1e-6, atol=0)
@@ -179,7 +182,9 @@ def test_gradients_are_added_scaled_and_only_where_trainable(tiny_reglora, key_e
 
 
 def test_bfloat16_adapter(tiny_reglora, tiny_llama, key_element_files):
-    model = tiny_reglora(base=tiny_llama().bfloat16(), reglora_key_ratio=0.1, reglora_weight=40.0, autocast_adapter_dtype=False)
+    model = tiny_reglora(
+        base=tiny_llama().bfloat16(), reglora_key_ratio=0.1, reglora_weight=40.0, autocast_adapter_dtype=False
+    )
     assert {parameter.dtype for parameter in lora_parameters(model)} == {torch.bfloat16}
     reglora = find_reglora_model(model)
     reglora.load_key_elements(key_element_files)
@@ -375,7 +380,9 @@ def test_a_plain_lora_that_is_not_merged_is_refused(tiny_llama):
 
 def test_an_adapter_of_another_name_may_follow_a_merged_one(tiny_reglora, tmp_path, key_element_files):
     base = tiny_reglora().merge_and_unload()
-    config = RegLoraConfig(r=3, target_modules=["q_proj", "v_proj", "down_proj"], reglora_key_ratio=0.1, reglora_weight=40.0)
+    config = RegLoraConfig(
+        r=3, target_modules=["q_proj", "v_proj", "down_proj"], reglora_key_ratio=0.1, reglora_weight=40.0
+    )
     model = get_peft_model(base, config, adapter_name="second")
     with torch.no_grad():
         for parameter in lora_parameters(model):
