@@ -88,7 +88,7 @@ def test_no_two_modules_import_each_other_when_they_load():
     done, path = set(), []
 
     def visit(name: str) -> None:
-        assert name not in path, f"a circle of imports: {' -> '.join([*path[path.index(name):], name])}"
+        assert name not in path, f"a circle of imports: {' -> '.join([*path[path.index(name) :], name])}"
         if name in done:
             return
         path.append(name)
@@ -106,7 +106,8 @@ def test_only_its_folder_and_the_table_name_a_method():
     named = [
         module_of(file)
         for file in FILES
-        if "reglora" in file.read_text(encoding="utf-8").lower() and "sefe_plugin.methods.reglora" not in module_of(file)
+        if "reglora" in file.read_text(encoding="utf-8").lower()
+        and "sefe_plugin.methods.reglora" not in module_of(file)
     ]
     assert sorted(named) == [
         "sefe_plugin",  # the public names

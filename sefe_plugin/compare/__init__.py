@@ -1,0 +1,1 @@
+"""Many sequences side by side: arms x seeds x orders, and what they say together."""

@@ -34,11 +34,12 @@ def run_values(report: Mapping) -> dict[str, float | None]:
 
     All but the last are in percent or points of percent: the metrics of the report; "format", the mean share of
     answers in their task's format at the end; "mean_format", the same after each task, averaged as MAA averages
-    accuracy; "superficial" and "essential", means over all tasks that add up to -BWT. "update" is in units of 1e-4, and None for runs that trained no
-    adapter.
+    accuracy; "superficial" and "essential", means over all tasks that add up to -BWT. "update" is in units of
+    1e-4, and None for runs that trained no adapter.
 
     Args:
-        report: what `evaluation.report.build_report` returned, and under "update" the mean |B A| of the adapters, or None.
+        report: what `evaluation.report.build_report` returned, and under "update" the mean |B A| of the adapters, or
+            None.
     """
     formats, losses = report["format_matrix"], report["losses"]
     return {

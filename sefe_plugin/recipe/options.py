@@ -18,8 +18,8 @@ class ImageOptions:
 
     pad_images: bool = option(
         False,
-        "Pad images to a square where the model's processor would crop their centre, as LLaVA and CoIN's boxes have it. "
-        "Nothing changes for processors that see the whole image.",
+        "Pad images to a square where the model's processor would crop their centre, as LLaVA and CoIN's boxes have "
+        "it. Nothing changes for processors that see the whole image.",
     )
 
 
@@ -29,8 +29,8 @@ class SequenceOptions:
 
     cl_method: str | None = option(
         None,
-        "Continual-learning method; docs/methods.md lists them, and other packages may add some. A sequence without it "
-        f"trains {DEFAULT}.",
+        "Continual-learning method; docs/methods.md lists them, and other packages may add some. A sequence without "
+        f"it trains {DEFAULT}.",
         scope="sequence",
     )
     tasks: list[dict] | None = option(
@@ -67,8 +67,8 @@ class SequenceOptions:
     )
     scoring_backend: Literal["generate", "vllm"] = option(
         "generate",
-        "What answers the test sets: generate, the trained model in its own process; vllm, vLLM on all visible devices, "
-        "in a process that a sequence starts after it (pip install 'sefe-plugin[vllm]').",
+        "What answers the test sets: generate, the trained model in its own process; vllm, vLLM on all visible "
+        "devices, in a process that a sequence starts after it (pip install 'sefe-plugin[vllm]').",
     )
     test_sets: list[dict] | None = option(
         None,
@@ -78,8 +78,8 @@ class SequenceOptions:
     )
     merge_adapter: bool = option(
         False,
-        "After training, also save the base model with the adapter merged in, in `output_dir`/merged. A sequence fills "
-        "this in.",
+        "After training, also save the base model with the adapter merged in, in `output_dir`/merged. A sequence "
+        "fills this in.",
         scope="filled_in",
     )
     stacked_adapter: str | None = option(
@@ -183,7 +183,8 @@ def _projector_errors(arguments: Mapping[str, Any]) -> list[str]:
     if not arguments.get("additional_target") and not is_full:
         errors.append(
             "`projector_learning_rate` needs a projector that is trained: add its module's name, for LLaVA "
-            "`additional_target: multi_modal_projector`, or with full fine-tuning `freeze_multi_modal_projector: false`."
+            "`additional_target: multi_modal_projector`, or with full fine-tuning "
+            "`freeze_multi_modal_projector: false`."
         )
     if arguments.get("quantization_bit"):
         errors.append(

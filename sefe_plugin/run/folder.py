@@ -129,8 +129,8 @@ class RunFolder:
         if before != after:
             raise RunFolderError(
                 f"{self.path} holds a run of another recipe; continuing would mix the two. Only tasks that are not "
-                f"complete may change, and {', '.join(_computing(host))}, and {' and '.join(host.batch)} with an equal "
-                f"product. Undo the other changes or choose another `output_dir`.\n{_difference(before, after)}"
+                f"complete may change, and {', '.join(_computing(host))}, and {' and '.join(host.batch)} with an "
+                f"equal product. Undo the other changes or choose another `output_dir`.\n{_difference(before, after)}"
             )
         for index, task in enumerate(old["tasks"]):
             if index >= len(complete) and task not in new["tasks"][index : index + 1]:

@@ -123,7 +123,10 @@ def test_full_fine_tuning_replaces_the_model_over_three_tasks(train_here, small_
     folder = tmp_path / "run"
     report = train_here(recipe)
     assert report["num_scored_tasks"] == 3
-    start, models = load_file(BASE / "model.safetensors"), [file_in(folder, task, "model.safetensors") for task in TASKS]
+    start, models = (
+        load_file(BASE / "model.safetensors"),
+        [file_in(folder, task, "model.safetensors") for task in TASKS],
+    )
     for name, value in models[0].items():
         frozen = "vision_tower" in name or "multi_modal_projector" in name
         assert torch.equal(value, start[name].to(value.dtype)) == frozen, name

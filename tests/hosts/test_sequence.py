@@ -234,8 +234,8 @@ def test_folder_of_an_earlier_layout_is_refused(train, small_recipe, tmp_path):
     result = train(recipe)
     assert result.returncode == 1
     assert result.stderr.strip() == (
-        f"{tmp_path / 'run' / 'manifest.json'} has format version 1, this plugin reads 2. Choose another `output_dir`, "
-        "or install the version that wrote it."
+        f"{tmp_path / 'run' / 'manifest.json'} has format version 1, this plugin reads 2. Choose another "
+        "`output_dir`, or install the version that wrote it."
     )
 
 

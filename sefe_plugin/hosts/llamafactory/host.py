@@ -69,7 +69,9 @@ class LlamaFactory(Host):
         folder = keys["output_dir"]
         if keys.get("scoring_backend", "generate") == "vllm":
             return score_command(Path(folder) / "task.yaml")
-        trained = {"model_name_or_path": folder} if keys["finetuning_type"] == "full" else {"adapter_name_or_path": folder}
+        trained = (
+            {"model_name_or_path": folder} if keys["finetuning_type"] == "full" else {"adapter_name_or_path": folder}
+        )
         # a model that DeepSpeed holds in parts is answered with as a whole
         kept = {key: value for key, value in keys.items() if key != "deepspeed"}
         command = _command("train", file, {**kept, **trained, "do_train": False, "merge_adapter": False})

@@ -74,7 +74,9 @@ def patch_data_args(module: ModuleType) -> None:
     module.DataArguments = _with_options(_anchor(module, "DataArguments"), [DataOptions])
 
 
-def _with_options(host_class: type, options: list[type], check: Callable[[object], None] = lambda arguments: None) -> type:
+def _with_options(
+    host_class: type, options: list[type], check: Callable[[object], None] = lambda arguments: None
+) -> type:
     """Return the host's dataclass of arguments with options of the plugin, under the host's name and in its place.
 
     Args:

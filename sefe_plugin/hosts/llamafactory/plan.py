@@ -103,9 +103,7 @@ def _global_batch(arguments: Mapping[str, Any], processes: int) -> int:
     return processes * int(arguments.get("per_device_train_batch_size", 8)) * accumulated
 
 
-def _task_sizes(
-    recipe: Recipe, image_tokens: int, published: Mapping[str, PublishedSize] | None
-) -> list[TaskSize]:
+def _task_sizes(recipe: Recipe, image_tokens: int, published: Mapping[str, PublishedSize] | None) -> list[TaskSize]:
     """Measure every task; a benchmark's data is drawn or found as for a run, in a folder that is then removed.
 
     Where the data is missing, published sizes stand in.

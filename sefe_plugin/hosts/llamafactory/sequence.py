@@ -21,6 +21,7 @@ from sefe_plugin.run.runner import run_sequence
 #: What the host takes for true in an environment variable.
 _ON = ("true", "y", "1")
 
+
 def intercept(arguments: list[str]) -> bool:
     """Handle `llamafactory-cli train` if the recipe uses the plugin's keys, before the host imports anything heavy.
 

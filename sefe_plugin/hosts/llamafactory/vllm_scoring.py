@@ -96,7 +96,7 @@ def _visible_devices() -> list[str]:
 
 
 def _parse(keys: Mapping[str, Any]) -> tuple:
-    """Return the host's arguments for model, data, fine-tuning and generation; those of training do not matter here."""
+    """Return the host's arguments for model, data, fine-tuning and generation; training's do not matter here."""
     from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
     from transformers import HfArgumentParser
 

@@ -7,7 +7,7 @@ before.
 
 _TUNER = ("RegLoraConfig", "RegLoraModel", "find_reglora_model")
 
-__all__ = [*_TUNER, "SefeCallback", "find_key_elements"]  # noqa: F822 - loaded by __getattr__
+__all__ = [*_TUNER, "SefeCallback", "find_key_elements"]
 
 
 def __getattr__(name: str):

@@ -47,9 +47,9 @@ class RegLoraConfig(AdapterOptions, LoraConfig):
     - ``reglora_weight``: lambda, a finite number >= 0.
     - ``reglora_key_ratio``: M as a share in (0, 1].
     - ``reglora_reduction``: ``official_mean``, as in the official code: the mean over the key elements of all earlier
-      tasks together, an element chosen by n tasks counting n times. ``per_task_sum``, as in the paper's sum over tasks:
-      the sum over earlier tasks of each task's own mean. The two are equal with one earlier task; with t of them
-      ``per_task_sum`` is t times as large.
+      tasks together, an element chosen by n tasks counting n times. ``per_task_sum``, as in the paper's sum over
+      tasks: the sum over earlier tasks of each task's own mean. The two are equal with one earlier task; with t of
+      them ``per_task_sum`` is t times as large.
     - ``reglora_selection``: ``top``, as in the paper. ``random``, a control of the choice: as many elements of every
       matrix, drawn uniformly anew for every task (see `draw_key_elements`). The control of having a choice at all,
       plain L1 on the whole of dW, is ``reglora_key_ratio=1.0``.

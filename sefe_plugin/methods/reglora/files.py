@@ -53,8 +53,8 @@ class KeyElements:
             )
         if self.selection != selection:
             raise ValueError(
-                f"{self.file}: chosen with reglora_selection {self.selection!r}, but the model's is {selection!r}. Use "
-                "one value for all tasks of a sequence."
+                f"{self.file}: chosen with reglora_selection {self.selection!r}, but the model's is {selection!r}. "
+                "Use one value for all tasks of a sequence."
             )
         for name in sorted(self.shapes.keys() ^ shapes.keys()):
             where = "in the file but not in the model" if name in self.shapes else "in the model but not in the file"
@@ -166,6 +166,6 @@ def _check_codes(elements: KeyElements, remedy: str) -> None:
             raise ValueError(f"{elements.file}: tensor '{name}': {error}. {remedy}") from error
         if count != key_count(elements.key_ratio, rows, cols):
             raise ValueError(
-                f"{elements.file}: tensor '{name}' holds {count} positions; a ({rows}, {cols}) matrix at reglora_key_ratio "
-                f"{elements.key_ratio} has {key_count(elements.key_ratio, rows, cols)}. {remedy}"
+                f"{elements.file}: tensor '{name}' holds {count} positions; a ({rows}, {cols}) matrix at "
+                f"reglora_key_ratio {elements.key_ratio} has {key_count(elements.key_ratio, rows, cols)}. {remedy}"
             )

@@ -83,7 +83,7 @@ class RegLora(Method):
         return RegLoraConfig(**lora, **{f.name: vars(self.options)[f.name] for f in fields(AdapterOptions)})
 
     def begin(self, model: nn.Module, earlier: Sequence[Path], gradients: Gradients) -> None:
-        """Find the RegLoRA model and load the key elements of earlier tasks; those loaded before stay if there are none.
+        """Find the RegLoRA model and load the key elements of earlier tasks; without any, those loaded before stay.
 
         Raises:
             FileNotFoundError: If a file of key elements is absent.

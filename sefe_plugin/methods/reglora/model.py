@@ -141,8 +141,8 @@ class RegLoraModel(LoraModel):
     def save_key_elements(self, file: str | Path, write: bool = True, seed: int = 0) -> None:
         """Find the key elements of the adapter as it is now, and write them to a file.
 
-        With ``reglora_selection="random"`` they are drawn instead, from a stream for each `seed`, number of loaded earlier
-        tasks, and matrix.
+        With ``reglora_selection="random"`` they are drawn instead, from a stream for each `seed`, number of
+        loaded earlier tasks, and matrix.
 
         Args:
             file: Where to; its folder is made if absent.

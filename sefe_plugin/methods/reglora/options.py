@@ -33,8 +33,8 @@ class AdapterOptions:
     )
     reglora_selection: Literal["top", "random"] = option(
         "top",
-        "top: the key elements are the largest of |dW|, as in SEFE. random: a control, as many elements of each matrix, "
-        "drawn uniformly from a stream for each seed, task and matrix.",
+        "top: the key elements are the largest of |dW|, as in SEFE. random: a control, as many elements of each "
+        "matrix, drawn uniformly from a stream for each seed, task and matrix.",
         scope="sequence",
     )
 
@@ -45,12 +45,13 @@ class RegLoraOptions(AdapterOptions):
 
     reglora_offload: Literal["none", "cpu"] = option(
         "none",
-        "Where the key elements of earlier tasks stay: none, on the device of the model, one byte per element and task; "
-        "cpu, in host memory, brought to the device matrix by matrix.",
+        "Where the key elements of earlier tasks stay: none, on the device of the model, one byte per element and "
+        "task; cpu, in host memory, brought to the device matrix by matrix.",
         scope="computing",
     )
     reglora_key_elements: list[str] | None = option(
         None,
-        "Key element files of earlier tasks, oldest first, as a list or separated by commas. A sequence fills this in.",
+        "Key element files of earlier tasks, oldest first, as a list or separated by commas. A sequence fills this "
+        "in.",
         scope="filled_in",
     )

@@ -19,7 +19,7 @@ def key_element_bytes(ratio: float, rows: int, cols: int) -> float:
 
 
 def key_element_memory(matrices: Sequence[tuple[int, int]], ratio: float, tasks: int) -> float:
-    """Return the bytes of the key elements of `tasks` earlier tasks in memory; those of small matrices are decoded too.
+    """Return the bytes of the key elements of earlier tasks in memory, where those of small matrices are decoded too.
 
     Args:
         matrices: (out_features, in_features) of every adapted matrix.
