@@ -1,5 +1,6 @@
 """Ready sequences of tasks, by the names that `benchmark` takes."""
 
+import argparse
 import random
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -14,6 +15,9 @@ _OWN = {
     "minicoin16": "sefe_plugin.benchmarks.minicoin.domains:MiniCoIN16",
 }
 
+#: Benchmark -> module of its commands, which imports nothing heavy.
+_COMMANDS = {"coin": "sefe_plugin.benchmarks.coin.commands", "minicoin": "sefe_plugin.benchmarks.minicoin.commands"}
+
 #: The order in which a benchmark lists its tasks, CoIN's.
 OWN_ORDER = "coin"
 
@@ -27,6 +31,15 @@ def load_benchmark(name: str) -> Benchmark:
     """Return the benchmark called `name`, one of `benchmark_names`."""
     module, _, cls = _OWN[name].partition(":")
     return getattr(import_module(module), cls)()
+
+
+def add_commands(commands: argparse._SubParsersAction) -> dict[str, argparse._SubParsersAction | None]:
+    """Add the commands of all benchmarks to those of `sefe`.
+
+    Returns:
+        Benchmark -> the subcommands of its own command, where others may be added.
+    """
+    return {name: import_module(module).add_commands(commands) for name, module in _COMMANDS.items()}
 
 
 def official_rule(name: str) -> Callable[[Sequence[Mapping]], float]:

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 import sefe_plugin.cli.asd as asd_cli
-import sefe_plugin.cli.coin as coin_cli
-import sefe_plugin.cli.evaluation as evaluation_cli
-import sefe_plugin.cli.minicoin as minicoin_cli
 import sefe_plugin.cli.plan as plan_cli
+import sefe_plugin.cli.table as table_cli
+from sefe_plugin.benchmarks import add_commands
 from sefe_plugin.files import shipped_folder
 
 
@@ -40,10 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     keys.set_defaults(run=_keys)
 
     plan_cli.add_commands(commands)
-    evaluation_cli.add_commands(commands)
     asd_cli.add_commands(commands)
-    coin_cli.add_commands(commands)
-    minicoin_cli.add_commands(commands)
+    groups = add_commands(commands)
+    table_cli.add_command(groups["minicoin"])
 
     options, rest = parser.parse_known_args(arguments)
     # argparse takes `key=value` of `sefe plan` before its options only

@@ -10,11 +10,11 @@ from datasets import load_dataset
 from PIL import Image
 
 from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.benchmarks.coin.commands import add_commands
 from sefe_plugin.benchmarks.coin.convert import FAULTS_FILE, prepare_coin
 from sefe_plugin.benchmarks.coin.score_file import score_file
 from sefe_plugin.benchmarks.coin.sources import VARIANTS, find_annotations
 from sefe_plugin.benchmarks.coin.tasks import TASKS
-from sefe_plugin.cli.coin import add_commands
 
 
 NAMES = [task.name for task in TASKS]

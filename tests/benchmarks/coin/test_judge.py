@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from sefe_plugin.benchmarks.coin.commands import add_commands
 from sefe_plugin.benchmarks.coin.judge import judge_file, judge_request, knowledge_capability, open_judge, parse_rating
-from sefe_plugin.cli.evaluation import add_commands
 from sefe_plugin.json_lines import GrowingFile
 
 

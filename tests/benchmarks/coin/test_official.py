@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from sefe_plugin.answers.text_vqa import OFFICIAL_MAX_PERIODS, normalize_answer, soft_accuracy
 from sefe_plugin.benchmarks.coin import TASKS
+from sefe_plugin.benchmarks.coin.commands import add_commands
 from sefe_plugin.benchmarks.coin.official import OFFICIAL, official_accuracy
 from sefe_plugin.benchmarks.coin.score_file import CLEAN, score_file
-from sefe_plugin.cli.evaluation import add_commands
 from sefe_plugin.evaluation.scorers import Score
 
 

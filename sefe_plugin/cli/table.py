@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - a command prints
-"""`sefe minicoin`: the benchmark's data, its base model, and the table that compares methods on it."""
+"""`sefe minicoin table`: many runs of mini-CoIN, and what they say together."""
 
 import argparse
 import os
@@ -10,27 +10,16 @@ from functools import partial
 from pathlib import Path
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `minicoin` with `data`, `build` and `table` to the subcommands of `sefe`."""
+def add_command(minicoin: argparse._SubParsersAction) -> None:
+    """Add `table` to the subcommands of `sefe minicoin`."""
     from sefe_plugin.compare.arms import DEFAULT_ARMS
 
-    minicoin = commands.add_parser("minicoin", help="the embedded benchmark")
-    minicoin_commands = minicoin.add_subparsers(required=True, metavar="COMMAND")
-    data = minicoin_commands.add_parser("data", help="write the benchmark's images and datasets")
-    data.add_argument("folder", type=Path)
-    data.add_argument("--seed", type=int, default=42)
-    data.set_defaults(run=_data)
-    build = minicoin_commands.add_parser("build", help="pre-train the tiny base model from nothing (long)")
-    build.add_argument("folder", type=Path)
-    build.add_argument("--seed", type=int, default=0)
-    build.set_defaults(run=_build)
-
-    table = minicoin_commands.add_parser("table", help="run arms x seeds x orders and compare them (long; resumable)")
+    table = minicoin.add_parser("table", help="run arms x seeds x orders and compare them (long; resumable)")
     table.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of all runs and of the table")
     table.add_argument(
         "--arms",
         nargs="+",
-        default=DEFAULT_ARMS,
+        default=list(DEFAULT_ARMS),
         metavar="ARM",
         help="what to compare; also controls and sweeps, see docs/minicoin.md (default: %(default)s)",
     )
@@ -50,18 +39,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--pictures", type=Path, metavar="DIR", help="also put the pictures there, linked from the file of --write"
     )
     table.set_defaults(run=_table)
-
-
-def _data(options: argparse.Namespace) -> None:
-    from sefe_plugin.benchmarks.minicoin.data import write_data
-
-    write_data(options.folder, options.seed)
-
-
-def _build(options: argparse.Namespace) -> None:
-    from sefe_plugin.benchmarks.minicoin.pretrain import build
-
-    build(options.folder, seed=options.seed)
 
 
 def _table(options: argparse.Namespace) -> None:
