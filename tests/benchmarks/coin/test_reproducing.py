@@ -10,8 +10,7 @@ import pytest
 from sefe_plugin.benchmarks.coin.score_file import MODES
 from sefe_plugin.benchmarks.coin.sources import VARIANTS
 from sefe_plugin.benchmarks.coin.tasks import TASKS
-from sefe_plugin.cli import coin as coin_cli
-from sefe_plugin.cli import evaluation as evaluation_cli
+from sefe_plugin.benchmarks.coin import commands as coin_cli
 from sefe_plugin.cli import plan as plan_cli
 from sefe_plugin.recipe.options import plugin_keys
 
@@ -29,7 +28,6 @@ def test_commands_are_understood(line):
     commands = parser.add_subparsers()
     coin_cli.add_commands(commands)
     plan_cli.add_commands(commands)
-    evaluation_cli.add_commands(commands)
     words = shlex.split(line)
     options = parser.parse_args(words[words.index("sefe") + 1 :])
     if "recipe" in options:
