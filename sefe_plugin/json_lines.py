@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from sefe_plugin.files import replacing
 
 
@@ -57,6 +55,8 @@ class GrowingFile:
 
     def __init__(self, path: Path):
         self.path = path
+        from filelock import FileLock, Timeout
+
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(f"{path}.lock")
         try:

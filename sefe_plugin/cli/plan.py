@@ -6,8 +6,6 @@ import json
 import logging
 from pathlib import Path
 
-from sefe_plugin.recipe.load import RecipeError
-
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `plan` to the subcommands of `sefe`."""
@@ -28,6 +26,7 @@ def _plan(options: argparse.Namespace) -> None:
     try:
         from sefe_plugin.hosts.llamafactory.plan import make_plan
         from sefe_plugin.plan.plan import format_plan
+        from sefe_plugin.recipe.load import RecipeError
 
         plan = make_plan(options.recipe, options.overrides, options.gpus)
     finally:

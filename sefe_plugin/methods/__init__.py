@@ -8,7 +8,6 @@ A package of its own adds one by an entry point of the group ``sefe_plugin.metho
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from sefe_plugin.methods.base import Method
 from sefe_plugin.options import own_options
@@ -37,6 +36,8 @@ def methods() -> dict[str, type[Method]]:
     Raises:
         MethodError: If a package's method cannot be loaded, or takes a name or an option that is taken.
     """
+    from importlib.metadata import entry_points
+
     found = {name: _load(place) for name, place in _OWN.items()}
     owners = {key: name for name, method in found.items() for key in own_options(method.Options)}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):

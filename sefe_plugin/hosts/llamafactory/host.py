@@ -13,7 +13,6 @@ from omegaconf.errors import OmegaConfBaseException
 from sefe_plugin.files import write_text
 from sefe_plugin.hosts.base import Host
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.hosts.llamafactory.vllm_scoring import score_command
 from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.load import RecipeError
 from sefe_plugin.recipe.options import plugin_keys
@@ -68,6 +67,8 @@ class LlamaFactory(Host):
         """Write a recipe that only scores a trained task; return the command that runs it."""
         folder = keys["output_dir"]
         if keys.get("scoring_backend", "generate") == "vllm":
+            from sefe_plugin.hosts.llamafactory.vllm_scoring import score_command
+
             return score_command(Path(folder) / "task.yaml")
         trained = (
             {"model_name_or_path": folder} if keys["finetuning_type"] == "full" else {"adapter_name_or_path": folder}
