@@ -8,6 +8,7 @@ A package of its own adds one by an entry point of the group ``sefe_plugin.metho
 
 from functools import cache
 from importlib import import_module
+from typing import NamedTuple
 
 from sefe_plugin.methods.base import Method
 from sefe_plugin.options import own_options
@@ -25,36 +26,54 @@ _OWN = {
 DEFAULT = "lora"
 
 
-class MethodError(ValueError):
-    """A method of another package that cannot be used, with the reason."""
+def methods() -> dict[str, type[Method]]:
+    """Return all methods that can be used, by name: the plugin's own, then those of installed packages."""
+    return _found().usable
+
+
+def unusable_methods() -> dict[str, str]:
+    """Return why methods of other packages cannot be used, by name, one sentence each.
+
+    They are an error only where a recipe names one: no other run need suffer from a broken package.
+    """
+    return _found().unusable
+
+
+class _Found(NamedTuple):
+    usable: dict[str, type[Method]]
+    unusable: dict[str, str]
 
 
 @cache
-def methods() -> dict[str, type[Method]]:
-    """Return all methods by name: the plugin's own, then those of installed packages.
-
-    Raises:
-        MethodError: If a package's method cannot be loaded, or takes a name or an option that is taken.
-    """
+def _found() -> _Found:
     from importlib.metadata import entry_points
 
-    found = {name: _load(place) for name, place in _OWN.items()}
-    owners = {key: name for name, method in found.items() for key in own_options(method.Options)}
+    found = _Found({name: _load(place) for name, place in _OWN.items()}, {})
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        where = f"the method {point.name!r} of {point.dist.name if point.dist else point.value}"
-        if point.name in found:
-            raise MethodError(f"{where} has the name of another. Uninstall one of them.")
-        try:
-            method = point.load()
-        except (ImportError, AttributeError) as error:
-            raise MethodError(f"{where} cannot be loaded: {error}. Mend or uninstall its package.") from error
-        if not (isinstance(method, type) and issubclass(method, Method)):
-            raise MethodError(f"{where} must be a subclass of sefe_plugin.methods.Method; got {method!r}.")
-        for key in own_options(method.Options):
-            if owners.setdefault(key, point.name) != point.name:
-                raise MethodError(f"{where} has the option {key!r} of {owners[key]!r}. Rename it.")
-        found[point.name] = method
+        if reason := _take(point, found.usable):
+            package = point.dist.name if point.dist else point.value
+            found.unusable[point.name] = f"The method {point.name!r} of the package {package} {reason}"
     return found
+
+
+def _take(point, usable: dict[str, type[Method]]) -> str | None:
+    """Add a package's method to the usable ones, or return why it cannot be."""
+    if point.name in usable:
+        return "has the name of another. Uninstall one of them."
+    try:
+        method = point.load()
+    except Exception as error:  # whatever another package does when it is imported
+        return f"cannot be loaded: {error!r}. Mend or uninstall the package."
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        return f"must be a subclass of sefe_plugin.methods.base.Method; got {method!r}."
+    try:
+        options = own_options(method.Options)
+    except TypeError:
+        return "must have a dataclass as `Options`."
+    if odd := [key for key in options if not key.startswith(f"{point.name}_")]:
+        return f"has the option {odd[0]!r}, but the names of its options must begin with '{point.name}_'. Rename it."
+    usable[point.name] = method
+    return None
 
 
 def _load(place: str) -> type[Method]:

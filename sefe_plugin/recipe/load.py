@@ -11,7 +11,7 @@ from sefe_plugin.carry import CARRIES
 from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import MODEL_CONFIG_FILE
-from sefe_plugin.methods import DEFAULT, methods
+from sefe_plugin.methods import DEFAULT, methods, unusable_methods
 from sefe_plugin.recipe.data_trial import data_errors
 from sefe_plugin.recipe.keys import HostKeys, key_errors
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors, plugin_keys
@@ -188,6 +188,8 @@ def _name_errors(arguments: Mapping[str, Any]) -> list[str]:
     name = arguments.get("cl_method")
     if name is None or (isinstance(name, str) and name in methods()):
         return []
+    if isinstance(name, str) and name in unusable_methods():
+        return [f"`cl_method: {name}` cannot be used. {unusable_methods()[name]}"]
     return [f"`cl_method` must be one of {tuple(methods())}; got {name!r}.{near(name, methods())}"]
 
 

@@ -129,18 +129,14 @@ class PluginKey(NamedTuple):
 
 @cache
 def plugin_keys() -> dict[str, PluginKey]:
-    """Return every recipe key of the plugin and of all methods.
-
-    Raises:
-        MethodError: If a method of another package cannot be used, or has an option that the plugin has.
-    """
+    """Return every recipe key of the plugin and of all methods."""
     sections = [(ImageOptions, "model", None), (SequenceOptions, "method", None), (DataOptions, "dataset", None)]
     sections += [(method.Options, "method", name) for name, method in methods().items()]
     keys = {}
     for options, section, method in sections:
         types = option_types(options)
         for key, declared in own_options(options).items():
-            keys.setdefault(key, PluginKey(section, declared, types[key], method))
+            keys[key] = PluginKey(section, declared, types[key], method)
     return keys
 
 

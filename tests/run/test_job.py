@@ -73,9 +73,9 @@ class TwoPhases(Method):
 def two_phases(monkeypatch):
     """Its name in recipes."""
     monkeypatch.setitem(methods._OWN, "two_phases", f"{__name__}:TwoPhases")
-    methods.methods.cache_clear()
+    methods._found.cache_clear()
     yield "two_phases"
-    methods.methods.cache_clear()
+    methods._found.cache_clear()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from sefe_plugin.evaluation.report import format_report
 from sefe_plugin.hosts.llamafactory.host import LlamaFactory, on_command_line, read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.watch import announce_runner
-from sefe_plugin.methods import MethodError
 from sefe_plugin.recipe.keys import RENAMED
 from sefe_plugin.recipe.load import Recipe, RecipeError, load_recipe, single_run_errors
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, plugin_keys
@@ -62,7 +61,7 @@ def intercept(arguments: list[str]) -> bool:
     except KeyboardInterrupt:
         print("Stopped. The same command continues after the last complete task.", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
-    except (MethodError, RecipeError, RunFolderError, TaskFailedError) as error:
+    except (RecipeError, RunFolderError, TaskFailedError) as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     print(format_report(report, f"{source}: report in {recipe.output_dir}"), flush=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sefe_plugin.benchmarks.coin import commands as coin_cli
 from sefe_plugin.benchmarks.coin.score_file import MODES
 from sefe_plugin.benchmarks.coin.sources import VARIANTS
 from sefe_plugin.benchmarks.coin.tasks import TASKS
-from sefe_plugin.benchmarks.coin import commands as coin_cli
 from sefe_plugin.cli import plan as plan_cli
 from sefe_plugin.recipe.options import plugin_keys
 
