@@ -22,7 +22,7 @@ def read_deepspeed(arguments: Mapping[str, Any]) -> dict | None:
 
 def zero_section(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the section `zero_optimization` of a readable configuration; empty without DeepSpeed."""
-    return (read_deepspeed(arguments) or {}).get("zero_optimization", {})
+    return (read_deepspeed(arguments) or {}).get("zero_optimization") or {}
 
 
 def zero_stage(arguments: Mapping[str, Any]) -> int:

@@ -58,17 +58,11 @@ class Stack(Carry):
 
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
         """Refuse adapters that are no plain B A on the base."""
-        errors = [
+        return _adapter_with_vllm_errors(arguments) + [
             f"`{key}` cannot be combined with `carry: stack`: its weight change is not B A on the base. Drop one."
             for key in ("use_dora", "pissa_init")
             if arguments.get(key)
         ]
-        if arguments.get("scoring_backend") == "vllm" and arguments.get("pad_images"):
-            errors.append(
-                "`pad_images` with `scoring_backend: vllm` needs merged models, which hold the padding processor. Set "
-                "`carry: merge` or `scoring_backend: generate`."
-            )
-        return errors
 
     def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
         """Start with the stack of all tasks before."""
@@ -99,13 +93,8 @@ class Continue(Carry):
     whole_sequence = _ADAPTER_KEYS
 
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
-        """Refuse a folder that the host could not be told of."""
-        if "," not in str(arguments.get("output_dir", "")):
-            return []
-        return [
-            "`output_dir` must hold no comma with `carry: continue`: the host takes it for several adapters; got "
-            f"{arguments['output_dir']!r}."
-        ]
+        """Refuse what vLLM cannot answer with."""
+        return _adapter_with_vllm_errors(arguments)
 
     def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
         """Start with the adapter of the task before."""
@@ -122,6 +111,21 @@ class Replace(Carry):
         """Start from the model of the task before."""
         base = {"model_name_or_path": str(earlier[-1])} if earlier else {}
         return {**base, "merge_adapter": False}
+
+
+def _adapter_with_vllm_errors(arguments: Mapping[str, Any]) -> list[str]:
+    """List what keeps vLLM from answering with a base and an adapter."""
+    if arguments.get("scoring_backend") != "vllm":
+        return []
+    reasons = {
+        "pad_images": "needs merged models, which hold the padding processor",
+        "additional_target": "needs merged models, because vLLM takes no adapter with whole modules",
+    }
+    return [
+        f"`{key}` with `scoring_backend: vllm` {reason}. Set `carry: merge` or `scoring_backend: generate`."
+        for key, reason in reasons.items()
+        if arguments.get(key)
+    ]
 
 
 def merges_apart(arguments: Mapping[str, Any]) -> bool:

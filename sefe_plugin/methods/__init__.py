@@ -10,8 +10,8 @@ from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
-from sefe_plugin.methods.base import Method
-from sefe_plugin.options import own_options
+from sefe_plugin.methods.base import PARAMETRISATIONS, Method
+from sefe_plugin.options import option_types
 
 
 GROUP = "sefe_plugin.methods"
@@ -66,10 +66,12 @@ def _take(point, usable: dict[str, type[Method]]) -> str | None:
         return f"cannot be loaded: {error!r}. Mend or uninstall the package."
     if not (isinstance(method, type) and issubclass(method, Method)):
         return f"must be a subclass of sefe_plugin.methods.base.Method; got {method!r}."
+    if method.parametrisation not in PARAMETRISATIONS or not method.carries:
+        return f"must have `carries`, and a `parametrisation` of {PARAMETRISATIONS}; got {method.parametrisation!r}."
     try:
-        options = own_options(method.Options)
-    except TypeError:
-        return "must have a dataclass as `Options`."
+        options = option_types(method.Options)
+    except (NameError, TypeError) as error:
+        return f"must have a dataclass with annotations that can be read as `Options`: {error!r}."
     if odd := [key for key in options if not key.startswith(f"{point.name}_")]:
         return f"has the option {odd[0]!r}, but the names of its options must begin with '{point.name}_'. Rename it."
     usable[point.name] = method

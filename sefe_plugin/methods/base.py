@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sefe_plugin.methods.gradients import Gradients
 
 
+#: What a host may be asked to train: an adapter, or the model itself.
+PARAMETRISATIONS = ("lora", "full")
+
+
 class Phase(NamedTuple):
     """One training of a task, of several.
 
@@ -61,7 +65,7 @@ class Method:
     Attributes:
         Options: Dataclass whose fields are the method's recipe keys (`sefe_plugin.options.option`). Their names begin
             with the method's own.
-        parametrisation: What the host is asked to train: "lora", an adapter, or "full", the model itself.
+        parametrisation: What the host is asked to train, of `PARAMETRISATIONS`.
         carries: The ways of `sefe_plugin.carry` by which a task may be carried on; the first is the default.
         file: Name of the file in a task's folder that holds what later tasks need of it; None without one.
         earlier: The option that lists these files of the earlier tasks, the oldest first; a sequence fills it in.

@@ -105,27 +105,32 @@ class AddInBackward:
     """
 
     def __init__(self):
-        self._waiting: dict[nn.Parameter, RemovableHandle] = {}
+        self._waiting: dict[nn.Parameter, tuple[RemovableHandle, torch.Tensor]] = {}
 
     def __call__(self, parameter: nn.Parameter, grad: torch.Tensor) -> None:
-        """Add once.
+        """Add once; what is given for a parameter before its backward pass adds up.
 
         Args:
             parameter: A leaf.
             grad: Shape of `parameter` when whole.
         """
         grad = grad.to(parameter.dtype)
+        if parameter in self._waiting:
+            handle, waiting = self._waiting[parameter]
+            self._waiting[parameter] = handle, waiting + grad
+            return
 
         def add(formed: torch.Tensor) -> torch.Tensor:
-            self._waiting.pop(parameter).remove()
-            return formed + grad
+            handle, waiting = self._waiting.pop(parameter)
+            handle.remove()
+            return formed + waiting
 
-        self._waiting[parameter] = parameter.register_hook(add)
+        self._waiting[parameter] = parameter.register_hook(add), grad
 
     def drop(self) -> int:
         """Give up what no backward pass has taken along, and return for how many parameters."""
         dropped = len(self._waiting)
-        for handle in self._waiting.values():
+        for handle, _ in self._waiting.values():
             handle.remove()
         self._waiting = {}
         return dropped

@@ -104,6 +104,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     if benchmark is not None:
         common = {**benchmark.defaults(), **common}
 
+    check_data = check_data and isinstance(common.get("dataset_dir", ""), str)
     errors = key_errors(common, host.keys)
     common, method_errors = _with_method(common, host)
     errors += method_errors + _value_errors(common) + _sequence_errors(common, host)
@@ -166,6 +167,8 @@ def _with_method(common: Mapping[str, Any], host: HostKeys) -> tuple[dict[str, A
         return dict(common), errors
     method = methods()[name]
     carry = common.get("carry") or method.carries[0]
+    if unknown := [way for way in method.carries if way not in CARRIES]:
+        errors.append(f"`cl_method: {name}` has unknown ways to carry tasks on, {unknown}. Mend its package.")
     if str(carry) in CARRIES and carry not in method.carries:
         errors.append(f"`carry` must be one of {method.carries} with `cl_method: {name}`; got {carry!r}.")
     errors += _other_methods_errors({**common, "cl_method": name})
@@ -206,6 +209,8 @@ def _deepspeed_errors(arguments: Mapping[str, Any]) -> list[str]:
         config = read_deepspeed(arguments) or {}
     except (OSError, ValueError) as error:
         return [f"`deepspeed` must be a DeepSpeed configuration or a JSON file with one; {error}."]
+    if not isinstance(config.get("zero_optimization") or {}, dict):
+        return [f"`deepspeed`: `zero_optimization` must be a mapping; got {config['zero_optimization']!r}."]
     if config.get("optimizer") and arguments.get("projector_learning_rate") is not None:
         return [
             "`projector_learning_rate` needs the Trainer's optimizer, but the configuration of `deepspeed` brings its "
@@ -250,6 +255,11 @@ def _sequence_errors(common: Mapping[str, Any], host: HostKeys) -> list[str]:
     for key in ("model_name_or_path", "template", "output_dir"):
         if not isinstance(common.get(key), str) or not common[key]:
             errors.append(f"`{key}` is required in a sequence and must be text; got {common.get(key)!r}.")
+    if not isinstance(common.get("dataset_dir", ""), str):
+        errors.append(f"`dataset_dir` must be text, the path of a folder; got {common['dataset_dir']!r}.")
+    # the host takes an adapter's path for several at a comma, and every task's adapter lies below this folder
+    if common.get("finetuning_type") == "lora" and "," in str(common.get("output_dir")):
+        errors.append(f"`output_dir` must hold no comma; got {common['output_dir']!r}.")
     for key, (value, reason) in host.fixed.items():
         if common.get(key, value) != value:
             errors.append(f"`{key}` must be {value!r} in a sequence ({reason}); got {common[key]!r}.")
@@ -306,6 +316,7 @@ def _read_tasks(
         overrides = {key: value for key, value in entry.items() if key not in _TASK_KEYS}
         found += key_errors(overrides, host.keys)
         found += [error for error in _value_errors({**common, **overrides}) if error not in known_before]
+        found += _other_methods_errors({**overrides, "cl_method": common.get("cl_method")})
         found += [
             f"`{key}` belongs to the whole sequence. Move it out of the task; got {overrides[key]!r}."
             for key in _keys_of_the_whole(common, host)

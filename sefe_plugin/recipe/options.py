@@ -69,6 +69,7 @@ class SequenceOptions:
         "generate",
         "What answers the test sets: generate, the trained model in its own process; vllm, vLLM on all visible "
         "devices, in a process that a sequence starts after it (pip install 'sefe-plugin[vllm]').",
+        scope="computing",
     )
     test_sets: list[dict] | None = option(
         None,

@@ -191,7 +191,7 @@ def _done(recipe: Mapping[str, Any], count: int, host: HostKeys) -> dict[str, An
     kept = {key: value for key, value in recipe.items() if key not in (*_computing(host), *host.batch)}
     batch = {}
     if any(key in recipe for key in host.batch):
-        sizes = [recipe.get(key) or default for key, default in host.batch.items()]
+        sizes = [int(recipe.get(key) or default) for key, default in host.batch.items()]
         batch = {" x ".join(host.batch): math.prod(sizes)}
     return {**kept, **batch, "tasks": recipe["tasks"][:count]}
 

@@ -1,5 +1,6 @@
 """The steps of a task, each recorded when it is whole, so that none is done twice."""
 
+import os
 from pathlib import Path
 
 from sefe_plugin.files import read_json, write_json
@@ -24,4 +25,5 @@ def record_step(folder: Path, step: str) -> None:
     """Record that a step is whole; call it when all its files are on disk, in one process."""
     steps = steps_of(folder)
     if step not in steps:
+        os.sync()  # the files of the step outlive a loss of power if its record does
         write_json(folder / STEPS_FILE, [*steps, step])

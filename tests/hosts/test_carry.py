@@ -158,6 +158,40 @@ def test_a_trained_task_is_scored_again_to_the_same_answers(train_here, small_re
     assert {file.name: file.read_bytes() for file in (folder / "predictions").iterdir()} == answers
 
 
+def test_answers_of_other_records_or_of_an_earlier_training_are_not_kept(tmp_path):
+    from sefe_plugin.evaluation.results import write_predictions
+    from sefe_plugin.hosts.llamafactory.scoring import _unanswered
+    from sefe_plugin.hosts.llamafactory.task import _remove_results
+    from sefe_plugin.run.steps import TRAINED, record_step, steps_of
+
+    records = [{"text": "1 + 1?", "answer": "2"}]
+    (tmp_path / "tests.json").write_text(json.dumps(records))
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"sums": {"file_name": "tests.json"}}))
+    test_sets = [{"name": "Sums", "dataset": "sums", "scorer": "short_answer"}]
+    assert _unanswered(test_sets, tmp_path, str(tmp_path), 0, 1) == test_sets
+    write_predictions(tmp_path, "Sums", records, ["2"])
+    assert _unanswered(test_sets, tmp_path, str(tmp_path), 0, 1) == []
+    (tmp_path / "tests.json").write_text(json.dumps([{"text": "1 + 1?", "answer": "two"}]))
+    assert _unanswered(test_sets, tmp_path, str(tmp_path), 0, 1) == test_sets
+    (tmp_path / "tests.json").write_text(json.dumps(records))
+    record_step(tmp_path, TRAINED)
+    _remove_results(tmp_path)
+    assert _unanswered(test_sets, tmp_path, str(tmp_path), 0, 1) == test_sets
+    assert steps_of(tmp_path) == []
+
+
+def test_a_run_without_training_and_test_sets_is_the_hosts():
+    from types import SimpleNamespace
+
+    from sefe_plugin.hosts.llamafactory.task import run_task
+
+    training = SimpleNamespace(do_train=False, output_dir="nowhere", process_index=0)
+    finetuning = SimpleNamespace(cl_method="reglora", test_sets=None, merge_adapter=False)
+    called = []
+    run_task(lambda *given: called.append(given), (None, None, training, finetuning, None), ["callback"])
+    assert called == [(None, None, training, finetuning, None, ["callback"])]
+
+
 def test_four_bit_sequence_of_three_tasks_leaves_its_base_alone(train_here, small_recipe, tmp_path):
     recipe = small_recipe(tmp_path, 3)
     folder = tmp_path / "run"

@@ -6,6 +6,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from sefe_plugin.methods.base import Method
 from sefe_plugin.methods.callback import MethodCallback
+from sefe_plugin.methods.gradients import AddInBackward
 
 
 class Line(torch.nn.Module):
@@ -206,3 +207,15 @@ def test_what_a_method_leaves_is_one_file_in_the_output_folder(train, tmp_path):
 
     train(Leaving())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("left.txt", "seed 0")]
+
+
+def test_what_is_added_twice_before_a_backward_pass_adds_up():
+    parameter = torch.nn.Parameter(torch.ones(2))
+    later = AddInBackward()
+    later(parameter, torch.tensor([1.0, 2.0]))
+    later(parameter, torch.tensor([10.0, 20.0]))
+    (3 * parameter).sum().backward()
+    assert parameter.grad.tolist() == [14.0, 25.0]
+    assert later.drop() == 0
+    (3 * parameter).sum().backward()
+    assert parameter.grad.tolist() == [17.0, 28.0]

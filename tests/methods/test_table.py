@@ -31,6 +31,10 @@ class Odd(Method):
     Options = OddOptions
 
 
+class Prompt(Method):
+    parametrisation = "prompt"
+
+
 class Point:
     """An entry point of a package called "other"."""
 
@@ -75,6 +79,7 @@ def test_a_method_of_another_package_joins_the_table(brought):
         ("lora", Fine, "has the name of another"),
         ("gone", ImportError("no module"), r"cannot be loaded: ImportError\('no module'\)"),
         ("text", "no class", "must be a subclass"),
+        ("prompt", Prompt, "a `parametrisation` of .*; got 'prompt'"),
         ("odd", Odd, "the names of its options must begin with 'odd_'"),
     ],
 )

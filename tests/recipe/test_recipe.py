@@ -449,3 +449,34 @@ def test_vllm_scores_sequences_only(monkeypatch):
     keys = {"do_train": True, "test_sets": [{"name": "A"}], "scoring_backend": "vllm"}
     (error,) = single_run_errors(keys, host_keys())
     assert error.startswith("`scoring_backend` belongs to a sequence")
+
+
+@pytest.mark.parametrize("value", [5, None, ["data"]])
+def test_a_dataset_dir_that_is_no_text_is_told_beside_other_errors(recipe, value):
+    found = errors_of(recipe | {"dataset_dir": value, "asd_ratio": 3})
+    assert any("`dataset_dir` must be text" in error for error in found)
+    assert any("`asd_ratio` must be" in error for error in found)
+
+
+def test_options_of_another_method_have_no_effect_in_a_task_either(recipe):
+    recipe["tasks"][1]["reglora_weight"] = 5.0
+    (error,) = errors_of(recipe)
+    assert error.startswith("task 2 (B): `reglora_weight` belongs to `cl_method: reglora` and has no effect with")
+
+
+def test_a_deepspeed_section_that_is_no_mapping(recipe):
+    load_recipe(recipe | {"deepspeed": {"zero_optimization": None}}, "test.yaml", host_keys())
+    (error,) = errors_of(recipe | {"deepspeed": {"zero_optimization": 3}})
+    assert error == "`deepspeed`: `zero_optimization` must be a mapping; got 3."
+
+
+def test_a_comma_in_the_run_folder_is_refused_where_adapters_are_trained(recipe):
+    (error,) = errors_of(recipe | {"output_dir": "runs/a,b"})
+    assert error.startswith("`output_dir` must hold no comma")
+
+
+@pytest.mark.parametrize("carry", ["stack", "continue"])
+def test_vllm_needs_merged_models_for_padding_and_whole_modules(recipe, monkeypatch, carry):
+    monkeypatch.setattr("sefe_plugin.recipe.options.find_spec", lambda name: name)
+    keys = {"carry": carry, "scoring_backend": "vllm", "pad_images": True, "additional_target": "lm_head"}
+    assert [error.split(" with")[0] for error in errors_of(recipe | keys)] == ["`pad_images`", "`additional_target`"]

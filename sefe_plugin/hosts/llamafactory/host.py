@@ -69,7 +69,8 @@ class LlamaFactory(Host):
         if keys.get("scoring_backend", "generate") == "vllm":
             from sefe_plugin.hosts.llamafactory.vllm_scoring import score_command
 
-            return score_command(Path(folder) / "task.yaml")
+            write_recipe(file, keys, "# One step of a sequence: its test sets answered by vLLM.")
+            return score_command(file)
         trained = (
             {"model_name_or_path": folder} if keys["finetuning_type"] == "full" else {"adapter_name_or_path": folder}
         )
@@ -103,8 +104,13 @@ def on_command_line(file: Path) -> str:
 
 def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
     command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, on_command_line(file)]
-    again = " overwrite_output_dir=true" if verb == "train" else ""
-    write_recipe(file, keys, f"# One step of a sequence; to run it alone: llamafactory-cli {verb} {file}{again}")
+    alone = f"llamafactory-cli {verb} {file}"
+    if verb == "train":
+        # the check of recipes asks for a training where test sets are named
+        alone = (
+            f"{alone} overwrite_output_dir=true" if keys["do_train"] else f"python -m llamafactory.cli train {file}"
+        )
+    write_recipe(file, keys, f"# One step of a sequence; to run it alone: {alone}")
     return command
 
 

@@ -78,6 +78,10 @@ _COMPUTING = (
     "save_steps",
     "save_strategy",
     "save_total_limit",
+    "vllm_config",
+    "vllm_enforce_eager",
+    "vllm_gpu_util",
+    "vllm_maxlen",
 )
 
 _BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}

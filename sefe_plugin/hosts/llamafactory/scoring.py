@@ -17,6 +17,7 @@ from sefe_plugin.evaluation.generate import generate_answers
 from sefe_plugin.evaluation.results import predictions_file, write_predictions, write_scores
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
+from sefe_plugin.json_lines import read_json_lines
 
 
 def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path, arguments: tuple) -> None:
@@ -42,7 +43,8 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
         template=reader.template, tokenizer=reader.tokenizer, processor=reader.processor
     )
     rank, world = training_args.process_index, training_args.world_size
-    progress = tqdm(_unanswered(test_sets, output_dir, world), desc="Scoring", unit="test set", disable=rank != 0)
+    unanswered = _unanswered(test_sets, output_dir, data_args.dataset_dir, rank, world)
+    progress = tqdm(unanswered, desc="Scoring", unit="test set", disable=rank != 0)
     for test_set in progress:
         name = test_set["name"]
         progress.set_postfix_str(name)
@@ -80,14 +82,24 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
         write_scores(output_dir, test_sets, official_rule)
 
 
-def _unanswered(test_sets: Sequence[Mapping[str, str]], output_dir: Path, world: int) -> list[Mapping[str, str]]:
-    """Return the test sets without predictions, as the first process sees them before it writes any."""
-    left = [test_set for test_set in test_sets if not predictions_file(output_dir, test_set["name"]).is_file()]
-    if world == 1:
-        return left
-    shared = [left]
-    dist.broadcast_object_list(shared)
-    return shared[0]
+def _unanswered(
+    test_sets: Sequence[Mapping[str, str]], output_dir: Path, dataset_dir: str, rank: int, world: int
+) -> list[Mapping[str, str]]:
+    """Return the test sets without predictions of their records, as the first process sees them before it writes."""
+    left = [None]
+    if rank == 0:
+        left = [[test_set for test_set in test_sets if not _is_answered(test_set, output_dir, dataset_dir)]]
+    if world > 1:
+        dist.broadcast_object_list(left)
+    return left[0]
+
+
+def _is_answered(test_set: Mapping[str, str], output_dir: Path, dataset_dir: str) -> bool:
+    file = predictions_file(output_dir, test_set["name"])
+    if not file.is_file():
+        return False
+    asked = [{key: value for key, value in row.items() if key != "prediction"} for row in read_json_lines(file)]
+    return asked == read_test_set(test_set["dataset"], dataset_dir, SCORERS[test_set["scorer"]])
 
 
 def order_by_length(features: Sequence[Mapping]) -> list[int]:

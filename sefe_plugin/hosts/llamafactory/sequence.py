@@ -59,7 +59,7 @@ def intercept(arguments: list[str]) -> bool:
         if report is None:
             return True
     except KeyboardInterrupt:
-        print("Stopped. The same command continues after the last complete task.", file=sys.stderr, flush=True)
+        print("Stopped. The same command continues after the last step that is whole.", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
     except (RecipeError, RunFolderError, TaskFailedError) as error:
         print(error, file=sys.stderr, flush=True)

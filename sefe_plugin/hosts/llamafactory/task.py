@@ -8,10 +8,11 @@ from pathlib import Path
 from llamafactory.model import load_model, load_tokenizer
 from transformers import TrainerCallback
 
+from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.callback import MethodCallback
-from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, record_step
+from sefe_plugin.run.steps import CARRIED, SCORED, STEPS_FILE, TRAINED, record_step
 
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class _KeepModel(TrainerCallback):
 def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -> None:
     """Train as the host does, then score the test sets and save the merged model.
 
-    Without `do_train` the task is trained already: its model is loaded as for training, and scored.
+    Test sets without `do_train` mean a task that is trained already: its model is loaded and scored.
 
     Args:
         host_run_sft: The host's supervised fine-tuning.
@@ -43,8 +44,13 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
         model = _train(host_run_sft, arguments, callbacks)
         if is_first:
             record_step(output_dir, TRAINED)
+    elif finetuning_args.test_sets:
+        # an adapter as in training, not merged: the answers are those of the trained model
+        as_trained = finetuning_args.finetuning_type == "lora"
+        model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args, as_trained)
     else:
-        model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args, is_trainable=True)
+        host_run_sft(*arguments, callbacks)
+        return
     if finetuning_args.test_sets and finetuning_args.scoring_backend == "generate":
         from sefe_plugin.hosts.llamafactory.scoring import score_test_sets
 
@@ -59,6 +65,8 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
 def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
     """Train with the method's callback, and return the model."""
     _, _, training_args, finetuning_args, _ = arguments
+    if training_args.process_index == 0:
+        _remove_results(Path(training_args.output_dir))
     if finetuning_args.stacked_adapter and training_args.ddp_broadcast_buffers is None:
         training_args.ddp_broadcast_buffers = False  # the stacked adapters are buffers, and the same everywhere
     trained = _KeepModel()
@@ -69,6 +77,13 @@ def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
         added.append(MethodCallback(method, earlier or ()))
     host_run_sft(*arguments, [*(callbacks or ()), *added])
     return trained.model
+
+
+def _remove_results(output_dir: Path) -> None:
+    """Remove what an earlier training in this folder was worth."""
+    shutil.rmtree(output_dir / "predictions", ignore_errors=True)
+    for name in (SCORES_FILE, STEPS_FILE):
+        (output_dir / name).unlink(missing_ok=True)
 
 
 def _save_merged(model, model_args, folder: Path) -> None:
