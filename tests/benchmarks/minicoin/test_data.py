@@ -18,7 +18,7 @@ from sefe_plugin.benchmarks.minicoin.data import TASKS, VALIDATION_SEEDS, _items
 from sefe_plugin.benchmarks.minicoin.draw import NEW_WORDS
 from sefe_plugin.benchmarks.minicoin.tasks import SPECIES
 from sefe_plugin.data.sample import Sample
-from sefe_plugin.evaluation.scorers import SCORERS, score_predictions
+from sefe_plugin.evaluation.scorers import SCORERS, SetScore, score_predictions
 
 
 NAMES = ("ScienceQA", "TextVQA", "ImageNet", "GQA", "VizWiz", "Grounding", "VQAv2", "OCRVQA")
@@ -120,7 +120,7 @@ def test_no_class_name_is_part_of_another():
 def test_gold_answers_score_full_and_keep_their_format(folder, task):
     records = read(folder, task.name, "test")
     golds = [record["answer_bbox" if task.scorer == "box" else "answer"] for record in records]
-    assert score_predictions(task.scorer, golds, records) == {"accuracy": 100.0, "format": 100.0, "count": TEST}
+    assert score_predictions(task.scorer, golds, records) == SetScore(100.0, 100.0, TEST)
 
 
 @pytest.mark.parametrize("name", NAMES)
