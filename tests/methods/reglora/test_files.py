@@ -134,7 +134,10 @@ def test_other_metadata_is_refused(file, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"key_ratio": 0.2}, r"'layers.0.q_proj' holds 8 positions; a \(8, 10\) matrix at key_ratio 0.2 has 16"),
+        (
+            {"key_ratio": 0.2},
+            r"'layers.0.q_proj' holds 8 positions; a \(8, 10\) matrix at reglora_key_ratio 0.2 has 16",
+        ),
         ({"shapes": {"layers.0.q_proj": (8, 9), "layers.0.v_proj": (4, 10)}}, "position 79 of a matrix of 72"),
         ({"shapes": {"layers.0.q_proj": (8, 10)}}, "'layers.0.v_proj' stands without its shape"),
     ],
@@ -164,7 +167,7 @@ def test_key_elements_of_another_model_are_refused(file, shapes, key_ratio, mess
 
 
 def test_key_elements_chosen_otherwise_are_refused(file):
-    with pytest.raises(ValueError, match="chosen with selection 'top', but the model's is 'random'"):
+    with pytest.raises(ValueError, match="chosen with reglora_selection 'top', but the model's is 'random'"):
         read_key_elements(file).check_fits(example(file).shapes, 0.1, "random")
 
 

@@ -241,7 +241,7 @@ def test_random_key_elements_are_penalised_by_the_same_rule_and_not_mixed_with_t
     find_reglora_model(model).load_key_elements(files)
     expected = penalty_by_definition(model, files, "official_mean", 40.0)
     torch.testing.assert_close(find_reglora_model(model).penalty().double(), expected, rtol=1e-6, atol=0)
-    with pytest.raises(ValueError, match="chosen with selection 'random'"):
+    with pytest.raises(ValueError, match="chosen with reglora_selection 'random'"):
         find_reglora_model(tiny_reglora(reglora_key_ratio=0.1)).load_key_elements(files)
 
 
@@ -323,7 +323,7 @@ def test_a_refused_file_leaves_what_was_loaded(tiny_reglora, key_element_files):
 
 def test_key_elements_that_do_not_fit_are_refused(tiny_reglora, key_element_files):
     other_ratio = find_reglora_model(tiny_reglora(reglora_key_ratio=0.2))
-    with pytest.raises(ValueError, match=r"task0.safetensors: found with key_ratio 0.1"):
+    with pytest.raises(ValueError, match=r"task0.safetensors: found with reglora_key_ratio 0.1"):
         other_ratio.load_key_elements(key_element_files)
     other_modules = find_reglora_model(tiny_reglora(reglora_key_ratio=0.1, target_modules=["q_proj"]))
     with pytest.raises(ValueError, match=r"'model.layers.0.mlp.down_proj' is adapted in the file"):
