@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _init(options: argparse.Namespace) -> None:
-    """Copy the shipped folders; refuses to overwrite a file that differs, before anything is written."""
+    """Copy the shipped folders; refuse to overwrite a file that differs, before anything is written."""
     copies, differing = [], []
     for name in ("recipes", "data_templates", "docs"):
         source = shipped_folder(name)

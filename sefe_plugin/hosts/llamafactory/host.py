@@ -58,7 +58,7 @@ class LlamaFactory(Host):
         return [sys.executable, "-P", "-c", "from llamafactory.cli import main; main()", "train"]
 
     def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
-        """Write a task's recipe; returns the command that trains it."""
+        """Write a task's recipe; return the command that trains it."""
         command = _command("train", file, keys)
         self._announce(command)
         return command

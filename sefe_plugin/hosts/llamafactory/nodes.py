@@ -56,7 +56,7 @@ class Announcements:
 
 @contextmanager
 def lead() -> Iterator[Announcements]:
-    """On the first node: opens the store for as long as the sequence runs, and lets the others go at its end."""
+    """Open the store on the first node for as long as the sequence runs, and let the others go at its end."""
     store = _store(is_master=True)
     announce = Announcements(store)
     try:

@@ -36,7 +36,7 @@ def _anchor(module: ModuleType, name: str):
 
 
 def patch_cli(module: ModuleType) -> None:
-    """Let `llamafactory-cli train` run a sequence of tasks, and checks recipes that use the plugin's keys."""
+    """Let `llamafactory-cli train` run a sequence of tasks, and check recipes that use the plugin's keys."""
     host_main = _anchor(module, "main")
 
     @wraps(host_main)
@@ -108,7 +108,7 @@ def _with_options(
 
 
 def patch_model_loader(module: ModuleType) -> None:
-    """Pad images to a square with `pad_images`, and lets a sequence start from whole checkpoints only."""
+    """Pad images to a square with `pad_images`, and let a sequence start from whole checkpoints only."""
     host_tokenizer, host_model = _anchor(module, "load_tokenizer"), _anchor(module, "load_model")
 
     @wraps(host_tokenizer)
@@ -178,7 +178,7 @@ def patch_loader(module: ModuleType) -> None:
 
 
 def patch_tuner(module: ModuleType) -> None:
-    """Add the callbacks of a task to supervised fine-tuning, and scores and merges after it."""
+    """Add the callbacks of a task to supervised fine-tuning, and score and merge after it."""
     host_function = _anchor(module, "run_sft")
 
     @wraps(host_function)

@@ -69,10 +69,11 @@ def intercept(arguments: list[str]) -> bool:
 
 
 def _run(recipe: Recipe, source: str) -> dict | None:
-    """Run a sequence, on the first of several nodes for all of them; returns its report there."""
+    """Run a sequence, on the first of several nodes for all of them; return its report there."""
     say = partial(print, flush=True)
     if int(os.environ.get("NNODES", "1")) == 1:
-        return run_sequence(recipe, LlamaFactory(), host_keys(), say)
+        host = LlamaFactory()
+        return run_sequence(recipe, host, host.keys(), say)
     from sefe_plugin.hosts.llamafactory.nodes import environment_errors, follow, lead
 
     if errors := environment_errors():
@@ -82,4 +83,5 @@ def _run(recipe: Recipe, source: str) -> dict | None:
         follow()
         return None
     with lead() as announce:
-        return run_sequence(recipe, LlamaFactory(announce), host_keys(), say)
+        host = LlamaFactory(announce)
+        return run_sequence(recipe, host, host.keys(), say)

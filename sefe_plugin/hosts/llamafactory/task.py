@@ -1,6 +1,5 @@
 """One task's run in the host: its method's callback, then scores and the merged model, each step recorded."""
 
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,6 @@ from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.callback import MethodCallback
 from sefe_plugin.run.steps import CARRIED, SCORED, STEPS_FILE, TRAINED, record_step
-
-
-logger = logging.getLogger(__name__)
 
 
 class _KeepModel(TrainerCallback):
@@ -87,7 +83,7 @@ def _remove_results(output_dir: Path) -> None:
 
 
 def _save_merged(model, model_args, folder: Path) -> None:
-    """Merge the adapter into the base, in the precision it was trained in, and saves it with its processor.
+    """Merge the adapter into the base, in the precision it was trained in, and save it with its processor.
 
     The official code does the same with the scale alpha / r after every task.
     """

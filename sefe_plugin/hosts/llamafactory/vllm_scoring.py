@@ -39,7 +39,7 @@ def score_command(file: Path) -> list[str]:
 
 
 def score_with_vllm(keys: Mapping[str, Any]) -> None:
-    """Answer and scores the test sets of a finished task, and writes what came of it.
+    """Answer and score the test sets of a finished task, and write what came of it.
 
     Args:
         keys: the task's recipe.
@@ -105,7 +105,7 @@ def _parse(keys: Mapping[str, Any]) -> tuple:
 
 
 def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world: int) -> dict[str, dict[int, str]]:
-    """Answer every `world`-th question of each test set on `devices`; returns name -> index -> answer."""
+    """Answer every `world`-th question of each test set on `devices`; return name -> index -> answer."""
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     end_with_runner()
