@@ -1,8 +1,13 @@
-"""Files that are whole or absent: written under a temporary name, then renamed. Digests, and the names of some."""
+"""Files that are whole or absent, even after a loss of power. Digests, and the names of some.
 
+Each is written under a temporary name, brought to the disk, and then renamed.
+"""
+
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +32,65 @@ def replacing(file: Path) -> Iterator[Path]:
     temporary = file.with_name(f".{file.name}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _sync(temporary)
         temporary.replace(file)
+        _sync(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_file(path: str | Path) -> bool:
+    """Tell whether a file exists; there is none at a path that is too long for the system."""
+    return os.path.isfile(path)  # noqa: PTH113 - `Path.is_file` fails at such a path
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield the path of a folder beside `folder`, which takes its place when the block ends without an error.
+
+    The block makes the temporary folder. What a block that was killed has left of it is removed first.
+
+    Args:
+        folder: The folder to write; one that is there is removed at the end.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    yield temporary
+    sync_tree(temporary)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.replace(folder)
+    _sync(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, whole or not at all: under its own name, nothing half-removed is ever found."""
+    gone = folder.with_name(f".{folder.name}.removed")
+    if gone.exists():
+        shutil.rmtree(gone)
+    folder.replace(gone)
+    shutil.rmtree(gone)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring a folder and everything in it to the disk."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_dir() or path.is_file():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some file systems have no such thing for a folder, whose names they keep otherwise
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -52,6 +111,20 @@ def write_json(file: Path, content: Any) -> None:
         ValueError: If a number is not finite.
     """
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def is_whole_safetensors(file: Path) -> bool:
+    """Tell whether a file of safetensors is there with all its bytes; no tensor is read.
+
+    Example: of a file that was cut short by a kill, the header names more bytes than there are.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def file_digest(file: Path) -> str:

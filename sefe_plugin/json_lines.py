@@ -1,6 +1,7 @@
 """JSON lines: one record a line, in UTF-8. Only a line feed ends a line: a text may hold other line separators."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,8 +44,8 @@ def read_json_lines(file: Path) -> list[Any]:
 class GrowingFile:
     """A file of JSON lines to which one process adds records, and which another one takes up where it stopped.
 
-    A record is in the operating system's hands when `append` returns: a process that is killed loses none. A last line
-    that a kill cut short does not count, and the next `append` takes its place. Opening alone changes no byte.
+    A record is on the disk when `append` returns: neither a kill nor a loss of power loses it. A last line that was
+    cut short does not count, and the next `append` takes its place. Opening alone changes no byte.
 
     Args:
         path: The file; made if it does not exist, with its folder.
@@ -103,6 +104,7 @@ class GrowingFile:
             self._file.truncate(place)
         self._file.write(line)
         self._file.flush()
+        os.fsync(self._file.fileno())
         self._end += len(line)
         return place
 
@@ -115,5 +117,5 @@ class GrowingFile:
 def _parsed(file: Path, number: int, line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}, line {number}: each line must be one JSON object; {error}") from error

@@ -17,6 +17,8 @@ from dataclasses import Field, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from sefe_plugin.words import shown
+
 
 #: What an option may hold: where tasks of a sequence may differ in it (task) or not (sequence), where even a continued
 #: run may (computing: it says how something is computed, not what is learned), and where no recipe sets it but the
@@ -24,6 +26,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 Scope = Literal["task", "sequence", "computing", "filled_in"]
 
 _INFO = "option"
+
+_INTEGERS = 2**63
+_DEEPEST = 32
 
 _NAMES = {
     bool: "true or false",
@@ -97,12 +102,47 @@ def option_errors(options: type, arguments: Mapping[str, Any]) -> dict[str, str]
         if name not in arguments:
             continue
         value, info = arguments[name], option_info(declared)
-        rule = _type_rule(types[name], value)
+        fault = plain_fault(value)
+        rule = _type_rule(types[name], value) or (type_words(types[name]) if fault else None)
         if rule is None and value is not None and not info["holds"](value):
             rule = info["rule"]
         if rule is not None:
-            errors[name] = f"`{name}` must be {info['rule'] or rule}; got {value!r}."
+            errors[name] = f"`{name}` must be {info['rule'] or rule}; got {shown(value)}.{fault or ''}"
     return errors
+
+
+def plain_fault(value: Any, depth: int = 0) -> str | None:
+    """Tell what keeps a value from being plain data, which every file of a run can hold.
+
+    Plain data are null, true and false, whole numbers of 64 bits, finite numbers, texts that UTF-8 can hold, and
+    lists and mappings of these, whose keys are texts.
+
+    Returns:
+        A sentence for the end of a message, with a blank before it; None where nothing does.
+
+    Example:
+        >>> plain_fault({"a": [1, "b"]}) is None, plain_fault([float("nan")])
+        (True, ' It holds a number that is not finite.')
+    """
+    if depth > _DEEPEST:
+        return f" It is nested more than {_DEEPEST} levels deep."
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return None if abs(value) < _INTEGERS else " It holds a whole number of more than 64 bits."
+    if isinstance(value, float):
+        return None if math.isfinite(value) else " It holds a number that is not finite."
+    if isinstance(value, str):
+        whole = "\0" not in value and value == value.encode(errors="ignore").decode()
+        return None if whole else " It holds a text with a NUL or half of a surrogate pair, which no file can hold."
+    if isinstance(value, list):
+        return next((fault for item in value if (fault := plain_fault(item, depth + 1))), None)
+    if isinstance(value, dict):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            return f" It holds the key {shown(odd[0])}, which is no text."
+        parts = (part for entry in value.items() for part in entry)
+        return next((fault for part in parts if (fault := plain_fault(part, depth + 1))), None)
+    return f" It holds a value of the type {type(value).__name__}; write it in quotes."
 
 
 def choices_of(annotation: Any) -> tuple[Any, ...]:
@@ -142,7 +182,7 @@ def _fits(member: Any, value: Any) -> bool:
     if get_origin(member) is Literal:
         return isinstance(value, str | int) and value in get_args(member)
     if member is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool)
     if member is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if get_origin(member) is list:

@@ -5,6 +5,13 @@ from difflib import get_close_matches
 from typing import Any
 
 
+#: Longest word that a hint is looked for: a longer one is no slip of the pen.
+_LONGEST_WORD = 100
+
+#: Most characters of a value that a message shows.
+_MOST_SHOWN = 300
+
+
 def near(word: Any, known: Iterable[str]) -> str:
     """Return the hint at the known word that is most like `word`, or nothing.
 
@@ -12,5 +19,21 @@ def near(word: Any, known: Iterable[str]) -> str:
         >>> near("minicoi", ["coin", "minicoin"])
         ' Did you mean `minicoin`?'
     """
-    matches = get_close_matches(str(word), list(known), n=1)
+    if not isinstance(word, str) or len(word) > _LONGEST_WORD:
+        return ""
+    matches = get_close_matches(word, list(known), n=1)
     return f" Did you mean `{matches[0]}`?" if matches and matches[0] != word else ""
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: as Python writes it, cut where it is long.
+
+    Example:
+        >>> shown("32"), shown([1] * 1000)[-12:]
+        ("'32'", '1, 1, 1, ...')
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes neither very long numbers nor very deep lists
+        text = f"a value of the type {type(value).__name__}, too large to show"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN].rstrip()} ..."

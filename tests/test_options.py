@@ -13,6 +13,7 @@ from sefe_plugin.options import (
     option_info,
     option_types,
     own_options,
+    plain_fault,
 )
 
 
@@ -116,7 +117,8 @@ def test_sound_values(arguments):
     ],
 )
 def test_wrong_values_are_told_by_key_rule_and_value(key, value, rule):
-    assert option_errors(Options, {key: value}) == {key: f"`{key}` must be {rule}; got {value!r}."}
+    fault = plain_fault(value) or ""
+    assert option_errors(Options, {key: value}) == {key: f"`{key}` must be {rule}; got {value!r}.{fault}"}
 
 
 def test_all_errors_come_at_once_in_the_order_of_the_fields():
