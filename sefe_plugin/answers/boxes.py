@@ -1,12 +1,13 @@
 """Boxes written as text, ``[x1, y1, x2, y2]``: reading, overlap, place in words and a wrong box close by."""
 
+import math
 import random
 import re
 
 
 Box = tuple[float, float, float, float]
 
-_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,2})?")
 _BOX = re.compile(r"\[\s*(N)\s*,\s*(N)\s*,\s*(N)\s*,\s*(N)\s*\]".replace("N", _NUMBER.pattern))
 _ENDS_IN_ZERO = re.compile(r"\.(\d*0)(?!\d)")
 
@@ -18,7 +19,7 @@ def parse_box(text: str) -> Box | None:
         text: Four numbers, separated by commas, in square brackets; blanks are free.
 
     Returns:
-        The four coordinates x1, y1, x2, y2, or None where the text is anything else.
+        The four coordinates x1, y1, x2, y2, or None where the text is anything else, or a number is out of all bounds.
 
     Example:
         >>> parse_box("[0.76, 0.33, 0.99, 0.65]")
@@ -27,7 +28,8 @@ def parse_box(text: str) -> Box | None:
         True
     """
     match = _BOX.fullmatch(text.strip())
-    return tuple(map(float, match.groups())) if match else None
+    box = tuple(map(float, match.groups())) if match else (math.inf,)
+    return box if all(map(math.isfinite, box)) else None
 
 
 def box_iou(first: Box, second: Box) -> float:

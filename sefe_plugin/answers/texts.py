@@ -1,6 +1,8 @@
-"""The parts of a text: image placeholders, response-format line, lettered options; and the kinds of an answer."""
+"""The parts of a text: image placeholders, response-format line; and the length, keys and kinds of an answer."""
 
+import math
 import re
+import unicodedata
 from collections import Counter
 from functools import lru_cache
 
@@ -15,13 +17,23 @@ BOX = "box"
 _LINES = tuple((style, line, line.removesuffix(".").casefold()) for style, line in FORMAT_LINES.items())
 _KEYS = tuple(key for _, _, key in _LINES)
 _LONGEST = max(map(len, _KEYS))
+_LAST_LETTERS = frozenset(letter for key in _KEYS for letter in (key[-1], key[-1].upper()))
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>")
 _PLACEHOLDER = re.compile("|".join(_PLACEHOLDERS))
 _HEAD = re.compile(f"(?:(?:{_PLACEHOLDER.pattern})\\s*)+")
-_OPTION = re.compile(r"\(?([A-Z])[.)]\s*(\S.*)")
 _LETTER = re.compile(r"\(?([A-Z])(?:\)[.:]?(?:\s.*)?|[.:](?:\s.*)?)?", re.DOTALL)
 _NUMBER = re.compile(r"[-+$£€#]?\d[\d.,:/-]*%?")
+_HALF = re.compile("[\ud800-\udfff]")
 _SPELLINGS = {"grey": "gray"}
+#: What ends a sentence in Latin, Chinese and Japanese, Urdu, Hindi and Armenian writing.
+PERIODS = (".", "。", "\uff0e", "｡", "\u06d4", "।", "\u0589")
+# scripts that write no blanks between words: Chinese and Japanese; Thai, Lao, Burmese and Khmer
+_HAN = (
+    r"\u3005-\u3007\u3041-\u30ff\u3105-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_THAI = r"\u0e01-\u0eff\u1000-\u109f\u1780-\u17ff"
+_SIGN, _LETTER_OF_WORD = re.compile(f"[{_HAN}]"), re.compile(rf"(?=\w)[{_THAI}]")  # vowel signs are no \w
+_UNSPACED = re.compile(f"[{_HAN}{_THAI}]")
 
 
 def split_question(text: str) -> tuple[str, str, str | None]:
@@ -53,6 +65,11 @@ def split_question(text: str) -> tuple[str, str, str | None]:
 def has_placeholder(text: str) -> bool:
     """Tell whether a text has a media placeholder, which the host would take for one more image."""
     return _PLACEHOLDER.search(text) is not None
+
+
+def is_whole(text: str) -> bool:
+    """Tell whether a text has no half of a surrogate pair, as half an emoji: such a text has no bytes in UTF-8."""
+    return text.isascii() or _HALF.search(text) is None
 
 
 def placeholders(text: str) -> str:
@@ -87,33 +104,6 @@ def in_words(text: str, before: str = "") -> str:
     return "\n".join(words for alone, words in lines if not alone)
 
 
-def split_options(stem: str) -> tuple[str, tuple[str, ...]]:
-    """Take the last block of lines ``A. ...``, ``B. ...`` out of a question.
-
-    Returns:
-        The question without the block, and the options' texts; no texts where there are no two such lines, or where
-        other lines stand between options, as nobody knows what they belong to.
-    """
-    # Only line feeds end a line: an option may hold other line separators.
-    lines = stem.replace("\r\n", "\n").split("\n")
-    found = [_OPTION.fullmatch(line.strip()) for line in lines]
-    letters = [match.group(1) if match else "" for match in found]
-    for start in reversed(range(len(lines))):
-        end = start
-        while end < len(lines) and letters[end] == chr(ord("A") + end - start):
-            end += 1
-        if end > start and chr(ord("A") + end - start) in letters[end:]:
-            break
-        if end - start >= 2:
-            return "\n".join(lines[:start] + lines[end:]), tuple(match.group(2) for match in found[start:end])
-    return stem, ()
-
-
-def option_lines(options: list[str] | tuple[str, ...]) -> list[str]:
-    """Write options as lines ``A. ...``, ``B. ...``."""
-    return [f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)]
-
-
 def option_letter(answer: str) -> str | None:
     """Read the letter of an answer such as ``B``, ``B.``, ``(B)``, ``B. text`` or ``(B) text``; None otherwise."""
     match = _LETTER.fullmatch(answer.strip())
@@ -121,13 +111,36 @@ def option_letter(answer: str) -> str | None:
 
 
 def answer_key(answer: str) -> str:
-    """Normalise an answer for comparison: no outer blanks, not one final period, no case.
+    """Normalise an answer for comparison: no outer blanks, not one final period of any script, no case.
 
     Example:
-        >>> answer_key(" Red ."), answer_key("wait...")
-        ('red', 'wait..')
+        >>> answer_key(" Red ."), answer_key("wait..."), answer_key("红色。")
+        ('red', 'wait..', '红色')
     """
-    return answer.strip().removesuffix(".").rstrip().casefold()
+    answer = answer.strip()
+    return (answer[:-1].rstrip() if answer.endswith(PERIODS) else answer).casefold()
+
+
+def strip_periods(text: str) -> str:
+    """Return a text without its final periods."""
+    return text.rstrip("".join(PERIODS))
+
+
+def count_words(text: str) -> int:
+    """Count the words of a text: what stands between blanks.
+
+    Scripts that write no blanks between words count otherwise: 2 signs of Chinese or Japanese are a word, and 3
+    letters of Thai, Lao, Burmese or Khmer.
+
+    Example:
+        >>> count_words("two dogs"), count_words("两只黄色的小狗"), count_words("สุนัขสองตัว")
+        (2, 4, 3)
+    """
+    if text.isascii() or not _UNSPACED.search(text):
+        return len(text.split())
+    signs, letters = len(_SIGN.findall(text)), len(_LETTER_OF_WORD.findall(text))
+    others = sum(any(map(str.isalnum, word)) for word in _UNSPACED.sub(" ", text).split())
+    return others + math.ceil(signs / 2 + letters / 3)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -138,6 +151,8 @@ def content_key(answer: str) -> str:
         >>> content_key("Two dogs.") == content_key("the 2 dogs"), content_key("A")
         (True, 'a')
     """
+    if not answer.isascii():
+        answer = strip_periods(unicodedata.normalize("NFKC", answer))
     # Nothing is left of an article alone or of a lone sign.
     return normalize_answer(answer) or answer_key(answer)
 
@@ -153,6 +168,9 @@ def content_words(answer: str) -> frozenset[str]:
         True
     """
     key = content_key(answer.replace("&", " and "))
+    if not key.isascii():
+        # each sign for itself: "白色" is a part of "黑色和白色"
+        key = _UNSPACED.sub(r" \g<0> ", key)
     words = {_SPELLINGS.get(word, word) for word in key.split()} - {"and"}
     return frozenset(words or (key,))
 
@@ -163,7 +181,7 @@ def answer_kind(answer: str) -> str:
         return "yes_no"
     if _NUMBER.fullmatch(answer):
         return "number"
-    return BOX if parse_box(answer) else "words"
+    return BOX if "[" in answer and parse_box(answer) else "words"
 
 
 def _line_at_end(stem: str) -> tuple[str, int] | None:
@@ -173,7 +191,7 @@ def _line_at_end(stem: str) -> tuple[str, int] | None:
     yes or no" is a part of the question.
     """
     bare = stem.removesuffix(".")
-    if not bare[-_LONGEST:].casefold().endswith(_KEYS):
+    if bare[-1:] not in _LAST_LETTERS or not bare[-_LONGEST:].casefold().endswith(_KEYS):
         return None
     for style, line, key in _LINES:
         start = len(bare) - len(key)

@@ -3,11 +3,12 @@
 import random
 from typing import NamedTuple
 
+from sefe_plugin.answers.options import option_lines
 from sefe_plugin.answers.styles import BRIEF, DETAILED, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
-from sefe_plugin.answers.texts import answer_key, option_lines
+from sefe_plugin.answers.texts import answer_key
 from sefe_plugin.asd.items import Item
 from sefe_plugin.asd.pool import shuffled
-from sefe_plugin.data.sample import Sample
+from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
 class Texts(NamedTuple):
@@ -44,6 +45,9 @@ def assemble(item: Item, style: str, texts: Texts, rng: random.Random, truth: bo
         texts: As many distractors as `distractors_needed` says, or the answer of the other styles.
         rng: Orders the options; only its ``random()`` is used.
         truth: Whether a yes/no item claims the gold answer.
+
+    Raises:
+        UnsuitableSampleError: Where options would stand beside others that the question has already.
     """
     body, answer = _WRITERS[style](item, texts, rng, truth)
     return Sample(f"{item.head}{body}\n{FORMAT_LINES[style]}", answer)
@@ -56,6 +60,10 @@ def _yes_no(item: Item, texts: Texts, rng: random.Random, truth: bool) -> tuple[
 
 
 def _multiple_choice(item: Item, texts: Texts, rng: random.Random, truth: bool) -> tuple[str, str]:
+    if item.mentions_options:
+        raise UnsuitableSampleError(
+            f"the question has options already, and nobody knows which is right: {item.stem!r:.200}"
+        )
     gold, wrong = item.gold, texts.distractors
     if item.kind == YES_NO:
         gold = answer_key(gold).capitalize()

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from sefe_plugin.asd.assembly import Texts, assemble
 from sefe_plugin.asd.dataset import ORIGIN, Dataset
 from sefe_plugin.asd.diversify import check_ratio, rewrites
-from sefe_plugin.asd.items import parse_item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.rules import check_native, native_style
 from sefe_plugin.asd.writer.generators import Generator
@@ -24,6 +23,8 @@ from sefe_plugin.files import file_digest, read_json, shipped_folder, write_json
 
 #: Who wrote a sample's texts, where that is no model.
 RULES = "rules"
+#: Largest share of a model's samples that may go without its texts.
+MAX_FALLBACK = 0.05
 
 
 @dataclass
@@ -45,6 +46,10 @@ class Summary:
     failures: dict[str, int] = field(default_factory=dict)
     asked: int = 0
 
+    def count(self, *authors: str) -> int:
+        """Count the samples of all styles whose texts are by one of these."""
+        return sum(made.get(author, 0) for made in self.styles.values() for author in authors)
+
 
 def build(
     dataset: Dataset,
@@ -56,6 +61,8 @@ def build(
     generator: Generator | None = None,
     templates: Path | None = None,
     tries: int = 3,
+    max_fallback: float = MAX_FALLBACK,
+    scored_as: str | None = None,
 ) -> Summary:
     """Write a copy of a dataset file with a share of the samples in other answer styles.
 
@@ -73,6 +80,9 @@ def build(
         generator: The model that writes what rules cannot; None leaves all to rules.
         templates: Folder of the prompts; None takes the shipped one.
         tries: How many replies a request may take before rules step in.
+        max_fallback: Largest share of the samples that a model is to write which may go without its texts; beyond it
+            nothing is written but the journal, from which the same build goes on.
+        scored_as: The style of the answers that the task's scorer reads, None where it is not known.
 
     Returns:
         What was done.
@@ -82,6 +92,8 @@ def build(
         ConnectionError: Where the model gives no replies; what it gave before is kept.
     """
     check_ratio(ratio)
+    if not 0 <= max_fallback <= 1:
+        raise ValueError(f"max_fallback must be a share in [0, 1], got {max_fallback}; write 5 percent as 0.05")
     for name, value in {"tries": tries, "concurrency": generator.concurrency if generator else 1}.items():
         if value < 1:
             raise ValueError(
@@ -93,7 +105,7 @@ def build(
     summary = Summary(len(dataset))
     with Replacements(len(dataset), target.parent) as replaced:
         if round(ratio * len(dataset)):
-            rewriting = _Rewriting(dataset, replaced, seed, task or Task())
+            rewriting = _Rewriting(dataset, replaced, seed, task or Task(), scored_as)
             if generator is None:
                 rewriting.by_rule(ratio)
             else:
@@ -102,6 +114,7 @@ def build(
                 journal = target.with_name(f"{target.name}.journal.jsonl")
                 summary.failures, summary.asked = rewriting.by_model(chosen, generator, prompts, tries, journal)
             summary.native_style, summary.styles = rewriting.task.native_style, rewriting.counts()
+        _check_fallback(summary, max_fallback, target)
         write_replaced(dataset.records, replaced, target)
     manifest = {
         "source": {"name": dataset.records.path.name, "sha256": file_digest(dataset.records.path)},
@@ -110,7 +123,7 @@ def build(
         "result": {"name": target.name, "sha256": file_digest(target)},
         "ratio": ratio,
         "seed": seed,
-        "generator": generator.model if generator else RULES,
+        "generator": generator.model if generator and summary.count("model") else RULES,
         # The number of replies depends on how often the build was interrupted.
         **{name: value for name, value in asdict(summary).items() if name != "asked"},
     }
@@ -125,13 +138,31 @@ def built_media_dir(file: Path) -> Path | None:
     return file.parent / media_dir if media_dir and (file.parent / media_dir).is_dir() else None
 
 
+def _check_fallback(summary: Summary, most: float, target: Path) -> None:
+    """Refuse a result whose texts are not those of the model that was asked.
+
+    Raises:
+        ValueError: With the share and the reasons.
+    """
+    without, wanted = summary.count("fallback", "left"), summary.count("fallback", "left", "model")
+    if without <= most * wanted:
+        return
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in summary.failures.items())
+    raise ValueError(
+        f"{without} of {wanted} samples that the model was to write go without its texts, a share of "
+        f"{without / wanted:.2g} where --max-fallback allows {most:g}: {reasons}. {target} is not written. The "
+        "replies are kept, so the same command goes on from here: mend the model or the prompts, raise --tries, or "
+        "accept more with --max-fallback"
+    )
+
+
 class _Rewriting:
     """The samples of one build, rewritten first by rule and then by a model."""
 
-    def __init__(self, dataset: Dataset, replaced: Replacements, seed: int, task: Task):
+    def __init__(self, dataset: Dataset, replaced: Replacements, seed: int, task: Task, scored_as: str | None):
         self.dataset, self.replaced, self.seed = dataset, replaced, seed
-        self.task = task.resolved(task.native_style or native_style(dataset))
-        self.pool = AnswerPool(dataset, self.task.native_style)
+        self.task = task.resolved(task.native_style or native_style(dataset, scored_as))
+        self.pool = AnswerPool(dataset, self.task.native_style, scored_as)
         self._counts: dict[str, Counter[str]] = {}
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -164,9 +195,7 @@ class _Rewriting:
         from sefe_plugin.asd.writer.journal import Journal
 
         def write(samples: list[Chosen]) -> Request:
-            items = [
-                parse_item(self.dataset.read(sample.index), self.pool.native, self.pool.shares) for sample in samples
-            ]
+            items = [self.pool.item(self.dataset.read(sample.index)) for sample in samples]
             records = [self.dataset.record(sample.index) for sample in samples]
             images = tuple(self.dataset.media_dir / image for image in self.dataset.images(samples[0].index))
             return write_request(samples, items, records, images, self.task, prompts)

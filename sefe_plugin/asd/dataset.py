@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from sefe_plugin.answers.styles import STYLES
 from sefe_plugin.data.layout import Layout, Record, find_dataset, layout_like
 from sefe_plugin.data.records import RecordFile
 from sefe_plugin.data.sample import Sample, UnsuitableSampleError
@@ -52,8 +53,31 @@ class Dataset:
         """
         record = self.record(index)
         if ORIGIN in record:
-            raise ValueError(f"{self.records.path}: sample {index} is rewritten already; start from the original file")
-        return self.layout.read(record)
+            raise ValueError(
+                f"{self.records.path}: sample {index} has a field {ORIGIN!r}, so it is rewritten already; start from "
+                f"the original file, or rename the field where it is another"
+            )
+        try:
+            return self.layout.read(record)
+        except UnsuitableSampleError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{self.records.path}: sample {index}: {error}") from error
+
+    def origin(self, index: int) -> dict[str, str] | None:
+        """Return what a rewritten sample was, None of a sample that `sefe asd build` did not rewrite."""
+        record = self.record(index)
+        origin = record.get(ORIGIN)
+        if not isinstance(origin, dict) or origin.get("style") not in STYLES:
+            return None
+        parts = (origin.get(part) for part in ("native_style", "style", "question", "answer", "generator"))
+        if not all(isinstance(part, str) for part in parts):
+            return None
+        try:
+            self.layout.read(record)
+        except ValueError:
+            return None  # somebody changed it since
+        return origin
 
     def images(self, index: int) -> tuple[str, ...]:
         """List the paths of a sample's images as the record names them, bare or in mappings with a `path`.
@@ -90,5 +114,16 @@ def open_dataset(name: str, folder: Path, media_dir: Path | None = None) -> Data
         folder = file.parent
         if not len(records):
             raise ValueError(f"{file} has no records")
-        layout = layout_like(records[0])
+        layout = _first_layout(records)
     return Dataset(records, layout, media_dir or folder)
+
+
+def _first_layout(records: RecordFile) -> Layout:
+    """Recognise the layout by the first record that shows it."""
+    first = None
+    for index in range(len(records)):
+        try:
+            return layout_like(records[index])
+        except ValueError as error:
+            first = first or error
+    raise ValueError(f"{records.path}: {first}") from first

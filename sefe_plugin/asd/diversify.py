@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sefe_plugin.answers.styles import EXPLANATIONS, MULTIPLE_CHOICE, YES_NO
-from sefe_plugin.asd.items import Item, parse_item
+from sefe_plugin.asd.items import Item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.asd.rules import check_native, native_style, other_styles, rewrite_item
 from sefe_plugin.data.sample import Sample, UnsuitableSampleError
@@ -54,7 +54,7 @@ class Rewrite(NamedTuple):
 
 
 def diversify(
-    samples: Sequence[Sample], ratio: float, seed: int, native: str | None = None
+    samples: Sequence[Sample], ratio: float, seed: int, native: str | None = None, scored_as: str | None = None
 ) -> tuple[list[Sample], list[Origin]]:
     r"""Rewrite a share X of a task's samples in place, split equally over the four other styles.
 
@@ -71,6 +71,7 @@ def diversify(
         ratio: X, share of the samples to rewrite, in [0, 1].
         seed: Seed of the choice and of the rewriting.
         native: The task's own style, one of `STYLES` or "box"; None recognises it with `native_style`.
+        scored_as: The style of the answers that the task's scorer reads, None where it is not known.
 
     Returns:
         As many samples in the same order, and one origin for each rewritten one, by rising index.
@@ -91,10 +92,10 @@ def diversify(
     result = list(samples)
     if round(ratio * len(samples)) == 0:
         return result, []
-    native = native_style(samples) if native is None else native
+    native = native_style(samples, scored_as) if native is None else native
     check_native(native)
     origins = []
-    for made in rewrites(len(samples), samples.__getitem__, ratio, seed, AnswerPool(samples, native)):
+    for made in rewrites(len(samples), samples.__getitem__, ratio, seed, AnswerPool(samples, native, scored_as)):
         old = samples[made.index]
         result[made.index] = made.sample
         origins.append(Origin(made.index, native, made.style, old.question, old.answer))
@@ -140,7 +141,7 @@ def rewrites(
             # Each sample has a stream of its own; seeding takes longer than writing the styles that draw nothing.
             rng.seed(f"{seed}/{index}")
         try:
-            item = parse_item(read(index), pool.native, pool.shares)
+            item = pool.item(read(index))
             by_rule = pool.native not in EXPLANATIONS or style in (YES_NO, MULTIPLE_CHOICE)
             sample = rewrite_item(item, style, pool, rng, truth) if by_rule else None
         except UnsuitableSampleError as reason:

@@ -5,18 +5,27 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sefe_plugin.answers.boxes import Box, box_iou, parse_box, place_in_words
-from sefe_plugin.answers.styles import MULTIPLE_CHOICE
+from sefe_plugin.answers.options import (
+    chosen_option,
+    may_be_mark,
+    mentions_options,
+    named_option,
+    option_lines,
+    option_mark,
+    read_options,
+)
+from sefe_plugin.answers.styles import EXPLANATIONS, MULTIPLE_CHOICE, SHORT_ANSWER
 from sefe_plugin.answers.texts import (
     BOX,
+    PERIODS,
     answer_kind,
     content_words,
     has_placeholder,
     in_words,
-    option_letter,
-    option_lines,
+    is_whole,
     placeholders,
-    split_options,
     split_question,
+    strip_periods,
 )
 from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
@@ -76,19 +85,27 @@ class Item:
         hint = next((i for i, line in enumerate(lines) if line.startswith(_HINTS)), len(lines))
         return (lines[:hint], lines[hint:]) if hint else (lines[-1:], lines[:-1])
 
+    @cached_property
+    def mentions_options(self) -> bool:
+        """Whether the question seems to have lettered options beside `options`."""
+        return not self.options and _TOKENS not in self.stem and mentions_options(self.stem)
+
     def admits(self, wrong: str) -> bool:
         """Tell whether a text other than the gold is clearly wrong: an own option, or no part or whole of the gold.
 
-        Where the gold is "black and white", "white" is not clearly wrong, nor the other way round.
+        Where the gold is "black and white", "white" is not clearly wrong, nor the other way round. Nor is the letter
+        of an option that nobody can read.
         """
         if self.options:
             return True
+        if option_mark(wrong) and self.mentions_options:
+            return False
         words, gold = content_words(wrong), content_words(self.gold)
         return not (words <= gold or gold <= words)
 
     def claim(self, value: str) -> str:
         """Ask whether a value is the answer."""
-        return f"{self.stem}\nIs the answer {value.rstrip('.')}?"
+        return f"{self.stem}\nIs the answer {strip_periods(value)}?"
 
     def choice(self) -> str:
         """Ask for one of the options that follow."""
@@ -106,7 +123,7 @@ class Item:
         """Answer in sentences that restate what the sample holds."""
         parts = [f"The question is: {self.question}"]
         if self.options:
-            parts.append(f"The choices are {', '.join(option.rstrip('.') for option in self.options)}.")
+            parts.append(f"The choices are {', '.join(strip_periods(option) for option in self.options)}.")
         clause = "Looking at the image, the" if self.head or has_placeholder(self.stem) else "The"
         return " ".join([*parts, _sentence(f"{clause} answer is {self.gold}")])
 
@@ -125,6 +142,7 @@ class Region(Item):
     shares: bool = True
 
     kind = BOX
+    mentions_options = False
 
     def admits(self, wrong: str) -> bool:
         """Tell whether a box is wrong: it covers the gold box by an IoU of at most 0.5."""
@@ -162,13 +180,14 @@ class Region(Item):
         )
 
 
-def parse_item(sample: Sample, native: str, shares: bool = True) -> Item:
+def parse_item(sample: Sample, native: str, shares: bool = True, scored_as: str | None = None) -> Item:
     """Take a sample apart.
 
     Args:
         sample: The sample in its task's own style.
         native: That style.
         shares: Whether boxes are given in shares of the image.
+        scored_as: The style of the answers that the task's scorer reads, None where it is not known.
 
     Returns:
         The item; its head keeps the image placeholders (those after the question move to the front, as LLaVA does).
@@ -176,16 +195,41 @@ def parse_item(sample: Sample, native: str, shares: bool = True) -> Item:
     Raises:
         UnsuitableSampleError: Where the text does not have the parts that its style needs.
     """
-    head, stem, _ = split_question(sample.question)
+    head, stem, line = split_question(sample.question)
     answer = sample.answer.strip()
     if not stem or not answer:
         raise UnsuitableSampleError(f"question or answer is empty: {sample}")
+    if not is_whole(sample.question + answer):
+        raise UnsuitableSampleError(f"the text holds half of a surrogate pair: {sample}")
     if has_placeholder(answer):
         raise UnsuitableSampleError(f"the answer holds an image placeholder: {sample}")
     if native == BOX:
         return _parse_region(sample, head, stem, answer, shares)
     if native == MULTIPLE_CHOICE:
         return _parse_choice(sample, head, stem, answer)
+    if native not in EXPLANATIONS:
+        return _parse_short(sample, head, stem, answer, in_words_for_sure=_is_content(line, scored_as))
+    return Item(head, stem, answer)
+
+
+def _is_content(line: str | None, scored_as: str | None) -> bool:
+    """Tell whether a letter alone, or the number of a line, is an answer in itself: "Which letter is on the sign?"."""
+    return scored_as == SHORT_ANSWER or (line is not None and scored_as != MULTIPLE_CHOICE)
+
+
+def _parse_short(sample: Sample, head: str, stem: str, answer: str, in_words_for_sure: bool) -> Item:
+    """Take the question's own options for its options; the answer is one of them, by its letter or its text."""
+    options = read_options(stem)
+    if options.texts and _TOKENS not in stem:
+        place = chosen_option(options, answer)
+        if place is None:
+            place = named_option(options, answer)
+        if place is not None and options.stem.strip() and not any(map(has_placeholder, options.texts)):
+            return Item(head, options.stem, options.texts[place], options.texts)
+    if not in_words_for_sure and may_be_mark(stem, answer):
+        raise UnsuitableSampleError(
+            f"the answer may be the letter or number of an option, and nobody knows what it stands for: {sample}"
+        )
     return Item(head, stem, answer)
 
 
@@ -202,16 +246,15 @@ def _parse_region(sample: Sample, head: str, stem: str, answer: str, shares: boo
 
 
 def _parse_choice(sample: Sample, head: str, stem: str, answer: str) -> Item:
-    stem, options = split_options(stem)
-    letter = option_letter(answer)
-    index = ord(letter) - ord("A") if letter else len(options)
-    if index >= len(options) or not stem or any(map(has_placeholder, options)):
+    options = read_options(stem, numbers=True)
+    place = chosen_option(options, answer)
+    if place is None or not options.stem.strip() or any(map(has_placeholder, options.texts)):
         raise UnsuitableSampleError(
-            "a multiple-choice sample has a question and lines 'A. ...' of words, and answers with one of their "
-            f"letters, got {sample}"
+            "a multiple-choice sample has a question and options of words, best on lines 'A. ...', and answers with "
+            f"the letter of one of them, got {sample}"
         )
-    return Item(head, stem, options[index], options)
+    return Item(head, options.stem, options.texts[place], options.texts)
 
 
 def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."
+    return text if text.endswith((*PERIODS, *"!?\uff01\uff1f")) else text + "."

@@ -3,12 +3,20 @@
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from sefe_plugin.answers.boxes import box_nearby, box_notation, fewest_decimals, parse_box, strip_zeros
 from sefe_plugin.answers.styles import MULTIPLE_CHOICE
-from sefe_plugin.answers.texts import BOX, answer_key, answer_kind, content_words, has_placeholder, split_question
-from sefe_plugin.asd.items import Item, Region
+from sefe_plugin.answers.texts import (
+    BOX,
+    answer_key,
+    answer_kind,
+    content_words,
+    has_placeholder,
+    is_whole,
+    split_question,
+    strip_periods,
+)
+from sefe_plugin.asd.items import Item, Region, parse_item
 from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
@@ -26,15 +34,17 @@ class AnswerPool:
     Args:
         samples: All samples of the task.
         native: The task's own answer style.
+        scored_as: The style of the answers that the task's scorer reads, None where it is not known.
 
     Attributes:
         native: The task's own answer style.
+        scored_as: As in the arguments.
         shares: Whether all boxes are given in shares of the image: none goes beyond 1.
         decimals: The fewest decimals that a number of a box has; less than others have where zeros are not written.
     """
 
-    def __init__(self, samples: Iterable[Sample], native: str):
-        self.native = native
+    def __init__(self, samples: Iterable[Sample], native: str, scored_as: str | None = None):
+        self.native, self.scored_as = native, scored_as
         self.shares, self.decimals = True, sys.maxsize
         self._groups: dict[tuple[str, ...], list[str]] = {}
         # A multiple-choice sample brings its own wrong answers.
@@ -60,7 +70,7 @@ class AnswerPool:
             UnsuitableSampleError: Where the task has no other answer at all.
         """
         found: list[str] = []
-        key_of = _as_claimed if item.options else answer_key if isinstance(item, Region) else content_words
+        key_of = strip_periods if item.options else answer_key if isinstance(item, Region) else content_words
         taken = {key_of(item.gold)}
         for candidate in self._candidates(item, rng):
             key = key_of(candidate)
@@ -73,9 +83,17 @@ class AnswerPool:
             raise UnsuitableSampleError(f"the task has no answer other than {item.gold!r} that is clearly wrong")
         return found
 
+    def item(self, sample: Sample) -> Item:
+        """Take one of the task's samples apart.
+
+        Raises:
+            UnsuitableSampleError: Where the text does not have the parts that its style needs.
+        """
+        return parse_item(sample, self.native, self.shares, self.scored_as)
+
     def _add(self, sample: Sample) -> None:
         answer = sample.answer.strip()
-        if has_placeholder(answer):
+        if has_placeholder(answer) or not is_whole(answer):
             return
         if self.native == BOX:
             box = parse_box(answer)
@@ -140,14 +158,9 @@ def shuffled(values: Sequence[str], rng: random.Random) -> list[str]:
     return values
 
 
-def _as_claimed(option: str) -> str:
-    """Return an option as a claim writes it, without final periods."""
-    return option.rstrip(".")
-
-
 def _group_keys(stem: str, kind: str) -> tuple[tuple[str, ...], ...]:
     question = stem.split("\n", 1)[0]
-    opening = " ".join(islice(question.split(), 2))
+    opening = " ".join(question.split(None, 2)[:2])
     keys = (kind, "question", question), (kind, "opening", opening.casefold()), (kind,)
     # Yes and no answer no question that has another answer.
     return keys if kind == "yes_no" else (*keys, ())

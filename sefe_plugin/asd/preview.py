@@ -3,14 +3,13 @@
 import base64
 import io
 import logging
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
 from sefe_plugin.answers.styles import STYLES
-from sefe_plugin.asd.dataset import ORIGIN, Dataset
-from sefe_plugin.data.layout import Record
+from sefe_plugin.asd.dataset import Dataset
+from sefe_plugin.asd.pictures import PictureError, small_picture
 from sefe_plugin.files import write_text
 
 
@@ -56,18 +55,17 @@ def write_preview(dataset: Dataset, target: Path, samples: int) -> None:
     Raises:
         ValueError: Where the dataset has no rewritten samples.
     """
-    shown: dict[str, list[tuple[int, Record]]] = {style: [] for style in STYLES}
+    shown: dict[str, list[str]] = {style: [] for style in STYLES}
     for index in range(len(dataset)):
-        origin = dataset.record(index).get(ORIGIN)
-        if origin and len(shown[origin["style"]]) < samples:
-            shown[origin["style"]].append((index, dataset.record(index)))
+        origin = dataset.origin(index)
+        if origin is not None and len(shown[origin["style"]]) < samples:
+            shown[origin["style"]].append(_article(dataset, index, origin))
     if not any(shown.values()):
         raise ValueError(f"{dataset.records.path} has no rewritten samples; write one with `sefe asd build` first")
     sections = [
-        f"<section><h2>{escape(style.replace('_', ' '))}</h2>{''.join(_article(dataset, *pair) for pair in pairs)}"
-        "</section>"
-        for style, pairs in shown.items()
-        if pairs
+        f"<section><h2>{escape(style.replace('_', ' '))}</h2>{''.join(articles)}</section>"
+        for style, articles in shown.items()
+        if articles
     ]
     title = escape(dataset.records.path.name)
     summary = f"{len(dataset)} samples; the first {samples} of each style, before and after."
@@ -76,9 +74,9 @@ def write_preview(dataset: Dataset, target: Path, samples: int) -> None:
     write_text(target, page.encode(errors="replace").decode())
 
 
-def _article(dataset: Dataset, index: int, record: Record) -> str:
-    origin, now = record[ORIGIN], dataset.layout.read(record)
-    pictures = "".join(_picture(dataset.media_dir / image) for image in dataset.images(index))
+def _article(dataset: Dataset, index: int, origin: Mapping[str, str]) -> str:
+    now = dataset.layout.read(dataset.record(index))
+    pictures = _pictures(dataset, index)
     before = _turn(f"before: {origin['native_style']}", origin["question"], origin["answer"])
     after = _turn(f"after, by {origin['generator']}", now.question, now.answer)
     return (
@@ -91,14 +89,21 @@ def _turn(head: str, question: str, answer: str) -> str:
     return f'<h3>{escape(head)}</h3><pre>{escape(question)}</pre><pre class="answer">{escape(answer)}</pre>'
 
 
+def _pictures(dataset: Dataset, index: int) -> str:
+    try:
+        images = dataset.images(index)
+    except ValueError as error:
+        logger.warning("%s", error)
+        return "<p>an image that has no path cannot be shown</p>"
+    return "".join(_picture(dataset.media_dir / image) for image in images)
+
+
 def _picture(file: Path) -> str:
     try:
-        with Image.open(file) as image:
-            small = image.convert("RGB")
-    except OSError:
-        logger.warning("Image %s cannot be shown; name the folder of the images with --media-dir.", file)
-        return f"<p>{escape(file.name)} cannot be read</p>"
-    small.thumbnail((_SIDE, _SIDE))
+        small = small_picture(file, _SIDE)
+    except PictureError as error:
+        logger.warning("%s; --media-dir names the folder of the images.", error)
+        return f"<p>{escape(file.name)} cannot be shown</p>"
     content = io.BytesIO()
     small.save(content, "PNG")
     return (

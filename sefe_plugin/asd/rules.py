@@ -10,18 +10,20 @@ from collections import Counter
 from collections.abc import Iterable
 
 from sefe_plugin.answers.boxes import parse_box
+from sefe_plugin.answers.options import chosen_option, may_be_mark, option_mark, read_options
 from sefe_plugin.answers.styles import (
     BRIEF,
     DETAILED,
     EXPLANATIONS,
+    FORMAT_LINES,
     MULTIPLE_CHOICE,
     SHORT_ANSWER,
     STYLES,
     YES_NO,
 )
-from sefe_plugin.answers.texts import BOX, answer_key, option_letter, split_options, split_question
+from sefe_plugin.answers.texts import BOX, answer_key, count_words, split_question
 from sefe_plugin.asd.assembly import Texts, assemble, distractors_needed
-from sefe_plugin.asd.items import Item, parse_item
+from sefe_plugin.asd.items import Item
 from sefe_plugin.asd.pool import AnswerPool
 from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
@@ -39,30 +41,40 @@ __all__ = [
 
 #: Longest answers, in words, that count as a short answer and as a brief explanation where no format line decides.
 _SHORT_WORDS, _BRIEF_WORDS = 5, 35
-_EMPTY = "empty answer"
+_EMPTY, _MARK = "empty answer", "letter or number of an option"
 
 
-def native_style(samples: Iterable[Sample]) -> str:
+def native_style(samples: Iterable[Sample], scored_as: str | None = None) -> str:
     """Recognise the answer style of a task from its samples.
 
-    Each sample counts for the style that its response-format line asks for; without one, for "box" where the question
-    speaks of a bounding box, and else for the form of its answer: a box, yes or no, the letter of one of the
-    question's options, up to 5 words (short), up to 35 (brief), more (detailed). Yes and no count as short answers
-    where other short answers occur. The style of more than half of the samples is the task's.
+    Each sample counts as multiple choice where its answer is the letter of one of its question's options, or a letter
+    that the task's scorer takes for one. Else it counts for the style that its response-format line asks for; without
+    one, for "box" where the question speaks of a bounding box, and else for the form of its answer: a box, yes or no,
+    up to 5 words (short), up to 35 (brief), more (detailed). Yes and no count as short answers where other short
+    answers occur. The style of more than half of the samples is the task's.
+
+    Args:
+        samples: The task's samples.
+        scored_as: The style of the answers that the task's scorer reads, None where it is not known.
 
     Returns:
         One of `STYLES`, or "box".
 
     Raises:
-        ValueError: Where there are no samples or no style has more than half of them.
+        ValueError: Where there are no samples, no style has more than half of them, or the answers are letters of
+            options that cannot be read.
     """
     lines, forms = Counter(), Counter()
     for sample in samples:
         _, stem, style = split_question(sample.question)
-        if style is None:
-            forms[_form(stem, sample.answer)] += 1
-        else:
+        if _is_choice(stem, sample.answer, style, scored_as):
+            forms[MULTIPLE_CHOICE] += 1
+        elif style is not None:
             lines[style] += 1
+        elif scored_as != SHORT_ANSWER and may_be_mark(stem, sample.answer):
+            forms[_MARK] += 1
+        else:
+            forms[_form(stem, sample.answer)] += 1
     if lines[SHORT_ANSWER] or forms[SHORT_ANSWER]:
         forms[SHORT_ANSWER] += forms.pop(YES_NO, 0)
     seen = lines + forms
@@ -72,6 +84,12 @@ def native_style(samples: Iterable[Sample]) -> str:
             " of several turns are rewritten by `asd_ratio` in the recipe alone"
         )
     style, count = max(seen.items(), key=lambda pair: pair[1], default=("", 0))
+    if 2 * count > seen.total() and style == _MARK:
+        raise ValueError(
+            f"{count} of {seen.total()} answers are letters or numbers that may stand for options, and nobody knows "
+            f"for which. Write options on lines 'A. ...', 'B. ...', with {FORMAT_LINES[MULTIPLE_CHOICE]!r} as the "
+            f"question's last line; or, where they are answers themselves, {FORMAT_LINES[SHORT_ANSWER]!r}"
+        )
     if 2 * count <= seen.total() or style == _EMPTY:
         raise ValueError(
             "the task's own answer style is not clear: more than half of its samples must share one, seen "
@@ -126,7 +144,7 @@ def rewrite(
             f"{answers_pool.native!r}, got {style!r}"
         )
     check_native(answers_pool.native)
-    item = parse_item(sample, answers_pool.native, answers_pool.shares)
+    item = answers_pool.item(sample)
     return rewrite_item(item, style, answers_pool, rng, rng.random() < 0.5 if truth is None else truth)
 
 
@@ -152,14 +170,22 @@ def rewrite_item(item: Item, style: str, pool: AnswerPool, rng: random.Random, t
     return assemble(item, style, Texts(distractors, answer), rng, truth)
 
 
+def _is_choice(stem: str, answer: str, line: str | None, scored_as: str | None) -> bool:
+    may_read = line in (None, SHORT_ANSWER)
+    mark = option_mark(answer) if may_read or scored_as == MULTIPLE_CHOICE else None
+    if mark is None:
+        return False
+    if scored_as == MULTIPLE_CHOICE and mark.sign.isalpha():
+        return True
+    return may_read and chosen_option(read_options(stem), answer) is not None
+
+
 def _form(stem: str, answer: str) -> str:
-    words = len(answer.split())
+    words = count_words(answer)
     if words == 0:
         return _EMPTY
     if "bounding box" in stem.lower() or parse_box(answer):
         return BOX
     if answer_key(answer) in ("yes", "no"):
         return YES_NO
-    if option_letter(answer) and split_options(stem)[1]:
-        return MULTIPLE_CHOICE
     return SHORT_ANSWER if words <= _SHORT_WORDS else BRIEF if words <= _BRIEF_WORDS else DETAILED

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.answers.styles import STYLES
+from sefe_plugin.evaluation.scorers import SCORERS
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the parser `asd` with its subcommands to those of `sefe`."""
-    asd = commands.add_parser("asd", help="answer style diversification of a dataset, ahead of time")
+    asd = commands.add_parser("asd", help="rewrite a dataset into other answer styles ahead of time, or look at it")
     asd_commands = asd.add_subparsers(required=True, metavar="COMMAND")
 
     build = asd_commands.add_parser("build", help="write a copy of a dataset with samples in other answer styles")
@@ -20,6 +21,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     build.add_argument("--ratio", type=float, default=0.2, help="share X of the samples to rewrite (default: 0.2)")
     build.add_argument("--seed", type=int, default=42, help="seed of the choice and of the rewriting (default: 42)")
     build.add_argument("--task", metavar="NAME", help="a task of tasks.yaml (default: recognised from the samples)")
+    build.add_argument(
+        "--scorer", choices=tuple(SCORERS), help="the task's scorer in the recipe, which tells what its answers are"
+    )
     build.add_argument("--templates", type=Path, metavar="DIR", help="folder of prompts and tasks.yaml")
     build.add_argument(
         "--generator",
@@ -28,6 +32,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="who writes what the samples do not hold: nobody, a server, or a model in this process (default: rules)",
     )
     build.add_argument("--tries", type=int, default=3, help="replies a request may take (default: 3)")
+    build.add_argument(
+        "--max-fallback",
+        "--max_fallback",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the model's samples that may go without its texts (default: 0.05)",
+    )
 
     server = build.add_argument_group("--generator openai", "the key is read from OPENAI_API_KEY alone")
     server.add_argument("--model", help="name of the model on the server")
@@ -57,7 +69,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     preview = asd_commands.add_parser("preview", help="write an HTML page with samples before and after")
     _add_dataset(preview)
     preview.add_argument("--out", type=Path, required=True, metavar="FILE", help="HTML file to write")
-    preview.add_argument("--samples", type=int, default=3, help="samples of each style (default: 3)")
+    preview.add_argument("--samples", type=_positive, default=3, help="samples of each style (default: 3)")
     preview.set_defaults(run=_preview)
 
 
@@ -74,11 +86,20 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+# argparse names it where a text cannot be read
+_positive.__name__ = "int"
+
+
 def _or_none(kind: type) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         return None if text == "none" else kind(text)
 
-    # argparse names it where a text cannot be read.
     read.__name__ = kind.__name__
     return read
 
@@ -102,6 +123,8 @@ def _build(options: argparse.Namespace) -> None:
         generator=generator,
         templates=templates,
         tries=options.tries,
+        max_fallback=options.max_fallback,
+        scored_as=SCORERS[options.scorer].style if options.scorer else None,
     )
     sys.stdout.write(_table(summary))
 

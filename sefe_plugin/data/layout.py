@@ -1,5 +1,6 @@
 """Where a record keeps question, answer and images: LLaMA-Factory's dataset entries, in ShareGPT and Alpaca form."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,21 @@ Record = dict[str, Any]
 SUFFIXES = (".json", ".jsonl")
 _ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 _MESSAGES_COLUMNS = {"messages": "conversations"}
-#: Names in messages where `dataset_info.json` has none.
+#: Names in messages where `dataset_info.json` has no `tags`.
 TAGS = {
     "role_tag": "from",
     "content_tag": "value",
     "user_tag": "human",
     "assistant_tag": "gpt",
+    "system_tag": "system",
+}
+
+
+_OPENAI_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
     "system_tag": "system",
 }
 
@@ -41,11 +51,11 @@ class AlpacaLayout:
         Raises:
             UnsuitableSampleError: Where the record is not one turn of one question and one answer.
         """
-        prompt, response = record.get(self.columns["prompt"]), record.get(self.columns["response"])
-        if self._part(record, "history") or not isinstance(prompt, str) or not isinstance(response, str):
+        prompt, query, response = (self._part(record, name) for name in ("prompt", "query", "response"))
+        texts = (prompt, "" if query is None else query, response)
+        if self._part(record, "history") or not all(isinstance(text, str) for text in texts):
             raise UnsuitableSampleError(f"the sample is not one question with one answer: {_excerpt(record)}")
-        query = self._part(record, "query")
-        return Sample(f"{prompt}\n{query}" if query else prompt, response)
+        return Sample("\n".join(filter(None, (prompt, query))), response)
 
     def write(self, record: Record, sample: Sample) -> Record:
         """Return the record with another question and answer; every other column stays as it is."""
@@ -68,8 +78,8 @@ class MessagesLayout:
     Attributes:
         messages: Name of the column with the messages.
         image_column: Name of the column with the images, None without one.
-        tags: Keys of a message (`role_tag`, `content_tag`) and names of the roles (`user_tag`, `assistant_tag`,
-            `system_tag`).
+        tags: Keys of a message (`role_tag`, `content_tag`) and names of the roles (`user_tag`, `assistant_tag`, and
+            `system_tag` where there is one).
     """
 
     messages: str
@@ -106,8 +116,10 @@ class MessagesLayout:
         return listed(record.get(self.image_column))
 
     def _first_turn(self, record: Record) -> int:
-        roles = [message.get(self.tags["role_tag"]) for message in record.get(self.messages) or ()]
-        first = 1 if roles[:1] == [self.tags["system_tag"]] else 0
+        messages = record.get(self.messages)
+        messages = messages if isinstance(messages, list) and all(isinstance(m, dict) for m in messages) else []
+        roles = [message.get(self.tags["role_tag"]) for message in messages]
+        first = 1 if "system_tag" in self.tags and roles[:1] == [self.tags["system_tag"]] else 0
         if roles[first:] != [self.tags["user_tag"], self.tags["assistant_tag"]]:
             raise UnsuitableSampleError(f"the sample is not one question with one answer: {_excerpt(record)}")
         return first
@@ -121,12 +133,15 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
 
     Args:
         name: Name of the dataset, for messages.
-        entry: The entry. As in LLaMA-Factory, where it has `columns` those it does not name do not exist; tags that
-            it does not name are ShareGPT's.
+        entry: The entry. As in LLaMA-Factory, where it has `columns` those it does not name do not exist, and where
+            it has `tags` so it is with these.
 
     Raises:
-        ValueError: For preference data and unknown formattings, and where a needed column is not named.
+        ValueError: For preference data and unknown formattings, where a needed column or tag is not named, and where
+            something else than a name stands there.
     """
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"dataset {name}: its entry must be a mapping with `file_name`, got {entry!r:.200}")
     formatting = entry.get("formatting", "alpaca")
     if formatting not in ("alpaca", "sharegpt", "openai") or entry.get("ranking"):
         raise ValueError(
@@ -134,12 +149,18 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
             f"`ranking`; got {formatting!r} and ranking {entry.get('ranking', False)}"
         )
     default = _ALPACA_COLUMNS if formatting == "alpaca" else _MESSAGES_COLUMNS
-    columns = entry.get("columns", default)
+    columns, tags = entry.get("columns", default), entry.get("tags", TAGS)
+    for key, names in (("columns", columns), ("tags", tags)):
+        if not isinstance(names, Mapping) or not all(isinstance(value, str | None) for value in names.values()):
+            raise ValueError(f"dataset {name}: `{key}` must be a mapping from names to names, got {names!r:.200}")
+    columns, tags = ({key: value for key, value in names.items() if value} for names in (columns, tags))
     if missing := [part for part in default if part not in columns and part != "query"]:
-        raise ValueError(f"dataset {name}: `columns` must name {' and '.join(missing)}, got {dict(columns)}")
+        raise ValueError(f"dataset {name}: `columns` must name {' and '.join(missing)}, got {columns}")
     if formatting == "alpaca":
         return AlpacaLayout(columns)
-    return MessagesLayout(columns["messages"], columns.get("images"), {**TAGS, **entry.get("tags", {})})
+    if missing := [tag for tag in TAGS if tag not in tags and tag != "system_tag"]:
+        raise ValueError(f"dataset {name}: `tags` must name {' and '.join(missing)}, got {tags}")
+    return MessagesLayout(columns["messages"], columns.get("images"), tags)
 
 
 def layout_like(record: Record) -> Layout:
@@ -150,16 +171,16 @@ def layout_like(record: Record) -> Layout:
     """
     images = next(({"images": column} for column in ("images", "image") if column in record), {})
     for column in ("conversations", "messages"):
-        if column in record:
-            openai = any("role" in message for message in record[column])
-            tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-            entry = {"columns": {"messages": column, **images}, "tags": tags if openai else {}}
-            return layout_of("", {"formatting": "sharegpt", **entry})
+        messages = record.get(column)
+        if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
+            tags = _OPENAI_TAGS if any("role" in message for message in messages) else TAGS
+            return MessagesLayout(column, images.get("images"), tags)
     if {"instruction", "output"} <= record.keys():
         return AlpacaLayout({**_ALPACA_COLUMNS, **images})
     raise ValueError(
-        "the file's records have neither `conversations` or `messages` nor `instruction` and `output`, but "
-        f"{sorted(record)}; describe the columns in dataset_info.json and name the dataset instead of the file"
+        "the file's records have neither a list of mappings as `conversations` or `messages` nor `instruction` and "
+        f"`output`, but {sorted(record)}; describe the columns in dataset_info.json and name the dataset instead of "
+        "the file"
     )
 
 
@@ -181,15 +202,29 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
     info = folder / "dataset_info.json"
     if not info.is_file():
         raise ValueError(f"{info} does not exist; name its folder with --dataset-dir, or a .json or .jsonl file")
-    entries = read_json(info)
+    entries = _read_info(info)
     if name not in entries:
         raise ValueError(f"{info} has no dataset {name!r}; it has {', '.join(entries) or 'none'}")
-    file = folder / entries[name].get("file_name", "")
-    if file.suffix not in SUFFIXES or not file.is_file():
+    layout = layout_of(name, entries[name])
+    file_name = entries[name].get("file_name", "")
+    file = folder / file_name if isinstance(file_name, str) else None
+    if file is None or file.suffix not in SUFFIXES or not os.path.isfile(file):  # noqa: PTH113 - never fails
         raise ValueError(
-            f"dataset {name}: `file_name` in {info} must be one .json or .jsonl file that exists, got {str(file)!r}"
+            f"dataset {name}: `file_name` in {info} must be one .json or .jsonl file that exists, got {file_name!r}"
         )
-    return file, layout_of(name, entries[name])
+    return file, layout
+
+
+def _read_info(info: Path) -> dict[str, Any]:
+    try:
+        entries = read_json(info)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{info} must be in UTF-8; byte {error.start} is not. Save it in UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{info} must be valid JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{info} must be a mapping from names to datasets, got {str(entries)[:200]!r}")
+    return entries
 
 
 def listed(images: Any) -> tuple[Any, ...]:
@@ -198,5 +233,5 @@ def listed(images: Any) -> tuple[Any, ...]:
 
 
 def _excerpt(record: Record) -> str:
-    text = str(record)
+    text = repr(record)
     return text if len(text) <= 200 else text[:200] + "..."

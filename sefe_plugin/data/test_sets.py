@@ -1,12 +1,17 @@
 """Local test sets: their records, each with a gold answer that its scorer can read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from sefe_plugin.data.layout import TAGS
+from sefe_plugin.data.reader import read_records
 from sefe_plugin.files import read_json
-from sefe_plugin.json_lines import read_json_lines
+
+
+#: Records at fault that a message shows.
+_SHOWN = 5
 
 
 class GoldReader(Protocol):
@@ -21,7 +26,7 @@ class GoldReader(Protocol):
     alternatives: tuple[str, ...]
 
     def check(self, record: Mapping) -> None:
-        """Raise ValueError for a record that cannot be scored."""
+        """Raise ValueError for a record that cannot be scored, with the reason."""
 
 
 def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader) -> list[dict]:
@@ -40,10 +45,7 @@ def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader) -> 
         ValueError: If the file holds anything but records.
     """
     declared = read_json(Path(dataset_dir) / "dataset_info.json")[dataset]
-    file = Path(dataset_dir) / declared["file_name"]
-    records = read_json_lines(file) if file.suffix == ".jsonl" else read_json(file)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{file} must hold a list of records")
+    records = [placed.record for placed in read_records(Path(dataset_dir) / declared["file_name"])]
     ready = {scorer.gold, *scorer.alternatives}
     named = declared.get("columns", {}).get("response") if ready == {"answer"} else None
     return [
@@ -69,20 +71,41 @@ def test_set_errors(dataset: str, dataset_dir: str | Path, name: str, scorer: Go
         return [f"`test_dataset`: {dataset!r} cannot be read: {error}."]
     if not records:
         return [f"`test_dataset`: {dataset!r} holds no records. Give it some."]
-    errors = {}
-    for index, record in enumerate(records):
+    faults = gold_faults(records, scorer)
+    if not faults:
+        return []
+    return [
+        f"`test_dataset`: {len(faults)} of {len(records)} records of {dataset!r} have no gold answer for the scorer "
+        f"{name!r}: {listed_faults(faults)}. Put it into a field {scorer.gold!r}, or where dataset_info.json says "
+        "that the response is, or choose another scorer."
+    ]
+
+
+def gold_faults(records: Iterable[Mapping], scorer: GoldReader) -> dict[int, str]:
+    """Find the records whose gold answer cannot be scored: repeating it must be right, and silence wrong.
+
+    Returns:
+        Number of the record, from 1 -> what is wrong with it.
+    """
+    faults = {}
+    for number, record in enumerate(records, start=1):
         try:
             scorer.check(record)
         except ValueError as error:
-            errors[index] = error
-    if not errors:
-        return []
-    first, reason = next(iter(errors.items()))
-    return [
-        f"`test_dataset`: {len(errors)} of {len(records)} records of {dataset!r} have no gold answer for the scorer "
-        f"{name!r}; record {first}, counted from 0: {reason}. Put it into a field {scorer.gold!r}, or where "
-        "dataset_info.json says that the response is, or choose another scorer."
-    ]
+            faults[number] = str(error)
+    return faults
+
+
+def listed_faults(faults: Mapping[int, str]) -> str:
+    """Write faults of records in one line, the first ones with their reasons and the rest as a number.
+
+    Example:
+        >>> listed_faults({2: "has no question", 7: "has no question"})
+        'record 2: has no question; record 7: has no question'
+    """
+    shown = [f"record {number}: {fault}" for number, fault in islice(faults.items(), _SHOWN)]
+    more = len(faults) - len(shown)
+    return "; ".join([*shown, f"and {more} more"] if more else shown)
 
 
 def _response(record: Mapping[str, Any], declared: Mapping[str, Any]) -> Any:

@@ -119,3 +119,8 @@ def test_a_box_of_the_padded_square_is_that_of_the_image(shares, width, height):
 def test_what_lies_in_the_padding_is_cut_off():
     assert square_to_image((0, 0, 1, 1), 400, 100) == (0, 0, 1, 1)
     assert square_to_image((0.1, 0.0, 0.2, 0.3), 400, 100) == (0.1, 0.0, 0.2, 0.0)
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 400, "1e-999999999"])
+def test_a_number_out_of_all_bounds_is_no_box(number):
+    assert parse_box(f"[{number}, 0, 1, 1]") is None

@@ -5,11 +5,12 @@ from sefe_plugin.answers.texts import (
     answer_key,
     answer_kind,
     content_key,
+    content_words,
+    count_words,
     has_placeholder,
     in_words,
     option_letter,
     placeholders,
-    split_options,
     split_question,
 )
 
@@ -84,38 +85,6 @@ def test_placeholders_are_numbered_in_words():
     assert placeholders(text) == "<video>\n<image>\n<image>\n<image>\n<video>\n<video>\n"
 
 
-def test_options_are_the_last_block_of_lettered_lines():
-    stem = "Who is right?\nContext: A. Smith says yes.\nB. Jones says no.\nA. Smith\nB. Jones\nC. nobody"
-    question, options = split_options(stem)
-    assert options == ("Smith", "Jones", "nobody")
-    assert question == "Who is right?\nContext: A. Smith says yes.\nB. Jones says no."
-    assert split_options("Q\n(A) one\n(B) two\nContext: N/A") == ("Q\nContext: N/A", ("one", "two"))
-
-
-def test_only_line_feeds_end_an_option():
-    for sign in "\u2028\x85\x0b\r":
-        assert split_options(f"Q\nA. one{sign}more\nB. two") == ("Q", (f"one{sign}more", "two"))
-    assert split_options("Q\r\nA. one\r\nB. two\r\nThen?") == ("Q\nThen?", ("one", "two"))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        "A. one\nmore of it\nB. two\nC. three",
-        "A. one\nB. two\nmore of it\nC. three",
-        "A. one\n\nB. two",
-        "A. Smith says yes.\nB. Jones says no.\nWho?\nA. Smith\nor so\nB. Jones",
-    ],
-)
-def test_options_with_lines_between_them_cannot_be_told(options):
-    stem = f"Which?\n{options}"
-    assert split_options(stem) == (stem, ())
-
-
-def test_one_lettered_line_is_no_choice():
-    assert split_options("Who is\nA. Smith") == ("Who is\nA. Smith", ())
-
-
 @pytest.mark.parametrize(
     "answer", ["B", "B.", "(B)", "B. two", "B: two", " B\n", "(B) two", "B) two", "(B). two", "(B):", "B)"]
 )
@@ -141,7 +110,10 @@ def test_kinds(answer, kind):
     assert answer_kind(answer) == kind
 
 
-@pytest.mark.parametrize(("answer", "key"), [(" Red. ", "red"), ("RED .", "red"), ("red..", "red."), (".", "")])
+@pytest.mark.parametrize(
+    ("answer", "key"),
+    [(" Red. ", "red"), ("RED .", "red"), ("red..", "red."), (".", ""), ("红色。", "红色"), ("أحمر\u06d4", "أحمر")],
+)
 def test_one_final_period_does_not_matter(answer, key):
     assert answer_key(answer) == key
 
@@ -151,3 +123,43 @@ def test_content_is_compared_whatever_its_spelling():
     keys = [{content_key(text) for text in group} for group in groups]
     assert [len(found) for found in keys] == [1] * len(groups)
     assert len(set().union(*keys)) == len(groups)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", 0),
+        ("- two dogs.", 3),
+        ("Straße über Köln", 3),
+        ("한 마리 개", 3),
+        ("红色", 1),
+        ("红色。", 1),
+        ("两只黄色的小狗。", 4),
+        ("赤い車が2台、駐車場にあります", 8),
+        ("สุนัขสองตัว", 3),
+        ("一个 red 的 car。", 4),
+    ],
+)
+def test_words_are_counted_in_every_script(text, words):
+    assert count_words(text) == words
+
+
+@pytest.mark.parametrize(
+    ("caption", "short"),
+    [
+        ("一位穿着红色外套的老人坐在公园的长椅上,旁边有一只黄色的小狗。", "黄色的小狗"),
+        ("赤いコートを着た老人が公園のベンチに座っています。", "黄色い犬"),
+        ("ชายชราสวมเสื้อโค้ทสีแดงนั่งอยู่บนม้านั่งในสวนสาธารณะข้างๆมีสุนัข", "สุนัขสีเหลือง"),
+        ("ຊາຍເຖົ້າໃສ່ເສື້ອສີແດງນັ່ງຢູ່ເທິງຕັ່ງໃນສວນສາທາລະນະ", "ໝາສີເຫຼືອງ"),
+        ("បុរសចំណាស់ម្នាក់ពាក់អាវពណ៌ក្រហមអង្គុយលើកៅអីក្នុងសួន", "ឆ្កែពណ៌លឿង"),
+        ("အနီရောင်ကုတ်အင်္ကျီဝတ်ထားသောအဘိုးအိုတစ်ဦးသည်ပန်းခြံထဲတွင်ထိုင်နေသည်", "ခွေးအဝါ"),
+    ],
+)
+def test_a_caption_is_long_and_an_answer_short_without_blanks_too(caption, short):
+    assert count_words(caption) > 8 and 1 <= count_words(short) <= 4
+
+
+def test_a_part_of_a_text_without_blanks_is_a_part():
+    assert content_words("白色") < content_words("黑色和白色") == content_words("白色和黑色")
+    assert not content_words("红色") & content_words("蓝") and content_key("红色。") == content_key("红色")
+    assert content_key("\uff12") == content_key("2") and content_key("cafe\u0301") == content_key("café")

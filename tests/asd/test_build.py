@@ -177,7 +177,7 @@ def test_what_fails_falls_back_to_rules_and_is_counted(tmp_path, model):
     samples = short_samples(80)
     dataset = write(tmp_path, samples)
     generator = model(lambda turns: "I would rather not.")
-    summary = build(dataset, tmp_path / "new.json", 0.5, seed=1, generator=generator, tries=3)
+    summary = build(dataset, tmp_path / "new.json", 0.5, seed=1, generator=generator, tries=3, max_fallback=1)
     assert [turn(record) for record in records_of(tmp_path / "new.json")] == diversify(samples, 0.5, seed=1)[0]
     failed = sum(made.get("fallback", 0) for made in summary.styles.values())
     assert summary.failures == {"no usable reply": failed} and failed > 20
@@ -239,11 +239,11 @@ def test_a_build_that_is_repeated_gives_up_no_earlier(tmp_path, model):
             raise NoReplyError("status 400")
         return model()._reply(turns)
 
-    summary = build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model(refuses_some))
+    summary = build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model(refuses_some), max_fallback=1)
     first = (tmp_path / "new.json").read_bytes()
     # More than the 16 silent requests in a row that stop a build of four at once.
     assert summary.failures["status 400"] > 20 and summary.asked > 0
-    again = build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model(refuses_some))
+    again = build(dataset, tmp_path / "new.json", 1.0, seed=1, generator=model(refuses_some), max_fallback=1)
     assert (again.failures, again.asked) == (summary.failures, 0)
     assert (tmp_path / "new.json").read_bytes() == first
 
@@ -252,7 +252,7 @@ def test_images_that_cannot_be_read_are_no_silence_of_the_model(tmp_path, model)
     dataset = write(tmp_path, task_samples("Grounding", 120))
     (tmp_path / "0.png").unlink()
     task, generator = load_task("Grounding", SHIPPED), model()
-    summary = build(dataset, tmp_path / "new.json", 1.0, seed=1, task=task, generator=generator)
+    summary = build(dataset, tmp_path / "new.json", 1.0, seed=1, task=task, generator=generator, max_fallback=1)
     assert summary.failures == {"an image cannot be read": 60} and not generator.conversations
     assert summary.styles[BRIEF] == summary.styles[DETAILED] == {"fallback": 30}
 
@@ -307,7 +307,8 @@ def test_tasks_of_explanations_are_made_by_a_model(tmp_path, model):
     assert all(turn(record).answer == "cat" for record in short)
     # Without a usable reply, nothing can stand in.
     dataset = write(tmp_path / "2", samples)
-    summary = build(dataset, tmp_path / "2" / "new.json", 1.0, seed=0, task=task, generator=model(lambda turns: "no"))
+    no = model(lambda turns: "no")
+    summary = build(dataset, tmp_path / "2" / "new.json", 1.0, seed=0, task=task, generator=no, max_fallback=1)
     assert summary.styles[SHORT_ANSWER] == {"left": 10}
     assert sum("asd" in record for record in records_of(tmp_path / "2" / "new.json")) == 20
 
@@ -316,7 +317,8 @@ def test_small_models_may_reply_plainly(tmp_path, model):
     samples = short_samples(40)
     task = Task(native_style=SHORT_ANSWER, kind="plain", replies="plain")
     generator = model(lambda turns: "It is red, I think.")
-    summary = build(write(tmp_path, samples), tmp_path / "new.json", 1.0, seed=0, task=task, generator=generator)
+    dataset = write(tmp_path, samples)
+    summary = build(dataset, tmp_path / "new.json", 1.0, seed=0, task=task, generator=generator, max_fallback=1)
     records = records_of(tmp_path / "new.json")
     for record in records:
         if record["asd"]["style"] in (BRIEF, DETAILED) and record["asd"]["answer"] == "red":
@@ -326,3 +328,52 @@ def test_small_models_may_reply_plainly(tmp_path, model):
     assert any(made.get("model") for made in summary.styles.values())
     first = generator.conversations[0][0][0]
     assert first.startswith("What color is number ") and first.split("\n")[1] in FORMAT_LINES.values()
+
+
+def test_a_model_that_writes_too_little_ends_the_build_and_the_same_command_goes_on(tmp_path, model):
+    dataset, target = write(tmp_path, short_samples(80)), tmp_path / "new.json"
+    useless = model(lambda turns: "I would rather not.")
+    message = (
+        r"(\d+) of \1 samples that the model was to write .* a share of 1 where --max-fallback allows 0\.05: no usable"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(dataset, target, 1.0, seed=1, generator=useless)
+    assert not target.exists() and not target.with_name("new.json.manifest.json").exists()
+    asked = len(useless.conversations)
+    # what it said is kept: who accepts it gets the file, and nobody is asked again
+    accepted = model(lambda turns: "I would rather not.")
+    summary = build(dataset, target, 1.0, seed=1, generator=accepted, max_fallback=1)
+    assert asked > 0 and summary.asked == len(accepted.conversations) == 0
+    assert {record["asd"]["generator"] for record in records_of(target)} == {"rules"}
+    # nor does the manifest name a model that wrote nothing
+    assert json.loads(target.with_name("new.json.manifest.json").read_text())["generator"] == "rules"
+
+
+@pytest.mark.parametrize(("failing", "ends"), [(3, False), (4, True)])
+def test_the_share_without_the_models_texts_is_exact(tmp_path, model, failing, ends):
+    samples = [Sample(f"What color is number {i}?", COLORS[i % 4]) for i in range(80)]
+    asked = []
+
+    def reply(turns):
+        if len(turns) == 1:
+            asked.append(turns[0])
+        return "no" if turns[0] in asked[:failing] else model()._reply(turns[:1])
+
+    dataset, target = write(tmp_path, samples), tmp_path / "new.json"
+    summary = build(dataset, target, 1.0, seed=1, generator=model(reply), max_fallback=1)
+    wanted = summary.count("model", "fallback")
+    assert summary.count("fallback") == failing
+    target.unlink()
+    share = 3 / wanted
+    if ends:
+        with pytest.raises(ValueError, match="--max-fallback"):
+            build(dataset, target, 1.0, seed=1, generator=model(reply), max_fallback=share)
+    else:
+        build(dataset, target, 1.0, seed=1, generator=model(reply), max_fallback=share)
+    assert target.exists() != ends
+
+
+@pytest.mark.parametrize("share", [-0.1, 5, float("nan")])
+def test_a_share_out_of_range_is_an_error(tmp_path, share):
+    with pytest.raises(ValueError, match=r"max_fallback must be a share in \[0, 1\], got"):
+        build(write(tmp_path, short_samples(20)), tmp_path / "new.json", 0.2, seed=0, max_fallback=share)

@@ -53,7 +53,8 @@ def write(folder, answers):
 
 def check_that_it_writes(generator, folder):
     """Whatever the model says, a task whose answers are in what it says takes its texts from it."""
-    build(write(folder / "1", COLORS * 4), folder / "1" / "new.json", 1.0, seed=0, task=PLAIN, generator=generator)
+    asked = write(folder / "1", COLORS * 4)
+    build(asked, folder / "1" / "new.json", 1.0, seed=0, task=PLAIN, generator=generator, max_fallback=1)
     replies = {}
     for line in (folder / "1" / "new.json.journal.jsonl").read_text().splitlines():
         record = json.loads(line)

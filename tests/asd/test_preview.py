@@ -54,7 +54,7 @@ def test_a_dataset_without_rewritten_samples_is_an_error(built, tmp_path):
 def test_an_image_that_is_missing_is_named(built, tmp_path):
     (tmp_path / "picture.png").unlink()
     write_preview(built, tmp_path / "page.html", samples=1)
-    assert (tmp_path / "page.html").read_text().count("picture.png cannot be read") == 4
+    assert (tmp_path / "page.html").read_text().count("picture.png cannot be shown") == 4
 
 
 def test_images_in_mappings_and_broken_texts_are_shown(built, tmp_path):

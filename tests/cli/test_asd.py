@@ -118,9 +118,9 @@ def test_the_preview_finds_the_images_of_a_file_built_elsewhere(folder, tmp_path
     out, page = tmp_path / "elsewhere" / "new.json", tmp_path / "page.html"
     run("asd", "build", "--dataset", folder / "colors.json", "--out", out)
     run("asd", "preview", "--dataset", out, "--out", page)
-    assert page.read_text().count("<img") == 10 and "cannot be read" not in page.read_text()
+    assert page.read_text().count("<img") == 10 and "cannot be shown" not in page.read_text()
     run("asd", "preview", "--dataset", out, "--media-dir", out.parent, "--out", page)
     assert "<img" not in page.read_text()
     out.with_name("new.json.manifest.json").unlink()
     run("asd", "preview", "--dataset", out, "--out", page)
-    assert "0.png cannot be read" in page.read_text()
+    assert "0.png cannot be shown" in page.read_text()

@@ -115,3 +115,27 @@ def test_a_list_of_parts_in_the_place_of_a_text_is_an_error():
     nothing = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": None}]}
     with pytest.raises(UnsuitableSampleError):
         layout_like(nothing).read(nothing)
+
+
+def test_tags_that_are_not_named_do_not_exist_as_in_the_host():
+    tags = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
+    record = SHAREGPT | {"conversations": [{"from": "system", "value": "S"}, *SHAREGPT["conversations"]]}
+    assert layout_of("mine", {"formatting": "sharegpt"}).read(record) == Sample("Q", "A")
+    with pytest.raises(UnsuitableSampleError):
+        layout_of("mine", {"formatting": "sharegpt", "tags": tags}).read(record)
+    named = layout_of("mine", {"formatting": "sharegpt", "tags": tags | {"system_tag": "system"}})
+    assert named.read(record) == Sample("Q", "A")
+    with pytest.raises(ValueError, match="`tags` must name content_tag and user_tag and assistant_tag, got"):
+        layout_of("mine", {"formatting": "sharegpt", "tags": {"role_tag": "from"}})
+
+
+def test_an_empty_instruction_leaves_the_input_alone_as_in_the_host():
+    assert layout_of("mine", {}).read(ALPACA | {"instruction": ""}) == Sample("more", "A")
+    with pytest.raises(UnsuitableSampleError):
+        layout_of("mine", {}).read(ALPACA | {"input": 5})
+
+
+@pytest.mark.parametrize("odd", [None, "hi", 5, [], ["hi"], {"from": "human"}, [None, {}], [{}]])
+def test_messages_of_other_kinds_are_unsuitable(odd):
+    with pytest.raises(UnsuitableSampleError, match="one question with one answer"):
+        layout_of("mine", {"formatting": "sharegpt"}).read({"conversations": odd})

@@ -69,13 +69,13 @@ def test_lines_may_hold_any_separator(declare):
     ("records", "scorer", "expected"),
     [
         ([{"output": "red"}, {"output": 3}, {}], "short_answer", "2 of 3 records of 'x' have no gold answer"),
-        ([{"output": "red"}, {"output": 3}], "short_answer", "record 1, counted from 0: needs a text as"),
+        ([{"output": "red"}, {"output": 3}], "short_answer", "record 2: needs a text as"),
         ([{"output": "Leaves"}], "multiple_choice", "must be an option's letter, got 'Leaves'"),
         ([{"output": "maybe"}], "yes_no", "must be yes or no"),
         ([{"output": "[1, 2]"}], "box", "must be written as"),
         ([{"conversations": TURNS[:1]}], "short_answer", "needs a text as 'answer', got None"),
         ([], "short_answer", "'x' holds no records"),
-        ({"a": 1}, "short_answer", "must hold a list of records"),
+        ([1], "short_answer", "an object expected, got '1'"),
         ("[", "short_answer", "'x' cannot be read"),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from sefe_plugin.answers.styles import FORMAT_LINES, SHORT_ANSWER
-from sefe_plugin.hosts.llamafactory.dataset import diversify_dataset
+from sefe_plugin.hosts.llamafactory.dataset import _scored_as, diversify_dataset, scored_by
 
 
 LINE = FORMAT_LINES[SHORT_ANSWER]
@@ -124,6 +124,83 @@ def test_what_is_no_question_and_answer_is_refused(arguments):
     data = data.map(lambda row: row | {"_response": row["_response"] * 2})
     with pytest.raises(ValueError, match=r"sample 0 of dataset pairs has the roles .*Leave `asd_ratio` out"):
         diversify_dataset(data, "pairs", 0.5, arguments)
+
+
+def loaded_by_the_host(folder, arguments, **keys):
+    """What the host's own loader makes of 30 rows, under two names: the training part and the held-out one."""
+    from llamafactory.data import loader
+    from llamafactory.hparams.data_args import DataArguments
+    from llamafactory.hparams.model_args import ModelArguments
+
+    rows = [{"instruction": q, "input": "", "output": a} for q, a in map(turn, range(30))]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    info = {name: {"file_name": "rows.json"} for name in ("train", "more")}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    data_args = DataArguments(dataset="train,more", dataset_dir=str(folder), overwrite_cache=True, **keys)
+    model_args = ModelArguments(model_name_or_path="none", cache_dir=str(folder / "cache"))
+    arguments.do_train, arguments.local_process_index = True, 0
+    merged = loader._get_merged_dataset(data_args.dataset, model_args, data_args, arguments, stage="sft")
+    train, held_out = loader.split_dataset(merged, None, data_args, seed=arguments.seed)
+    return train["train"], held_out.get("validation")
+
+
+@pytest.mark.parametrize("val_size", [0.2, 12])
+def test_what_is_held_back_stays_as_it_is(arguments, tmp_path, val_size):
+    plain = loaded_by_the_host(tmp_path, arguments, val_size=val_size)
+    train, held_out = loaded_by_the_host(tmp_path, arguments, val_size=val_size, asd_ratio=0.5)
+    assert held_out.to_list() == plain[1].to_list() and len(held_out) == 12
+    assert train.column_names == plain[0].column_names and train.features == plain[0].features
+    changed = [i for i, (old, new) in enumerate(zip(plain[0], train, strict=True)) if old != new]
+    records = [json.loads(line) for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
+    # half of what each dataset has in the training part, which is 48 rows of both
+    parts = {name: [r for r in records if r["dataset"] == name] for name in ("train", "more")}
+    assert len(changed) == len(records) == sum(map(len, parts.values())) in (23, 24, 25)
+    assert all(20 <= 2 * len(part) <= 28 for part in parts.values())
+    # each record tells what its row was
+    assert sorted(r["question"] for r in records) == sorted(plain[0][i]["_prompt"][0]["content"] for i in changed)
+
+
+def test_without_a_held_back_part_the_order_of_steps_is_as_ever(arguments, tmp_path):
+    train, held_out = loaded_by_the_host(tmp_path, arguments, asd_ratio=0.5)
+    assert held_out is None and len(train) == 60
+    rows = [[turn(i)] for i in range(30)]
+    expected = [diversify_dataset(aligned(rows), name, 0.5, arguments) for name in ("train", "more")]
+    assert [turns_of(row) for row in train] == [turns_of(row) for part in expected for row in part]
+
+
+def test_texts_that_are_none_are_named(arguments):
+    data = aligned([[("What?", None)]] * 4)
+    with pytest.raises(
+        ValueError, match=r"sample 0 of dataset odd must have a text in every message, got \['What\?', N"
+    ):
+        diversify_dataset(data, "odd", 0.5, arguments)
+
+
+def test_the_scorer_of_the_task_tells_what_a_letter_is(arguments):
+    options = "Options: Maine / Ohio / Utah"
+    data = aligned([[(f"Which is number {i}?\n{options}\n{LINE}", "ABC"[i % 3])] for i in range(20)])
+    earlier = {"name": "a", "dataset": "a", "scorer": "short_answer"}
+    sets = [earlier, {"name": "b", "dataset": "b", "scorer": "multiple_choice"}]
+    with scored_by(sets), pytest.raises(ValueError, match=r"samples of style 'multiple_choice' .* only 0 can be"):
+        diversify_dataset(data, "letters", 0.5, arguments)
+    # outside of it, the line tells
+    assert len(diversify_dataset(data, "letters", 0.5, arguments)) == 20
+
+
+def test_the_training_of_a_task_knows_its_scorer():
+    from sefe_plugin.hosts.llamafactory.task import _train
+
+    seen = []
+
+    def host(*arguments):
+        seen.append(_scored_as.get())
+
+    training = SimpleNamespace(process_index=1, ddp_broadcast_buffers=None)
+    sets = [{"name": "a", "scorer": "box"}, {"name": "b", "scorer": "multiple_choice"}]
+    for test_sets in (sets, sets[:1], None):
+        finetuning = SimpleNamespace(stacked_adapter=None, cl_method=None, test_sets=test_sets)
+        _train(host, (None, None, training, finetuning, None), None)
+    assert seen == ["multiple_choice", "box", None] and _scored_as.get() is None
 
 
 @pytest.mark.parametrize("formatting", ["sharegpt", "alpaca"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.json_lines import GrowingFile
+from sefe_plugin.words import shown
 
 
 class Journal:
@@ -17,12 +18,16 @@ class Journal:
         path: The file; made if it does not exist.
 
     Raises:
-        ValueError: If another process has the file open.
+        ValueError: If another process has the file open, or if a line is no reply.
     """
 
     def __init__(self, path: Path):
         self._file = GrowingFile(path)
-        self._places = {bytes.fromhex(record["key"]): place for place, record in self._file}
+        try:
+            self._places = {_key(path, record): place for place, record in self._file}
+        except ValueError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> "Journal":
         return self
@@ -48,6 +53,17 @@ class Journal:
         """
         record = {"key": key.hex(), "samples": samples, "style": style, "reply": reply}
         self._places[key] = self._file.append(record)
+
+
+def _key(path: Path, record: Any) -> bytes:
+    try:
+        if isinstance(record["reply"], str):
+            return bytes.fromhex(record["key"])
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"{path}: a line is no reply of a model: {shown(record)}. Remove the line, or choose another output."
+    )
 
 
 def request_key(*parts: Any) -> bytes:

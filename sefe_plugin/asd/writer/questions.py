@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from sefe_plugin.answers.boxes import Box, square_to_image
 from sefe_plugin.answers.styles import EXPLANATIONS, SHORT_ANSWER
 from sefe_plugin.answers.texts import BOX, in_words
 from sefe_plugin.asd.assembly import distractors_needed
 from sefe_plugin.asd.items import Item, Region
+from sefe_plugin.asd.pictures import PictureError, picture_size
 from sefe_plugin.asd.writer.generators import UnreadableImageError
 from sefe_plugin.asd.writer.templates import Prompts, Task
 
@@ -166,9 +165,8 @@ def _shares(box: Box, images: Sequence[Path], boxes: str) -> Box:
     if boxes == "image":
         return box
     try:
-        with Image.open(images[0]) as image:
-            width, height = image.size
-    except (OSError, IndexError) as error:
+        width, height = picture_size(images[0])
+    except (PictureError, IndexError) as error:
         raise UnreadableImageError("an image cannot be read") from error
     if boxes == "square":
         return square_to_image(box, width, height)

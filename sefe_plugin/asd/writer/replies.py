@@ -16,13 +16,15 @@ except ImportError as error:
     raise ImportError("reading a model's replies needs: pip install 'sefe-plugin[asd]'") from error
 
 from sefe_plugin.answers.styles import EXPLANATIONS, SHORT_ANSWER, YES_NO
-from sefe_plugin.answers.texts import answer_key, content_key
+from sefe_plugin.answers.texts import answer_key, content_key, count_words
 from sefe_plugin.asd.assembly import Texts, distractors_needed
 from sefe_plugin.asd.items import Item
 from sefe_plugin.asd.writer.questions import Entry
 
 
 _LONGEST = {SHORT_ANSWER: 10} | dict.fromkeys(EXPLANATIONS, 200)
+#: A reply about 12 entries has 25.
+_MOST_BRACKETS = 250
 _SHORTEST = dict.fromkeys(EXPLANATIONS, 3)
 #: Media placeholders and special tokens of chat templates, which a tokenizer would not read as text.
 _MARKUP = re.compile(r"<\|?/?[\w:-]+/?\|?>|\[/?INST\]")
@@ -133,8 +135,13 @@ def _asked(entry: Entry) -> tuple[Item, str, bool]:
 def _objects(reply: str) -> Iterator[dict[str, Any]]:
     """Yield all objects with an index, however deep; what follows the last closed one is cut off as unfinished."""
     text = _THOUGHTS.sub("", reply)
+    if text.count("{") + text.count("[") > _MOST_BRACKETS:
+        return  # the parser takes minutes for what is nested deep
     start, end = text.find("{"), text.rfind("}")
-    pending = [json_repair.loads(f"[{text[start : end + 1]}]")] if 0 <= start < end else []
+    try:
+        pending = [json_repair.loads(f"[{text[start : end + 1]}]")] if 0 <= start < end else []
+    except (RecursionError, ValueError):  # nothing that was asked for is nested hundreds of levels deep
+        return
     while pending:
         value = pending.pop(0)
         if isinstance(value, dict) and isinstance(value.get("index"), int | str):
@@ -173,7 +180,7 @@ def _usable(texts: list[str], entry: Entry) -> tuple[Texts, str]:
                 f"needs {count} short wrong answers that differ from the right one and from one another",
             )
         return Texts(tuple(wrong)), ""
-    words = len(texts[0].split())
+    words = count_words(texts[0])
     if not _SHORTEST.get(entry.style, 1) <= words <= _LONGEST[entry.style]:
         return Texts(), f"must have {_SHORTEST.get(entry.style, 1)} to {_LONGEST[entry.style]} words, has {words}"
     return Texts(answer=texts[0]), ""

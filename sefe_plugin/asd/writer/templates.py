@@ -22,6 +22,11 @@ _KINDS = {
     BRIEF: "description",
     DETAILED: "description",
 }
+_KIND_NAMES = {
+    "kind": "the name of a folder of prompts",
+    "per_image": "true or false",
+    "columns": "a mapping from names in the prompt to columns",
+}
 _CHOICES = {"boxes": ("image", "square", "pixels"), "replies": ("json", "plain")}
 
 
@@ -49,6 +54,11 @@ class Task:
     replies: str = "json"
 
     def __post_init__(self):
+        for name, kind in {"kind": str | None, "per_image": bool, "columns": Mapping}.items():
+            if not isinstance(vars(self)[name], kind):
+                raise ValueError(f"`{name}` must be {_KIND_NAMES[name]}, got {vars(self)[name]!r}")
+        if not all(isinstance(part, str) for pair in self.columns.items() for part in pair):
+            raise ValueError(f"`columns` must be {_KIND_NAMES['columns']}, got {self.columns!r}")
         for name, known in _CHOICES.items():
             if vars(self)[name] not in known:
                 raise ValueError(f"`{name}` must be one of {known}, got {vars(self)[name]!r}")
@@ -75,18 +85,21 @@ def load_task(name: str | None, folder: Path) -> Task:
     if name is None:
         return Task()
     file = folder / "tasks.yaml"
-    tasks = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    try:
+        tasks = yaml.safe_load(_text(file)) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{file} must be valid YAML: {error}") from error
     if not isinstance(tasks, dict):
         raise ValueError(f"{file} must hold one line `NAME: {{...}}` for each task, got {str(tasks)[:200]!r}")
     if name not in tasks:
-        raise ValueError(f"{file} describes no task {name!r}, only {', '.join(tasks)}; add a line for it")
+        raise ValueError(f"{file} describes no task {name!r}, only {', '.join(map(str, tasks))}; add a line for it")
     if not isinstance(tasks[name], dict):
         raise ValueError(
             f"{file}: task {name} needs its keys in braces, such as `{name}: {{native_style: short_answer}}`, or "
             f"`{name}: {{}}` to have all recognised; got {tasks[name]!r}"
         )
     known = [option.name for option in fields(Task)]
-    if unknown := sorted(tasks[name].keys() - set(known)):
+    if unknown := sorted(map(str, tasks[name].keys() - set(known))):
         raise ValueError(f"{file}: task {name} has unknown keys {unknown}; known are {known}")
     try:
         return Task(**tasks[name])
@@ -142,10 +155,17 @@ class Prompts:
 
 
 def _load(file: Path, known: set[str]) -> Template:
-    template = Template(file.read_text(encoding="utf-8").strip())
+    template = Template(_text(file).strip())
     if not template.is_valid() or not set(template.get_identifiers()) <= known:
         raise ValueError(
             f"{file}: the fields of this prompt are {sorted(f'${name}' for name in known)}, a dollar sign is $$; "
             f"found {sorted(template.get_identifiers())}"
         )
     return template
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be in UTF-8; byte {error.start} is not. Save it in UTF-8") from error

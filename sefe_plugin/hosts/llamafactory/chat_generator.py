@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import yaml
-from PIL import Image
 
-from sefe_plugin.asd.writer.generators import Reply, UnreadableImageError
+from sefe_plugin.asd.pictures import PictureError, small_picture
+from sefe_plugin.asd.writer.generators import NoReplyError, Reply, UnreadableImageError
 
 
 _PLACEHOLDER = "<image>\n"
+_SIDE = 64
 
 
 class ChatGenerator:
@@ -28,20 +29,27 @@ class ChatGenerator:
     """
 
     def __init__(self, config: Path, concurrency: int = 1):
-        arguments = yaml.safe_load(config.read_text(encoding="utf-8"))
+        try:
+            arguments = yaml.safe_load(config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{config} must be YAML in UTF-8: {error}") from error
         if not isinstance(arguments, dict) or "model_name_or_path" not in arguments:
             raise ValueError(f"{config} must be a YAML file with `model_name_or_path`, as for `llamafactory-cli chat`")
         self.model = str(arguments["model_name_or_path"])
         # Random draws would make a build that was interrupted differ from one that was not.
         self.options = {"do_sample": False, **arguments}
         self.concurrency = concurrency
+        self._config = config
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Reply]:
         """Load the model; it stays until the context ends."""
         from llamafactory.chat import ChatModel
 
-        chat = ChatModel(dict(self.options))
+        try:
+            chat = ChatModel(dict(self.options))
+        except Exception as error:  # of any kind, by what the configuration asks for
+            raise ValueError(f"{self._config}: the host cannot load the model {self.model!r}: {error}") from error
 
         async def reply(turns: Sequence[str], images: Sequence[Path]) -> str:
             await asyncio.to_thread(_check, images)
@@ -50,7 +58,11 @@ class ChatGenerator:
                 {"role": ("user", "assistant")[number % 2], "content": turn}
                 for number, turn in enumerate([first, *turns[1:]])
             ]
-            responses = await asyncio.to_thread(chat.chat, messages, images=[str(image) for image in images] or None)
+            paths = [str(image) for image in images] or None
+            try:
+                responses = await asyncio.to_thread(chat.chat, messages, images=paths)
+            except Exception as error:  # the memory, a template, a text: it may be this conversation alone
+                raise NoReplyError(f"the host fails with {type(error).__name__}: {error!s:.80}") from error
             return responses[0].response_text
 
         yield reply
@@ -60,7 +72,6 @@ def _check(images: Sequence[Path]) -> None:
     """Decode the images once, as the host's own error would not tell an image at fault from a model at fault."""
     try:
         for image in images:
-            with Image.open(image) as opened:
-                opened.load()
-    except (OSError, SyntaxError, ValueError) as error:
+            small_picture(image, _SIDE)
+    except PictureError as error:
         raise UnreadableImageError("an image cannot be read") from error

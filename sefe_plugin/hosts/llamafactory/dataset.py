@@ -2,21 +2,69 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
+from datasets import Dataset, concatenate_datasets
+
 from sefe_plugin.answers.styles import FORMAT_LINES
 from sefe_plugin.answers.texts import split_question
 from sefe_plugin.asd import Origin, Sample, diversify
+from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.json_lines import read_json_lines, write_json_lines
 
 
 logger = logging.getLogger(__name__)
 
+#: Column of a dataset that waits for the split: the name of the dataset that a row is of.
+_NAME = "_asd_dataset"
+#: The answer style that the scorer of the task in training reads; None where it is not known.
+_scored_as: ContextVar[str | None] = ContextVar("_scored_as", default=None)
 
-def diversify_dataset(dataset, name: str, ratio: float, training_args):
+
+@contextmanager
+def scored_by(test_sets: Sequence[Mapping[str, str]] | None) -> Iterator[None]:
+    """Let the scorer of a sequence's current task, the last of its test sets, tell what its answers are."""
+    scorer = SCORERS.get(test_sets[-1]["scorer"]) if test_sets else None
+    token = _scored_as.set(scorer.style if scorer else None)
+    try:
+        yield
+    finally:
+        _scored_as.reset(token)
+
+
+def await_split(dataset: Dataset, name: str) -> Dataset:
+    """Mark the rows of a dataset that is to be split before it is diversified."""
+    return dataset.add_column(_NAME, [name] * len(dataset))
+
+
+def diversify_training_part(parts: dict[str, Dataset], ratio: float, training_args) -> dict[str, Dataset]:
+    """Rewrite the share `ratio` of each dataset's rows in the part that is trained, and none of the held-out part.
+
+    Args:
+        parts: the parts of the merged datasets, with the rows that `await_split` marked; "train" is the trained one.
+        ratio: share X in [0, 1].
+        training_args: the host's training arguments.
+
+    Returns:
+        The parts in the same order and without marks.
+    """
+    rows: dict[str, list[int]] = {}
+    for index, name in enumerate(parts["train"][_NAME]):
+        rows.setdefault(name, []).append(index)
+    bare = {part: dataset.remove_columns(_NAME) for part, dataset in parts.items()}
+    train = bare["train"]
+    diversified = [diversify_dataset(train.select(rows[name]), name, ratio, training_args) for name in rows]
+    places = [index for name in rows for index in rows[name]]
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return {**bare, "train": concatenate_datasets(diversified).select(order)}
+
+
+def diversify_dataset(dataset: Dataset, name: str, ratio: float, training_args) -> Dataset:
     """Rewrite the share `ratio` of a dataset's questions into other answer styles, in place.
 
     Example: a conversation of two turns in a dataset of short answers, the first of them rewritten::
@@ -49,6 +97,38 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
         ValueError: if a sample is no series of questions and answers, or the dataset's own answer style cannot be
             told or rewritten.
     """
+    rewritten, origins, first_turns = rewrite(dataset, name, ratio, training_args.seed)
+    if training_args.should_save:
+        _record(Path(training_args.output_dir) / "asd.jsonl", name, origins)
+    _add_lines(rewritten, origins, first_turns)
+    counts = Counter(origin.style for origin in origins)
+    logger.info("ASD rewrote %d of %d questions of %s: %s", len(origins), len(rewritten), name, dict(counts))
+
+    def replace(row: dict, index: int) -> dict:
+        messages = [*row["_prompt"], *row["_response"]]
+        for turn in range(len(messages) // 2):
+            sample = rewritten[first_turns[index] + turn]
+            messages[2 * turn]["content"], messages[2 * turn + 1]["content"] = sample.question, sample.answer
+        return row
+
+    return dataset.map(replace, with_indices=True, desc="Diversifying answer styles")
+
+
+def rewrite(dataset, name: str, ratio: float, seed: int) -> tuple[list[Sample], list[Origin], list[int]]:
+    """Rewrite the share `ratio` of all turns of a dataset as the host aligned it.
+
+    Args:
+        dataset: as in `diversify_dataset`.
+        name: its name, for messages.
+        ratio: share X in [0, 1].
+        seed: draws the samples.
+
+    Returns:
+        All turns; what the rewritten ones were; where each conversation starts, and the end of the last one.
+
+    Raises:
+        ValueError: as in `diversify_dataset`.
+    """
     samples, first_turns = [], []
     for index, (prompt, response) in enumerate(zip(dataset["_prompt"], dataset["_response"], strict=True)):
         messages = [*prompt, *response]
@@ -59,25 +139,17 @@ def diversify_dataset(dataset, name: str, ratio: float, training_args):
             )
         first_turns.append(len(samples))
         texts = [message["content"] for message in messages]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"`asd_ratio` rewrites texts; sample {index} of dataset {name} must have a text in every message, got "
+                f"{texts!r:.200}. Mend or drop it, or leave `asd_ratio` out for this dataset."
+            )
         samples += [Sample(question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True)]
     try:
-        rewritten, origins = diversify(samples, ratio, training_args.seed)
+        rewritten, origins = diversify(samples, ratio, seed, scored_as=_scored_as.get())
     except ValueError as error:
         raise ValueError(f"`asd_ratio` on dataset {name}: {error} `asd_ratio: 0` trains it as it is.") from error
-    if training_args.should_save:
-        _record(Path(training_args.output_dir) / "asd.jsonl", name, origins)
-    _add_lines(rewritten, origins, [*first_turns, len(samples)])
-    counts = Counter(origin.style for origin in origins)
-    logger.info("ASD rewrote %d of %d questions of %s: %s", len(origins), len(samples), name, dict(counts))
-
-    def replace(row: dict, index: int) -> dict:
-        messages = [*row["_prompt"], *row["_response"]]
-        for turn in range(len(messages) // 2):
-            sample = rewritten[first_turns[index] + turn]
-            messages[2 * turn]["content"], messages[2 * turn + 1]["content"] = sample.question, sample.answer
-        return row
-
-    return dataset.map(replace, with_indices=True, desc="Diversifying answer styles")
+    return rewritten, origins, [*first_turns, len(samples)]
 
 
 def _add_lines(samples: list[Sample], origins: Sequence[Origin], first_turns: Sequence[int]) -> None:

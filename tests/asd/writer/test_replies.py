@@ -151,3 +151,10 @@ def test_plain_replies(style, reply, answer, distractors):
         assert found == {} and len(faults) == 1
     else:
         assert (found[1].answer, found[1].distractors, faults) == (answer, distractors, [])
+
+
+@pytest.mark.parametrize("depth", [300, 1500, 20_000])
+def test_a_reply_without_an_end_gives_nothing(depth):
+    found, faults = read_json_reply('{"a":' * depth + "}", entries(BRIEF))
+    assert found == {}
+    assert len(faults) == 2

@@ -128,7 +128,9 @@ def test_answers_of_no_use_fall_back_to_rules(stub, tmp_path, status, body, reas
 
     stub.respond = respond
     generator = OpenAIGenerator("m", stub.url, concurrency=4, retries=2)
-    summary = build(write(tmp_path, 40), tmp_path / "new.jsonl", 1.0, seed=0, generator=generator, tries=2)
+    summary = build(
+        write(tmp_path, 40), tmp_path / "new.jsonl", 1.0, seed=0, generator=generator, tries=2, max_fallback=1
+    )
     assert summary.failures == {reason: len(set(bad))} and len(set(bad)) > 3
     assert counts(summary, "fallback") == len(set(bad)) and counts(summary, "model") > 10
     by_rule = diversify(samples_of(40), 1.0, seed=0)[0]
@@ -150,7 +152,7 @@ def test_requests_that_time_out_fall_back(stub, tmp_path):
 
     stub.respond = respond
     generator = OpenAIGenerator("m", stub.url, concurrency=1, retries=0, timeout=0.5)
-    summary = build(write(tmp_path, 12), tmp_path / "new.jsonl", 1.0, seed=1, generator=generator)
+    summary = build(write(tmp_path, 12), tmp_path / "new.jsonl", 1.0, seed=1, generator=generator, max_fallback=1)
     assert slow and summary.failures == {"no answer in time": len(slow)}
 
 
@@ -200,7 +202,7 @@ def test_the_key_is_written_nowhere(stub, tmp_path, caplog, capfd):
     stub.respond = lambda body: (500, {}, KEY.encode()) if len(stub.bodies) % 4 == 0 else good(body)
     with caplog.at_level(logging.INFO):
         generator = OpenAIGenerator("m", stub.url, retries=0)
-        build(write(tmp_path, 60), tmp_path / "new.jsonl", 1.0, seed=0, generator=generator)
+        build(write(tmp_path, 60), tmp_path / "new.jsonl", 1.0, seed=0, generator=generator, max_fallback=1)
     written = [path.read_bytes() for path in tmp_path.iterdir()]
     assert len(written) >= 5 and not any(KEY.encode() in content for content in written)
     assert KEY not in caplog.text and KEY not in "".join(capfd.readouterr())
@@ -211,7 +213,7 @@ def test_images_that_are_missing_do_not_stop_the_build(stub, tmp_path):
     dataset = write(tmp_path, 100)
     (tmp_path / "0.png").unlink()
     generator = OpenAIGenerator("m", stub.url, concurrency=2)
-    summary = build(dataset, tmp_path / "new.jsonl", 1.0, seed=0, generator=generator)
+    summary = build(dataset, tmp_path / "new.jsonl", 1.0, seed=0, generator=generator, max_fallback=1)
     assert list(summary.failures) == ["an image cannot be read"] and not stub.bodies
     assert summary.failures["an image cannot be read"] == counts(summary, "fallback") > 50
 
