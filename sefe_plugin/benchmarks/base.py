@@ -40,10 +40,12 @@ class Benchmark:
         name: What a recipe's `benchmark` calls it.
         tasks: Its tasks in their own order. The datasets of a task are called ``<benchmark>_<task>_train`` and
             ``<benchmark>_<task>_test``, in lower case.
+        drawn: Whether `prepare` draws its data, so that no file of the user's can be at fault.
     """
 
     name: ClassVar[str]
     tasks: ClassVar[tuple[BenchmarkTask, ...]]
+    drawn: ClassVar[bool] = False
 
     def defaults(self) -> dict[str, Any]:
         """Return recipe keys that it brings, which a recipe may override."""

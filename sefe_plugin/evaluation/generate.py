@@ -1,15 +1,16 @@
 """Let a model answer batches of questions, greedily."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
 
 
-#: Whatever the model's own settings for generation say.
-_GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "use_cache": True}
+#: What of the model's own settings for generation stays: which tokens are special, and how the cache is kept.
+_KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "cache_implementation")
 
 
 def generate_answers(
@@ -20,8 +21,9 @@ def generate_answers(
 ) -> list[str]:
     """Answer every question by greedy decoding (CoIN: temperature 0, output stripped).
 
-    The model generates in eval mode with its key-value cache, without gradients; every module's training flag is
-    restored afterwards, gradient checkpointing is left as it is.
+    The model's own settings for generation (penalties, suppressed or forced tokens, beams, a least length) do not
+    count. The model generates in eval mode with its key-value cache, without gradients; every module's training flag
+    is restored afterwards, gradient checkpointing is left as it is.
 
     Args:
         model: A causal language model, with or without images, on its device; PEFT wrappers are fine.
@@ -43,7 +45,7 @@ def generate_answers(
     model.eval()
     try:
         # Not inference_mode: a model that trains on must not keep tensors that autograd refuses.
-        with torch.no_grad():
+        with torch.no_grad(), _plain_generation(model):
             for batch in batches:
                 if not batch["attention_mask"][:, -1].all():
                     raise ValueError(
@@ -51,10 +53,31 @@ def generate_answers(
                         "'attention_mask'; set the tokenizer's padding_side to 'left'"
                     )
                 batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                output = model.generate(**batch, **_GREEDY, **generate_kwargs)
+                output = model.generate(**batch, do_sample=False, num_beams=1, use_cache=True, **generate_kwargs)
                 new_tokens = output[:, batch["input_ids"].shape[1] :].tolist()
                 answers.extend(decode(tokens).strip() for tokens in new_tokens)
     finally:
         for module, flag in training:
             module.training = flag
     return answers
+
+
+@contextmanager
+def _plain_generation(model: nn.Module) -> Iterator[None]:
+    """Put plain settings for generation in the place of the model's own.
+
+    They are replaced, not only overridden: `generate` fills in from them whatever its caller does not set.
+    """
+    own = [(module, vars(module)["generation_config"]) for module in model.modules() if _has_settings(module)]
+    for module, settings in own:
+        kept = {name: getattr(settings, name, None) for name in _KEPT}
+        module.generation_config = GenerationConfig(**kept)
+    try:
+        yield
+    finally:
+        for module, settings in own:
+            module.generation_config = settings
+
+
+def _has_settings(module: nn.Module) -> bool:
+    return isinstance(vars(module).get("generation_config"), GenerationConfig)

@@ -18,6 +18,9 @@ from sefe_plugin.files import read_json, replacing, write_json, write_text
 
 
 REPORT_FILE = "report.json"
+_TEXT_FILE, _MATRIX_FILE, _CURVES_FILE = "report.md", "matrix.png", "curves.png"
+#: All that `write_report` writes; the data last.
+REPORT_FILES = (_TEXT_FILE, _MATRIX_FILE, _CURVES_FILE, REPORT_FILE)
 
 #: Report key -> table head and meaning, in the order of the tables.
 METRICS: dict[str, tuple[str, str]] = {
@@ -82,10 +85,10 @@ def write_report(folder: Path, report: dict, title: str) -> None:
 
     accuracy = report["accuracy_matrix"]
     figures = {
-        "matrix.png": draw_matrices(report["tasks"], accuracy, report["format_matrix"], title),
-        "curves.png": draw_curves(report["tasks"], accuracy, title),
+        _MATRIX_FILE: draw_matrices(report["tasks"], accuracy, report["format_matrix"], title),
+        _CURVES_FILE: draw_curves(report["tasks"], accuracy, title),
     }
-    write_text(folder / "report.md", format_report(report, title))
+    write_text(folder / _TEXT_FILE, format_report(report, title))
     for name, figure in figures.items():
         with replacing(folder / name) as temporary:
             figure.savefig(temporary, format="png")

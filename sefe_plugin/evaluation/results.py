@@ -23,17 +23,36 @@ def predictions_file(output_dir: Path, name: str) -> Path:
     return output_dir / "predictions" / f"{name}.jsonl"
 
 
-def write_predictions(output_dir: Path, name: str, records: Sequence[Mapping], predictions: Sequence[str]) -> None:
-    """Write the predictions of one test set, one line per record with its prediction, whole or not at all.
+def write_predictions(
+    output_dir: Path,
+    name: str,
+    records: Sequence[Mapping],
+    replies: Sequence[str],
+    answer: Callable[[str], str] = str.strip,
+) -> None:
+    """Write the predictions of one test set, whole or not at all.
+
+    Each record becomes a line with its "prediction", the answer that is scored, and where the model wrote more, such
+    as a thought, with the whole reply as "raw_prediction".
 
     Args:
         output_dir: Folder of the task.
         name: Of the test set.
         records: Its records.
-        predictions: The answers, in the order of the records.
+        replies: What the model wrote, in the order of the records.
+        answer: From a reply to the answer in it.
     """
-    rows = [{**record, "prediction": text} for record, text in zip(records, predictions, strict=True)]
+    rows = []
+    for record, reply in zip(records, replies, strict=True):
+        prediction = answer(reply)
+        raw = {} if prediction == reply.strip() else {"raw_prediction": reply}
+        rows.append({**without_prediction(record), "prediction": prediction, **raw})
     write_json_lines(predictions_file(output_dir, name), rows)
+
+
+def without_prediction(row: Mapping) -> dict:
+    """Return the test record of a line that `write_predictions` wrote."""
+    return {key: value for key, value in row.items() if key not in ("prediction", "raw_prediction")}
 
 
 def write_scores(output_dir: Path, test_sets: Sequence[Mapping[str, str]], official_rules: OfficialRules) -> None:

@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sefe_plugin.evaluation.generate import generate_answers
@@ -68,12 +71,65 @@ def test_every_stop_token_ends_an_answer_and_the_last_ends_the_batch(model):
     assert len(steps) == max(len(answer) + (answer[-1] not in stops) for answer in cut) < 8
 
 
-def test_sampling_settings_of_the_model_do_not_matter(model):
+OWN_SETTINGS = {
+    "do_sample": True,
+    "num_beams": 3,
+    "num_return_sequences": 2,
+    "repetition_penalty": 5.0,
+    "encoder_repetition_penalty": 5.0,
+    "no_repeat_ngram_size": 1,
+    "min_length": 10,
+    "min_new_tokens": 6,
+    "max_time": 1e-9,
+    "forced_bos_token_id": 5,
+    "forced_eos_token_id": 5,
+    "guidance_scale": 3.0,
+    "exponential_decay_length_penalty": (1, 50.0),
+    "renormalize_logits": True,
+    "prompt_lookup_num_tokens": 2,
+    "use_cache": False,
+    "output_scores": True,
+    "return_dict_in_generate": True,
+    "watermarking_config": {"bias": 50.0},
+}
+
+
+@pytest.mark.parametrize("setting", [*OWN_SETTINGS, "suppress_tokens", "begin_suppress_tokens", "bad_words_ids",
+                                     "sequence_bias", "stop_strings", "everything", "peft"])  # fmt: skip
+def test_the_settings_of_the_model_do_not_matter(model, setting):
+    # the answers have an end, so that a least length would change them
+    model.generation_config.eos_token_id = None
+    first = generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6)
+    end = int(first[0].split()[2])
+    arguments = {"max_new_tokens": 6, "eos_token_id": [2, end], "pad_token_id": 0}
+    expected = generate_answers(model, [left_padded(QUESTIONS)], decode, **arguments)
+    assert len(set(expected)) > 1
+    words = sorted({int(word) for answer in expected for word in answer.split()})
+    more = {
+        "suppress_tokens": words,
+        "begin_suppress_tokens": words,
+        "bad_words_ids": [[word] for word in words],
+        "sequence_bias": [[[7], 100.0]],
+        "stop_strings": ["a"],
+    }
+    own = {**OWN_SETTINGS, **more}
+    for name, value in own.items() if setting in ("everything", "peft") else [(setting, own[setting])]:
+        setattr(model.generation_config, name, value)
+    settings = model.generation_config
+    wrapped = model
+    if setting == "peft":
+        wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert generate_answers(wrapped, [left_padded(QUESTIONS)], decode, **arguments) == expected
+    assert model.generation_config is settings
+
+
+def test_settings_in_the_configuration_of_the_model_do_not_matter(model, tmp_path):
     expected = generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6)
-    model.generation_config.do_sample = True
-    model.generation_config.num_beams = 3
-    model.generation_config.repetition_penalty = 5.0
-    model.generation_config.use_cache = False
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"no_repeat_ngram_size": 1, "repetition_penalty": 5.0}))
+    (tmp_path / "generation_config.json").unlink()
+    model = LlamaForCausalLM.from_pretrained(tmp_path)
     assert generate_answers(model, [left_padded(QUESTIONS)], decode, max_new_tokens=6) == expected
 
 

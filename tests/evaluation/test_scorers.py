@@ -82,6 +82,65 @@ def test_the_gold_answer_is_right(scorer):
     assert SCORERS[scorer].rule(record.get("answer", record.get("answer_bbox")), record) == RIGHT
 
 
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_silence_is_never_right_and_every_gold_that_passes_can_be_matched(scorer):
+    SCORERS[scorer].check(RECORDS[scorer])
+    for silence in ("", " ", "\n", ".", " . "):
+        assert SCORERS[scorer].rule(silence, RECORDS[scorer]) == LOST
+
+
+@pytest.mark.parametrize(
+    ("scorer", "record", "message"),
+    [
+        *[("short_answer", {"answer": gold}, "a text that is not empty") for gold in ("", " ", "\n", ".")],
+        *[("class_name", {"answer": gold}, "a text that is not empty") for gold in ("", "_", "- ")],
+        ("text_vqa", {"answers": [""] * 10}, "a text that is not empty"),
+        ("text_vqa", {"answer": ""}, "a text that is not empty"),
+        ("multiple_choice", {"answer": "E", "num_choices": 4}, "one of its `num_choices` options, .* got 'E'"),
+        ("multiple_choice", {"answer": "A", "num_choices": 0}, "one of its `num_choices` options, .* got 'A'"),
+        *[
+            ("multiple_choice", {"answer": "A", "num_choices": count}, "whole number as 'num_choices'")
+            for count in (None, "3", True, 3.0, [3])
+        ],
+        *[
+            ("box", {"answer_bbox": box}, "x1 < x2 and y1 < y2")
+            for box in ("[0.5, 0.5, 0.2, 0.3]", "[0.1, 0.1, 0.1, 0.5]", "[0, 0, 0, 0]")
+        ],
+        *[("box", {"answer_bbox": box}, "written as") for box in ("", "[]", "[0.1, 0.2, 0.3]", "[nan, 0, 1, 1]", "[0, 0, 1e999, 1]")],
+        *[
+            (scorer, {SCORERS[scorer].gold: gold}, "needs a text")
+            for scorer in SCORERS
+            for gold in (None, 3, 0.5, ["red"], {"text": "red"}, True)
+        ],
+        *[(scorer, {}, "needs a text") for scorer in SCORERS],
+    ],
+)
+def test_a_gold_that_no_answer_can_match_is_refused(scorer, record, message):
+    with pytest.raises(ValueError, match=message):
+        SCORERS[scorer].check(record)
+
+
+@given(st.sampled_from(list(SCORERS)), st.text(alphabet="ABbre _-.,;[]01\n\u0301\u00e9", max_size=12))
+def test_a_gold_is_refused_or_repeating_it_is_right_and_silence_wrong(scorer, gold):
+    record = {SCORERS[scorer].gold: gold}
+    try:
+        SCORERS[scorer].check(record)
+    except ValueError:
+        return
+    assert SCORERS[scorer].rule(gold, record) == RIGHT
+    assert SCORERS[scorer].rule("", record) == LOST
+
+
+def test_accents_are_equal_however_they_are_written():
+    assert SCORERS["short_answer"].rule("cafe\u0301", {"answer": "caf\u00e9"}) == RIGHT
+
+
+def test_the_best_of_ten_answers_is_the_one_that_most_gave():
+    record = RECORDS["text_vqa"]
+    assert SCORERS["text_vqa"].best_answer(record) == "Red car."
+    SCORERS["text_vqa"].check({"answers": [f"answer {i}" for i in range(10)]})  # all of them are worth a little
+
+
 def test_text_vqa_counts_annotators_and_falls_back_to_the_single_answer():
     # two of ten: (2 * 1/3 + 8 * 2/3) / 10, ten terms below 1
     assert SCORERS["text_vqa"].rule("red", RECORDS["text_vqa"]).correct == pytest.approx(0.6, abs=1e-12)

@@ -4,17 +4,24 @@ import json
 import os
 import subprocess
 import sysconfig
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from llamafactory.data import get_template_and_fix_tokenizer
+from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
+from llamafactory.model import load_tokenizer
+from transformers import HfArgumentParser
 from transformers.integrations.deepspeed import is_deepspeed_available
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
-from sefe_plugin.hosts.llamafactory.scoring import share_batches
+from sefe_plugin.hosts.llamafactory.scoring import score_test_sets, share_batches
 
 
 CLI = Path(sysconfig.get_paths()["scripts"]) / "llamafactory-cli"
@@ -44,6 +51,53 @@ def test_all_processes_run_equally_many_batches_and_share_all_samples(count, wor
 
 def test_no_samples_make_no_batches():
     assert [share_batches([], rank, 2, 4) for rank in (0, 1)] == [[], []]
+
+
+class Parrot(torch.nn.Module):
+    """Stands for a model that has learned one reply; keeps the questions that it is asked."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, reply):
+        super().__init__()
+        self.reply, self.asked = torch.tensor(reply), []
+
+    def generate(self, input_ids, attention_mask, **more):
+        self.asked += [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        return torch.cat([input_ids, self.reply.expand(len(input_ids), -1)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("template", "thinking"), [("llava", True), *product(("deepseekr1", "qwen3"), (True, False, None))]
+)
+def test_an_answer_without_a_thought_is_scored_as_it_was_trained(tmp_path, template, thinking):
+    question = "What color is the cube that stands to the left of the green one?"
+    (tmp_path / "x.json").write_text(json.dumps([{"text": question, "answer": "red"}] * 3))
+    columns = {"prompt": "text", "response": "answer"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"x": {"file_name": "x.json", "columns": columns}}))
+    keys = {"model_name_or_path": str(BASE), "template": template, "dataset_dir": str(tmp_path), "cutoff_len": 16}
+    parser = HfArgumentParser((ModelArguments, DataArguments, FinetuningArguments, GeneratingArguments))
+    model_args, data_args, finetuning_args, generating_args = parser.parse_dict({**keys, "enable_thinking": thinking})
+    # the prompt and the reply as the host trains them
+    tokenizer = load_tokenizer(model_args)["tokenizer"]
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "red"}]
+    template = get_template_and_fix_tokenizer(tokenizer, data_args)
+    ((prompt, reply),) = template.encode_multiturn(tokenizer, turns)
+    model = Parrot(reply)
+    training_args = SimpleNamespace(
+        process_index=0, world_size=1, per_device_eval_batch_size=2, dataloader_num_workers=0, bf16=False, fp16=False
+    )
+    test_sets = [{"name": "A", "dataset": "x", "scorer": "short_answer"}]
+    arguments = (model_args, data_args, training_args, finetuning_args, generating_args)
+    score_test_sets(model, test_sets, tmp_path, arguments)
+    assert json.loads((tmp_path / "scores.json").read_text())["A"]["accuracy"] == 100
+    assert model.asked == [prompt] * 3
+    assert len(prompt) > 16  # a question is not cut
+    rows = [json.loads(line) for line in (tmp_path / "predictions" / "A.jsonl").read_text().splitlines()]
+    raw = {"raw_prediction": "<think>\n\n</think>\n\n red"} if thinking and keys["template"] != "llava" else {}
+    assert rows == [{"text": question, "answer": "red", "prediction": "red", **raw}] * 3
+    # answers with thoughts beside them are known again
+    score_test_sets(None, test_sets, tmp_path, arguments)
 
 
 @pytest.mark.slow

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from llamafactory.data import get_template_and_fix_tokenizer
+from llamafactory.hparams import DataArguments
+from transformers import AutoTokenizer
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
@@ -47,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
         "lora_rank": 4,
         "lora_target": "all",
         "dataset_dir": str(folder / "data"),
-        "cutoff_len": 384,
+        "cutoff_len": 128,
         "preprocessing_num_workers": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -73,12 +76,25 @@ def results(task_folder: Path) -> tuple[bytes, bytes]:
     return tuple((task_folder / name).read_bytes() for name in ("scores.json", f"predictions/{TASK.name}.jsonl"))
 
 
+def longest_question(folder: Path) -> int:
+    """Tokens of the longest question with the four of its image, counted by hand."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    records = json.loads((folder / "data" / TASK.name / "test.json").read_text())
+    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="llava"))
+    lengths = []
+    for record in records:
+        turns = [{"role": "user", "content": record["text"].replace("<image>", "<image>" * 4)}]
+        prompt, _ = template.encode_oneturn(tokenizer, [*turns, {"role": "assistant", "content": ""}])
+        lengths.append(len(prompt))
+    return max(lengths)
+
+
 def test_both_backends_leave_the_same_files(folder):
     assert results(folder / "vllm" / FOLDER) == results(folder / "generate" / FOLDER)
     assert (folder / "vllm" / "report.json").read_bytes() == (folder / "generate" / "report.json").read_bytes()
     (engine,) = (json.loads(line) for line in (folder / "engines.jsonl").read_text().splitlines())
     assert engine["model"] == str(folder / "vllm" / FOLDER / "merged")
-    assert engine["max_model_len"] == 384 + 12
+    assert engine["max_model_len"] == longest_question(folder) + 12
     assert engine["limit_mm_per_prompt"] == {"image": 1}
     assert not engine["enable_lora"]
 

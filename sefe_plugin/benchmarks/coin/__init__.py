@@ -13,7 +13,7 @@ from typing import Any
 from sefe_plugin.benchmarks.base import Benchmark, PublishedSize
 from sefe_plugin.benchmarks.coin.sources import IMAGES, ORIGINS, PUBLISHED_TEST_SIZE, PUBLISHED_TRAIN_SIZES
 from sefe_plugin.benchmarks.coin.tasks import MANIFEST_FILE, MANIFEST_VERSION, TASKS, dataset_entries
-from sefe_plugin.files import read_json, write_json
+from sefe_plugin.files import is_file, read_json, write_json
 
 
 class CoIN(Benchmark):
@@ -29,14 +29,12 @@ class CoIN(Benchmark):
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
         """List which files are missing, what they are, where they come from and what to do."""
         root = Path(arguments["dataset_dir"])
-        if (root / MANIFEST_FILE).is_file():
+        if is_file(root / MANIFEST_FILE):
             return _prepared_errors(root, arguments)
         missing = []
         for task in TASKS:
             absent = [
-                str(file)
-                for split in ("train", "test")
-                if not (file := _annotations(root, task.name, split)).is_file()
+                str(file) for split in ("train", "test") if not is_file(file := _annotations(root, task.name, split))
             ]
             if absent:
                 missing.append(
@@ -56,7 +54,7 @@ class CoIN(Benchmark):
             The keys `dataset_dir` and `media_dir` for the run.
         """
         root = Path(arguments["dataset_dir"]).absolute()
-        if (root / MANIFEST_FILE).is_file():
+        if is_file(root / MANIFEST_FILE):
             images, file_name = read_json(root / MANIFEST_FILE)["images"], _prepared
         else:
             images, file_name = str(root), _annotations
@@ -89,7 +87,7 @@ def _prepared_errors(root: Path, arguments: Mapping[str, Any]) -> list[str]:
     if manifest.get("version") != MANIFEST_VERSION or "images" not in manifest:
         return [f"{root / MANIFEST_FILE} was not written by this version of `sefe coin prepare`. Run it again."]
     files = [_prepared(root, task.name, split) for task in TASKS for split in ("train", "test")]
-    found = [f"{file} is missing. Run `sefe coin prepare` again." for file in files if not file.is_file()]
+    found = [f"{file} is missing. Run `sefe coin prepare` again." for file in files if not is_file(file)]
     images = Path(arguments.get("media_dir") or manifest["images"])
     if not images.is_dir():
         found.append(f"the folder of CoIN's images, {images}, does not exist. Set `media_dir` to where it is now.")

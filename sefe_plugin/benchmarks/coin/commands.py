@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - a command prints
-"""CoIN's commands: `sefe coin prepare`, and `sefe score` and `sefe judge` for the predictions of its tasks."""
+"""CoIN's commands: `sefe coin prepare`, and `sefe judge` for the predictions of its tasks."""
 
 import argparse
 import sys
@@ -8,21 +8,11 @@ from pathlib import Path
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add `score`, `judge`, and `coin` with `prepare` to the subcommands of `sefe`."""
+    """Add `judge`, and `coin` with `prepare` to the subcommands of `sefe`."""
     from sefe_plugin.benchmarks.coin.sources import VARIANTS
 
-    score = commands.add_parser("score", help="score a file of predictions, without the model")
-    score.add_argument("task", metavar="TASK", help="task of CoIN, such as ScienceQA or Grounding")
-    score.add_argument("file", type=Path, metavar="FILE.jsonl", help="predictions/TASK.jsonl of a run")
-    score.add_argument(
-        "--mode",
-        default="clean",
-        help="official: equal to the official scripts; clean: their quirks mended (default: clean)",
-    )
-    score.set_defaults(run=_score)
-
     judge = commands.add_parser(
-        "judge", help="knowledge capability: have a language model rate a file of predictions (key: OPENAI_API_KEY)"
+        "judge", help="have a language model rate a file of CoIN's predictions (key: OPENAI_API_KEY)"
     )
     judge.add_argument("task", metavar="TASK", help="task of CoIN")
     judge.add_argument("file", type=Path, metavar="FILE.jsonl", help="predictions/TASK.jsonl of a run")
@@ -32,33 +22,22 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     judge.add_argument("--workers", type=int, default=8, help="requests at a time (default: 8)")
     judge.set_defaults(run=_judge)
 
-    coin = commands.add_parser("coin", help="the benchmark CoIN")
+    coin = commands.add_parser("coin", help="prepare the benchmark CoIN")
     coin_commands = coin.add_subparsers(required=True, metavar="COMMAND")
     prepare = coin_commands.add_parser("prepare", help="check CoIN's files and write datasets; images are not copied")
     prepare.add_argument("source", type=Path, metavar="SOURCE", help="CoIN's or CoIN-ASD's files as downloaded")
     prepare.add_argument("--out", type=Path, required=True, help="where to write; `dataset_dir` of the recipes")
     prepare.add_argument("--images", type=Path, help="where the records' image paths lead (default: SOURCE)")
-    prepare.add_argument("--variant", choices=VARIANTS, default="original", help="which training data")
+    prepare.add_argument(
+        "--variant", choices=VARIANTS, default="original", help="training data to take (default: original)"
+    )
     prepare.add_argument("--max-test", type=int, metavar="N", help="draw N test records of each task")
     prepare.add_argument(
         "--train-share", type=float, default=1.0, metavar="X", help="draw this share of the training data"
     )
     prepare.add_argument("--seed", type=int, default=42, help="draws the subsets (default: 42)")
-    prepare.add_argument("--skip-broken", action="store_true", help="leave out records with a missing or broken image")
+    prepare.add_argument("--skip-broken", action="store_true", help="leave out records at fault, or whose image is")
     prepare.set_defaults(run=_prepare)
-
-
-def _score(options: argparse.Namespace) -> None:
-    from sefe_plugin.benchmarks.coin.score_file import score_file
-
-    result = score_file(options.task, options.file, options.mode)
-    # the accuracy alone goes to standard output, so that scripts can read it
-    print(f"{result.accuracy:.4f}", flush=True)
-    print(
-        f"{options.task}, {options.mode}: accuracy {result.accuracy:.4f} %, "
-        f"right format {result.formatted:.4f} %, {result.count} answers",
-        file=sys.stderr,
-    )
 
 
 def _judge(options: argparse.Namespace) -> None:
@@ -88,5 +67,5 @@ def _prepare(options: argparse.Namespace) -> None:
         say=partial(print, flush=True),
     )
     if (options.out / FAULTS_FILE).is_file():
-        print(f"Left out for their images: {options.out / FAULTS_FILE}")
+        print(f"Left out: see {options.out / FAULTS_FILE}")
     print(f"CoIN is ready in {options.out}: llamafactory-cli train RECIPE.yaml with `dataset_dir: {options.out}`")

@@ -12,13 +12,14 @@ from sefe_plugin.benchmarks.coin.records import to_test_row, to_train_row
 from sefe_plugin.benchmarks.coin.sources import IMAGES, TEXT_VQA_ANSWERS, VARIANTS, find_annotations
 from sefe_plugin.benchmarks.coin.tasks import MANIFEST_FILE, MANIFEST_VERSION, TASKS, dataset_entries
 from sefe_plugin.data.reader import read_array
+from sefe_plugin.data.test_sets import listed_faults
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import file_digest, read_json, replacing, write_json, write_text
 from sefe_plugin.json_lines import json_line
 
 
-#: Lists every image at fault: task, path and reason, separated by tabs.
-FAULTS_FILE = "image_faults.tsv"
+#: Lists every record and image at fault: task, number of the record or path, and reason, separated by tabs.
+FAULTS_FILE = "faults.tsv"
 
 _BATCH = 2048
 _SCORER = {task.name: task.scorer for task in TASKS}
@@ -49,14 +50,15 @@ def prepare_coin(
         max_test: Test records of each task at most (SEFE's tables fit 2000), all by default.
         train_share: Share of each task's training records, in (0, 1].
         seed: Draws the subsets.
-        skip_broken: Leave out the records whose image is missing or broken, instead of stopping.
+        skip_broken: Leave out the records that are at fault, or whose image is missing or broken, instead of stopping.
         say: Given one line for every finished file.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: If files are missing, a record is not as published, or an image is at fault; names all of them.
+        ValueError: If files are missing, records are not as published, no answer to test records would be right, or
+            images are at fault; names all of them.
     """
     if max_test is not None and max_test < 1:
         raise ValueError(f"the number of test records must be at least 1; got {max_test}.")
@@ -69,17 +71,19 @@ def prepare_coin(
     answers = _read_answers([images / TEXT_VQA_ANSWERS, source / TEXT_VQA_ANSWERS], say)
     (out / MANIFEST_FILE).unlink(missing_ok=True)
     check, faults, tasks = ImageCheck(images), {}, {}
+    bad: dict[tuple[str, str], dict[int, str]] = {}
     for task in TASKS:
         tasks[task.name] = {}
         for split, file in annotations[task.name]._asdict().items():
             rng = random.Random(f"CoIN {task.name} {split} {seed}")
             share = train_share if split == "train" else 1.0
             chosen = _choose(file, share, max_test if split == "test" else None, rng)
-            records = _checked(task.name, split, file, chosen, answers)
+            broken = bad[task.name, split] = {}
+            records = _checked(task.name, split, file, chosen, answers, broken)
             found: dict[str, str] = {}
             written = _write_rows(out / task.name / f"{split}.jsonl", _whole(records, check, found))
             faults |= {(task.name, path): fault for path, fault in found.items()}
-            total, count = written.total(), written["written"]
+            total, count = written.total() + len(broken), written["written"]
             tasks[task.name][split] = {
                 "source": str(file.absolute()),
                 "sha256": file_digest(file),
@@ -87,14 +91,25 @@ def prepare_coin(
                 "written": count,
             }
             say(f"{task.name} {split}: {count} records" + (f", {total - count} left out" if total > count else ""))
-            if not count and (skip_broken or not found):
+            if not count and (skip_broken or not (found or broken)):
                 raise ValueError(f"{file} has no record to write.")
     (out / FAULTS_FILE).unlink(missing_ok=True)
-    if faults:
-        lines = [f"{task}\t{path}\t{fault}\n" for (task, path), fault in faults.items()]
+    lines = [
+        f"{task}\t{split} record {number}\t{fault}\n"
+        for (task, split), broken in bad.items()
+        for number, fault in broken.items()
+    ]
+    lines += [f"{task}\t{path}\t{fault}\n" for (task, path), fault in faults.items()]
+    if lines:
         write_text(out / FAULTS_FILE, "".join(lines))
-    if faults and not skip_broken:
-        raise ValueError(_faults_message(faults, images, out))
+    if lines and not skip_broken:
+        files = {annotations[task]._asdict()[split]: broken for (task, split), broken in bad.items() if broken}
+        message = [f"{file}: {listed_faults(broken)}." for file, broken in files.items()]
+        message += _image_lines(faults, images) if faults else []
+        message.append(
+            f"All are listed in {out / FAULTS_FILE}. Mend them, or leave their records out with --skip-broken."
+        )
+        raise ValueError("\n".join(message))
     write_json(out / "dataset_info.json", dataset_entries(lambda task, split: f"{task}/{split}.jsonl"))
     manifest = {
         "version": MANIFEST_VERSION,
@@ -135,9 +150,12 @@ def _choose(file: Path, share: float, limit: int | None, rng: random.Random) -> 
     return set(rng.sample(range(total), min(count, total)))
 
 
-def _checked(task: str, split: str, file: Path, chosen: set[int] | None, answers: dict) -> Iterator[dict]:
-    for position, record in enumerate(read_array(file)):
-        if chosen is None or position in chosen:
+def _checked(
+    task: str, split: str, file: Path, chosen: set[int] | None, answers: dict, broken: dict[int, str]
+) -> Iterator[dict]:
+    """Yield the chosen records that are as published and can be scored; adds the others to `broken`, from 1."""
+    for number, record in enumerate(read_array(file), start=1):
+        if chosen is None or number - 1 in chosen:
             try:
                 if split == "train":
                     row = to_train_row(task, record)
@@ -145,8 +163,9 @@ def _checked(task: str, split: str, file: Path, chosen: set[int] | None, answers
                     row = to_test_row(task, record, answers)
                     SCORERS[_SCORER[task]].check(row)
             except ValueError as error:
-                raise ValueError(f"{file}: record {position + 1} {error}.") from error
-            yield row
+                broken[number] = str(error)
+            else:
+                yield row
 
 
 def _whole(records: Iterable[dict], check: ImageCheck, found: dict[str, str]) -> Iterator[tuple[dict, bool]]:
@@ -181,8 +200,8 @@ def _write_rows(file: Path, rows: Iterable[tuple[dict, bool]]) -> Counter:
     return counts
 
 
-def _faults_message(faults: dict[tuple[str, str], str], images: Path, out: Path) -> str:
-    lines = [f"images below {images} are missing or broken:"]
+def _image_lines(faults: dict[tuple[str, str], str], images: Path) -> list[str]:
+    lines = [f"images below {images} are missing or broken; name their folder with --images, or put them in place:"]
     for task in TASKS:
         own = {path: fault for (name, path), fault in faults.items() if name == task.name}
         if own:
@@ -192,8 +211,4 @@ def _faults_message(faults: dict[tuple[str, str], str], images: Path, out: Path)
                 f"  - {task.name}: {missing} missing, {len(own) - missing} broken, such as {example} ({fault}). "
                 f"They come from: {IMAGES[task.name]}."
             )
-    lines.append(
-        f"All are listed in {out / FAULTS_FILE}. Put them in place, name their folder with --images, or leave"
-    )
-    lines.append("their records out with --skip-broken.")
-    return "\n".join(lines)
+    return lines

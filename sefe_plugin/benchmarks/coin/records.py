@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from sefe_plugin.answers.texts import split_options, split_question
+from sefe_plugin.answers.options import read_options
+from sefe_plugin.answers.texts import split_question
 
 
 IMAGE_TAG = "<image>"
@@ -52,7 +53,7 @@ def to_test_row(task: str, record: Mapping, answers: Mapping[str, list[str]]) ->
         added["answers"] = answers[str(record["question_id"])]
         added["answer"] = record.get("answer", Counter(added["answers"]).most_common(1)[0][0])
     if task == "ScienceQA" and "num_choices" not in record and isinstance(record.get("text"), str):
-        options = split_options(split_question(record["text"])[1])[1]
+        options = read_options(split_question(record["text"])[1]).texts
         added |= {"num_choices": len(options)} if options else {}
     row = {**record, **added, "image": image}
     for name in ("text", "answer_bbox" if task == "Grounding" else "answer"):

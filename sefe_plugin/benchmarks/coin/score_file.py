@@ -31,8 +31,11 @@ from sefe_plugin.json_lines import numbered_records
 
 MODES = ("official", "clean")
 
+_SCORER = {task.name: SCORERS[task.scorer] for task in TASKS}
 #: Task -> clean rule of a prediction and its test record.
-CLEAN: dict[str, Callable[[str, Mapping], Score]] = {task.name: SCORERS[task.scorer].rule for task in TASKS}
+CLEAN: dict[str, Callable[[str, Mapping], Score]] = {name: scorer.rule for name, scorer in _SCORER.items()}
+#: Rows at fault that a message shows.
+_SHOWN = 5
 
 
 class FileScore(NamedTuple):
@@ -70,22 +73,28 @@ def score_file(task: str, file: Path, mode: str) -> FileScore:
         mode: One of `MODES`.
 
     Raises:
-        ValueError: For an unknown task or mode, an empty file, or a row that lacks what the task needs; names file,
-            line and field.
+        ValueError: For an unknown task or mode, an empty file, or rows that lack what the task needs, or in clean mode
+            whose gold answer no answer could match; names file, lines and fields.
     """
     if task not in CLEAN:
         raise ValueError(f"the task must be one of {', '.join(CLEAN)}; got {task!r}.")
     if mode not in MODES:
         raise ValueError(f"the mode must be one of {', '.join(MODES)}; got {mode!r}.")
-    rows, scores = [], []
+    rows, scores, faults = [], [], []
     for number, row in read_rows(file):
         try:
             if mode == "official":
                 OFFICIAL[task](row["prediction"], row)
+            else:
+                _SCORER[task].check(row)
             scores.append(CLEAN[task](row["prediction"], row))
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: a row of {task} {error}.") from error
+            faults.append(f"{file}, line {number}: a row of {task}: {error}.")
         rows.append(row)
+    if len(faults) > _SHOWN:
+        faults[_SHOWN:] = [f"{file}: {len(faults) - _SHOWN} more rows are at fault."]
+    if faults:
+        raise ValueError("\n".join(faults))
     if not rows:
         raise ValueError(f"{file} holds no predictions.")
     count = len(rows)

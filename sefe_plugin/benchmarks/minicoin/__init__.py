@@ -17,6 +17,7 @@ class MiniCoIN(Benchmark):
 
     name = "minicoin"
     tasks = tuple(BenchmarkTask(task.name, task.scorer) for task in data.TASKS)
+    drawn = True
 
     def defaults(self) -> dict[str, Any]:
         """Return the keys mini-CoIN brings: the tiny base model and its template."""

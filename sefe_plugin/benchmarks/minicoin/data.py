@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sefe_plugin.benchmarks.minicoin.draw import SIDE, Picture
 from sefe_plugin.benchmarks.minicoin.tasks import TASKS, Item, Task
+from sefe_plugin.files import write_text
 
 
 __all__ = ["TASKS", "VALIDATION_SEEDS", "write_data"]
@@ -61,6 +62,7 @@ def write_data(folder: Path, seed: int, train_size: int | None = None, test_size
             records = [_record(folder, task, split, index, *next(items)) for index in range(size)]
             _write_json(folder / task.name / f"{split}.json", records)
     _write_json(folder / "dataset_info.json", _dataset_info())
+    os.sync()  # the pictures outlive a loss of power if the manifest does
     _write_json(manifest_file, manifest)
 
 
@@ -122,7 +124,4 @@ def _dataset_info() -> dict:
 
 
 def _write_json(file: Path, content: object) -> None:
-    """Write JSON so that the file is either whole or missing."""
-    half = file.with_suffix(".tmp")
-    half.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(half, file)  # noqa: PTH105
+    write_text(file, json.dumps(content, indent=1) + "\n")

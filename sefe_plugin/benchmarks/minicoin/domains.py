@@ -6,7 +6,6 @@ boxes included; black and white change places, so the names of ImageNet's creatu
 """
 
 import random
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image, ImageChops
 
 from sefe_plugin.benchmarks.base import BenchmarkTask
 from sefe_plugin.benchmarks.minicoin import MiniCoIN, data
-from sefe_plugin.files import read_json, write_json
+from sefe_plugin.files import read_json, replacing_folder, write_json
 
 
 DOMAIN = "light"
@@ -91,20 +90,17 @@ def _write_light(folder: Path, seed: int) -> None:
 
     One that is there is kept where it has this seed, and version and sizes of the first domain in `folder`.
     """
-    final, draft = folder / DOMAIN, folder / f".{DOMAIN}.tmp"
+    final = folder / DOMAIN
     if final.is_dir() and read_json(final / _MANIFEST) == {**read_json(folder / _MANIFEST), "seed": seed}:
         return
-    for stale in (final, draft):
-        if stale.exists():
-            shutil.rmtree(stale)
-    data.write_data(draft, seed)
-    for file in sorted(draft.rglob("*.png")):
-        path = file.relative_to(draft).as_posix()
-        to_light(Image.open(file).convert("RGB"), f"{path} {seed}").save(file)
-    for file in sorted(draft.glob("*/*.json")):
-        records = read_json(file)
-        for record in records:
-            if "image" in record:
-                record["image"] = f"{DOMAIN}/{record['image']}"
-        write_json(file, records)
-    draft.replace(final)
+    with replacing_folder(final) as draft:
+        data.write_data(draft, seed)
+        for file in sorted(draft.rglob("*.png")):
+            path = file.relative_to(draft).as_posix()
+            to_light(Image.open(file).convert("RGB"), f"{path} {seed}").save(file)
+        for file in sorted(draft.glob("*/*.json")):
+            records = read_json(file)
+            for record in records:
+                if "image" in record:
+                    record["image"] = f"{DOMAIN}/{record['image']}"
+            write_json(file, records)

@@ -33,6 +33,7 @@ from sefe_plugin.benchmarks.minicoin.forward import answer_losses, encode, pixel
 from sefe_plugin.benchmarks.minicoin.held_out import HELD_OUT, measure, style_accuracy
 from sefe_plugin.benchmarks.minicoin.tasks import TASKS
 from sefe_plugin.benchmarks.minicoin.tiny_llava import IMAGE_TOKEN, IMAGE_TOKENS, make_model, make_tokenizer, save
+from sefe_plugin.files import write_text
 
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def build(
     train_language(model, tokenizer, random.Random(f"mini-coin language {seed}"), language_steps)
     save(model, tokenizer, folder)
     found = measure(model.float(), tokenizer, seed)
-    (folder / HELD_OUT).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / HELD_OUT, json.dumps(found, indent=1) + "\n")
     return found
 
 

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from sefe_plugin.benchmarks.minicoin.draw import SIDE
+from sefe_plugin.files import write_text
 
 
 IMAGE_TOKEN = "<image>"  # noqa: S105
@@ -171,8 +172,6 @@ def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFas
     """
     model.to(torch.bfloat16).save_pretrained(folder)
     config_file = folder / "config.json"
-    config_file.write_text(
-        config_file.read_text(encoding="utf-8").replace('"bfloat16"', '"float32"'), encoding="utf-8"
-    )
+    write_text(config_file, config_file.read_text(encoding="utf-8").replace('"bfloat16"', '"float32"'))
     make_processor(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

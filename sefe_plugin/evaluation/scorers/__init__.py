@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from sefe_plugin.answers.styles import MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
+from sefe_plugin.answers.texts import BOX
 from sefe_plugin.evaluation.scorers.base import RecordScorer, Score, Scorer, SetScore
 from sefe_plugin.evaluation.scorers.rules import (
     score_box,
@@ -15,13 +17,23 @@ from sefe_plugin.evaluation.scorers.rules import (
 
 __all__ = ["SCORERS", "RecordScorer", "Score", "Scorer", "SetScore", "score_predictions"]
 
+_WORDS = "a text that is not empty"
+
 SCORERS: dict[str, Scorer] = {
-    "multiple_choice": RecordScorer(score_multiple_choice),
-    "short_answer": RecordScorer(score_short_answer),
-    "text_vqa": RecordScorer(score_text_vqa, alternatives=("answers",)),
-    "class_name": RecordScorer(score_class_name),
-    "box": RecordScorer(score_box, gold="answer_bbox"),
-    "yes_no": RecordScorer(score_yes_no),
+    "multiple_choice": RecordScorer(
+        score_multiple_choice, "the letter of one of its `num_choices` options", style=MULTIPLE_CHOICE
+    ),
+    # letters of options can be scored by it too
+    "short_answer": RecordScorer(score_short_answer, _WORDS),
+    "text_vqa": RecordScorer(score_text_vqa, _WORDS, alternatives=("answers",), style=SHORT_ANSWER),
+    "class_name": RecordScorer(score_class_name, _WORDS, style=SHORT_ANSWER),
+    "box": RecordScorer(
+        score_box,
+        "two corners, [x1, y1, x2, y2] with x1 < x2 and y1 < y2 (no width and height)",
+        gold="answer_bbox",
+        style=BOX,
+    ),
+    "yes_no": RecordScorer(score_yes_no, "yes or no", style=YES_NO),
 }
 
 

@@ -43,19 +43,32 @@ class Scorer(ABC):
         gold: The field of a test record that holds the gold answer; filled in from the response where it is absent.
         alternatives: Other fields that can stand in its place.
         tells_format: Whether format can be told from content.
+        style: The answer style that it reads, one of `STYLES` or "box"; None where it takes answers of several.
     """
 
     gold: str = "answer"
     alternatives: tuple[str, ...] = ()
     tells_format: bool = True
+    style: str | None = None
 
     @abstractmethod
     def check(self, record: Mapping) -> None:
-        """Check that a record can be scored.
+        """Check that a record can be scored: repeating its gold answer must be right, and silence wrong.
 
         Raises:
             ValueError: With what the record lacks.
         """
+
+    def best_answer(self, record: Mapping) -> str:
+        """Return the answer to a record that is worth most: the gold answer, or the best of several.
+
+        Raises:
+            ValueError: With what the record lacks.
+        """
+        field = next((name for name in self.alternatives if name in record), self.gold)
+        self.score([""], [record])  # reads the record
+        golds = record[field] if isinstance(record[field], list) else [record[field]]
+        return max(golds, key=lambda gold: self.score([gold], [record]).accuracy)
 
     @abstractmethod
     def score(self, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
@@ -75,18 +88,30 @@ class RecordScorer(Scorer):
 
     Args:
         rule: From an answer and its record to what it is worth.
+        wanted: What a gold answer has to be, in words.
         gold: As in `Scorer`.
         alternatives: As in `Scorer`.
+        style: As in `Scorer`.
     """
 
     def __init__(
-        self, rule: Callable[[str, Mapping], Score], gold: str = "answer", alternatives: tuple[str, ...] = ()
+        self,
+        rule: Callable[[str, Mapping], Score],
+        wanted: str,
+        gold: str = "answer",
+        alternatives: tuple[str, ...] = (),
+        style: str | None = None,
     ):
-        self.rule, self.gold, self.alternatives = rule, gold, alternatives
+        self.rule, self.wanted, self.gold = rule, wanted, gold
+        self.alternatives, self.style = alternatives, style
 
     def check(self, record: Mapping) -> None:
-        """Let the rule read the record beside an empty answer."""
-        self.rule("", record)
+        """Let the rule score silence and the best answer."""
+        silence = self.rule("", record)
+        best = self.best_answer(record)
+        score = self.rule(best, record)
+        if not score.correct or not score.formatted or silence.correct:
+            raise ValueError(f"its gold answer must be {self.wanted}, or no answer would be right; got {best!r}")
 
     def score(self, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
         """Average over all records."""

@@ -2,15 +2,17 @@
 
 These rules are strict about format and lenient about writing: a right content in a wrong format counts as wrong, so
 that accuracy never exceeds the share of right formats and the two kinds of forgetting can be told apart
-(`metrics.split_forgetting`). Case, outer blanks and one final period, even after blanks, do not matter.
+(`metrics.split_forgetting`). Case, outer blanks and one final period, even after blanks, do not matter. Silence is
+never right.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 
 from sefe_plugin.answers.boxes import box_iou, parse_box
 from sefe_plugin.answers.text_vqa import soft_accuracy, text_vqa_answers
-from sefe_plugin.answers.texts import answer_key, option_letter
+from sefe_plugin.answers.texts import PERIODS, answer_key, count_words, option_letter
 from sefe_plugin.evaluation.scorers.base import Score
 
 
@@ -30,8 +32,11 @@ def score_multiple_choice(prediction: str, record: Mapping) -> Score:
     gold = option_letter(_field(record, "answer"))
     if gold is None:
         raise ValueError(f"'answer' must be an option's letter, got {record['answer']!r}")
+    num_choices = record.get("num_choices", 26)
+    if type(num_choices) is not int:
+        raise ValueError(f"needs a whole number as 'num_choices', or no such field, got {num_choices!r}")
     letter = option_letter(prediction)
-    if letter is None or ord(letter) - ord("A") >= record.get("num_choices", 26):
+    if letter is None or ord(letter) - ord("A") >= num_choices:
         return _WRONG_FORMAT
     return Score(float(letter == gold), True)
 
@@ -67,6 +72,8 @@ def score_text_vqa(prediction: str, record: Mapping) -> Score:
     if "answers" not in record:
         return score_short_answer(prediction, record)
     answers = text_vqa_answers(record)
+    if not answer_key(prediction):
+        return _WRONG_FORMAT
     correct = soft_accuracy(prediction, answers)
     formatted = any(score_short_answer(prediction, {"answer": answer}).formatted for answer in set(answers))
     return Score(float(correct), formatted or correct > 0)
@@ -120,13 +127,16 @@ def _field(record: Mapping, name: str) -> str:
 
 
 def _score_phrase(prediction: str, gold: str, key: Callable[[str], str]) -> Score:
-    text = prediction.strip()
+    # an accent may be a sign of its own in one text and a part of its letter in the other
+    text, gold = (unicodedata.normalize("NFC", words).strip() for words in (prediction, gold))
+    if not key(text):
+        return _WRONG_FORMAT
     if key(text) == key(gold):
         return Score(1.0, True)
-    words = len(text.split())
-    sentence = words >= 3 and text.endswith(".")
+    words = count_words(text)
+    sentence = words >= 3 and text.endswith(PERIODS)
     letter = re.fullmatch(r"\(?[A-E]\)?\.?", text) and option_letter(gold) is None
-    too_long = words > max(_SHORT_WORDS, 2 * len(gold.split()))
+    too_long = words > max(_SHORT_WORDS, 2 * count_words(gold))
     if not words or "\n" in text or sentence or letter or too_long or parse_box(text):
         return _WRONG_FORMAT
     return Score(0.0, True)

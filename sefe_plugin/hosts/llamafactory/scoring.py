@@ -1,23 +1,25 @@
 """Scores test sets with the trained model itself, and the host's own template, processor and collator."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from llamafactory.data import MultiModalDataCollatorForSeq2Seq
+from llamafactory.extras import logging
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import read_test_set
 from sefe_plugin.evaluation.generate import generate_answers
-from sefe_plugin.evaluation.results import predictions_file, write_predictions, write_scores
+from sefe_plugin.evaluation.results import predictions_file, without_prediction, write_predictions, write_scores
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 from sefe_plugin.json_lines import read_json_lines
+
+
+logger = logging.get_logger()  # the host shows what its own logger says
 
 
 def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path, arguments: tuple) -> None:
@@ -38,12 +40,10 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
     """
     model_args, data_args, training_args, _, generating_args = arguments
     reader = QuestionReader(model_args, data_args)
-    # without the model, as in the host's own prediction: with it, positions are computed for training
-    collator = MultiModalDataCollatorForSeq2Seq(
-        template=reader.template, tokenizer=reader.tokenizer, processor=reader.processor
-    )
     rank, world = training_args.process_index, training_args.world_size
     unanswered = _unanswered(test_sets, output_dir, data_args.dataset_dir, rank, world)
+    if rank == 0 and (way := reader.way_of_asking()):
+        logger.info_rank0(way)
     progress = tqdm(unanswered, desc="Scoring", unit="test set", disable=rank != 0)
     for test_set in progress:
         name = test_set["name"]
@@ -55,29 +55,31 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
         loader = DataLoader(
             features,
             batch_sampler=batches,
-            collate_fn=partial(_collate, collator),
+            collate_fn=reader.collate(),
             num_workers=training_args.dataloader_num_workers,
         )
         # as in training: modules that are trained as a whole are in fp32, and the rest of the model is not
         mixed = training_args.bf16 or training_args.fp16
         with torch.autocast(model.device.type, model_args.compute_dtype, enabled=mixed):
-            answers = generate_answers(
+            replies = generate_answers(
                 model,
                 loader,
-                reader.decode,
+                reader.replies.decode,
                 max_new_tokens=generating_args.max_new_tokens,
                 eos_token_id=reader.stop_token_ids,
                 pad_token_id=reader.tokenizer.pad_token_id,
             )
-        answered = dict(zip(chain.from_iterable(batches), answers, strict=True))
+        answered = dict(zip(chain.from_iterable(batches), replies, strict=True))
         own = {index: answered[index] for index in order[rank::world]}
         shares = [own]
         if world > 1:
             shares = [None] * world
             dist.all_gather_object(shares, own)
-        everything = {index: answer for share in shares for index, answer in share.items()}
+        everything = {index: reply for share in shares for index, reply in share.items()}
         if rank == 0:
-            write_predictions(output_dir, name, records, [everything[index] for index in range(len(features))])
+            write_predictions(
+                output_dir, name, records, [everything[i] for i in range(len(features))], reader.replies.answer
+            )
     if rank == 0:
         write_scores(output_dir, test_sets, official_rule)
 
@@ -98,8 +100,8 @@ def _is_answered(test_set: Mapping[str, str], output_dir: Path, dataset_dir: str
     file = predictions_file(output_dir, test_set["name"])
     if not file.is_file():
         return False
-    asked = [{key: value for key, value in row.items() if key != "prediction"} for row in read_json_lines(file)]
-    return asked == read_test_set(test_set["dataset"], dataset_dir, SCORERS[test_set["scorer"]])
+    records = read_test_set(test_set["dataset"], dataset_dir, SCORERS[test_set["scorer"]])
+    return [without_prediction(row) for row in read_json_lines(file)] == [*map(without_prediction, records)]
 
 
 def order_by_length(features: Sequence[Mapping]) -> list[int]:
@@ -136,10 +138,3 @@ def share_batches(order: Sequence[int], rank: int, world: int, size: int) -> lis
     largest_share = len(order[::world])
     rounds = -(-largest_share // size)
     return batches + [list(order[:1])] * (rounds - len(batches))
-
-
-def _collate(collator: MultiModalDataCollatorForSeq2Seq, features: list[dict]) -> dict[str, torch.Tensor]:
-    # the collator takes fields out of the features it is given
-    batch = collator([dict(feature) for feature in features])
-    batch.pop("labels")
-    return batch

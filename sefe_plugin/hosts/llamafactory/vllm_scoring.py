@@ -44,21 +44,39 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     Args:
         keys: the task's recipe.
     """
+    from llamafactory.extras import logging
+
     from sefe_plugin.benchmarks import official_rule
     from sefe_plugin.evaluation.results import write_predictions, write_scores
+    from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
-    model_args, data_args, finetuning_args, _ = _parse(keys)
+    model_args, data_args, finetuning_args, generating_args = _parse(keys)
+    reader = QuestionReader(model_args, data_args)
+    if way := reader.way_of_asking():
+        logging.get_logger().info_rank0(way)
+    test_sets = {
+        test_set["name"]: (
+            test_set["dataset"],
+            read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]]),
+        )
+        for test_set in finetuning_args.test_sets
+    }
+    # with the image tokens that vLLM makes of one for each image
+    longest = max(
+        len(feature["input_ids"]) for test_set in test_sets.values() for feature in reader.questions(*test_set)
+    )
     size = (model_args.vllm_config or {}).get("tensor_parallel_size", 1)
     groups = group_devices(_visible_devices(), size)
     # new processes, because a process sees the devices that it saw first
     with ProcessPoolExecutor(len(groups), get_context("spawn"), max_tasks_per_child=1) as pool:
-        shares = list(pool.map(_answer_share, repeat(keys), groups, range(len(groups)), repeat(len(groups))))
+        max_model_len = longest + generating_args.max_new_tokens
+        arguments = map(repeat, (keys, test_sets, max_model_len, len(groups)))
+        shares = list(pool.map(_answer_share, *arguments, groups, range(len(groups))))
     output_dir = Path(keys["output_dir"])
-    for test_set in finetuning_args.test_sets:
-        name = test_set["name"]
-        records = read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]])
-        answers = {index: answer for share in shares for index, answer in share[name].items()}
-        write_predictions(output_dir, name, records, [answers[index] for index in range(len(records))])
+    for name, (_, records) in test_sets.items():
+        replies = {index: reply for share in shares for index, reply in share[name].items()}
+        ordered = [replies[index] for index in range(len(records))]
+        write_predictions(output_dir, name, records, ordered, reader.replies.answer)
     write_scores(output_dir, finetuning_args.test_sets, official_rule)
 
 
@@ -104,8 +122,15 @@ def _parse(keys: Mapping[str, Any]) -> tuple:
     return parser.parse_dict(dict(keys), allow_extra_keys=True)
 
 
-def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world: int) -> dict[str, dict[int, str]]:
-    """Answer every `world`-th question of each test set on `devices`; return name -> index -> answer."""
+def _answer_share(
+    keys: Mapping[str, Any],
+    test_sets: Mapping[str, tuple[str, list[dict]]],
+    max_model_len: int,
+    world: int,
+    devices: list[str],
+    rank: int,
+) -> dict[str, dict[int, str]]:
+    """Answer every `world`-th question of each test set on `devices`; return name -> index -> reply."""
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     end_with_runner()
@@ -115,29 +140,30 @@ def _answer_share(keys: Mapping[str, Any], devices: list[str], rank: int, world:
     from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
     arguments = _parse(keys)
-    model_args, data_args, finetuning_args, generating_args = arguments
+    model_args, data_args, _, generating_args = arguments
     reader = QuestionReader(model_args, data_args, expand_images=False)
-    features = {}
-    for test_set in finetuning_args.test_sets:
-        records = read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]])
-        features[test_set["name"]] = reader.questions(test_set["dataset"], records)
+    features = {name: reader.questions(*test_set) for name, test_set in test_sets.items()}
     most_images = max(len(feature["images"] or ()) for rows in features.values() for feature in rows)
     adapter = None if _model(keys) else LoRARequest("task", 1, str(_adapter(keys)))
-    engine = LLM(**_engine_options(keys, arguments, most_images))
+    engine = LLM(**_engine_options(keys, arguments, most_images, max_model_len))
+    # an answer ends where it does for the trained model, whatever else ends one by the model's own settings
     greedy = SamplingParams(
-        temperature=0.0, max_tokens=generating_args.max_new_tokens, stop_token_ids=reader.stop_token_ids
+        temperature=0.0,
+        max_tokens=generating_args.max_new_tokens,
+        stop_token_ids=reader.stop_token_ids,
+        ignore_eos=True,
     )
-    answers = {}
+    replies = {}
     for name, rows in features.items():
         own = range(rank, len(rows), world)
-        answers[name] = {}
+        replies[name] = {}
         for start in range(0, len(own), _CHUNK):
             chunk = own[start : start + _CHUNK]
             prompts = [_prompt(rows[index], reader, model_args) for index in chunk]
             outputs = engine.generate(prompts, greedy, lora_request=adapter)
             for index, output in zip(chunk, outputs, strict=True):
-                answers[name][index] = reader.decode(list(output.outputs[0].token_ids)).strip()
-    return answers
+                replies[name][index] = reader.replies.decode(list(output.outputs[0].token_ids))
+    return replies
 
 
 def _model(keys: Mapping[str, Any]) -> Path | None:
@@ -165,14 +191,14 @@ def _lora_rank(adapter: Path) -> int:
     return next(room for room in _LORA_RANKS if room >= rank)
 
 
-def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int) -> dict[str, Any]:
-    model_args, data_args, _, generating_args = arguments
+def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int, max_model_len: int) -> dict[str, Any]:
+    model_args = arguments[0]
     model = _model(keys)
     options = {
         "model": str(model or model_args.model_name_or_path),
         "trust_remote_code": model_args.trust_remote_code,
         "dtype": model_args.infer_dtype,
-        "max_model_len": data_args.cutoff_len + generating_args.max_new_tokens,
+        "max_model_len": max_model_len,
         "gpu_memory_utilization": model_args.vllm_gpu_util,
         "enforce_eager": model_args.vllm_enforce_eager,
         # the model's own settings may add stop tokens

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 
@@ -232,7 +233,7 @@ def test_a_bad_record_is_named(source, tmp_path):
     records = published_tests("GQA")
     del records[3]["answer"]
     write(source / "annotations" / "GQA" / "test.json", records)
-    with pytest.raises(ValueError, match=r"GQA/test\.json: record 4 needs a text as 'answer', got None"):
+    with pytest.raises(ValueError, match=r"GQA/test\.json: record 4: needs a text as 'answer', got None"):
         prepare_coin(source, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -241,8 +242,32 @@ def test_a_gold_answer_that_cannot_be_scored_is_named(source, tmp_path):
     records = published_tests("ScienceQA")
     records[1]["answer"] = "Leaves"
     write(source / "annotations" / "ScienceQA" / "test.json", records)
-    with pytest.raises(ValueError, match=r"ScienceQA/test\.json: record 2 'answer' must be an option's letter"):
+    with pytest.raises(ValueError, match=r"ScienceQA/test\.json: record 2: 'answer' must be an option's letter"):
         prepare_coin(source, tmp_path / "out")
+
+
+def test_golds_that_no_answer_can_match_are_all_named_or_left_out(source, tmp_path):
+    golds = {
+        "ScienceQA": ("answer", "E", "the letter of one of its `num_choices` options, .* got 'E'"),
+        "Grounding": ("answer_bbox", "[0.5, 0.5, 0.1, 0.2]", "x1 < x2 and y1 < y2"),
+        "ImageNet": ("answer", " ", "a text that is not empty"),
+    }
+    for task, (field, gold, _) in golds.items():
+        records = published_tests(task)
+        for record in records[:6]:
+            record[field] = gold
+        write(source / "annotations" / task / "test.json", records)
+    (source / "GQA" / "images" / "0.jpg").unlink()
+    with pytest.raises(ValueError, match="and 1 more") as error:
+        prepare_coin(source, tmp_path / "out")
+    for task, (_, _, reason) in golds.items():
+        assert re.search(rf"{task}/test\.json: record 1: .*{reason}.*; and 1 more\.\n", str(error.value))
+    assert "GQA: 1 missing" in str(error.value)
+    assert len((tmp_path / "out" / FAULTS_FILE).read_text().splitlines()) == 19
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    manifest = prepare_coin(source, tmp_path / "out", skip_broken=True)
+    counts = manifest["tasks"]["ImageNet"]["test"]
+    assert (counts["chosen"], counts["written"]) == (TEST, TEST - 6)
 
 
 LAYOUTS = [

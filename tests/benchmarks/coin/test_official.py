@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from sefe_plugin.answers.text_vqa import OFFICIAL_MAX_PERIODS, normalize_answer, soft_accuracy
 from sefe_plugin.benchmarks.coin import TASKS
-from sefe_plugin.benchmarks.coin.commands import add_commands
 from sefe_plugin.benchmarks.coin.official import OFFICIAL, official_accuracy
 from sefe_plugin.benchmarks.coin.score_file import CLEAN, score_file
+from sefe_plugin.cli import main
 from sefe_plugin.evaluation.scorers import Score
 
 
@@ -198,6 +198,19 @@ def test_a_bad_row_is_named(tmp_path, task, row, message):
         score_file(task, write(tmp_path, good, {"prediction": "A", **row}), "official")
 
 
+def test_all_bad_rows_are_counted_and_clean_scores_need_golds_that_an_answer_can_match(tmp_path):
+    rows = [{**SCIENCE, **ANSWERS, **BOX, "prediction": "x", "answer": " "}] * 8
+    with pytest.raises(ValueError, match=r"p\.jsonl: 3 more rows are at fault\.$") as error:
+        score_file("GQA", write(tmp_path, *rows), "clean")
+    assert [line.partition("line ")[2][:1] for line in str(error.value).splitlines()] == ["1", "2", "3", "4", "5", ""]
+    # the official scores are what they are
+    assert score_file("GQA", write(tmp_path, *rows), "official").accuracy == 0
+    zero = {**BOX, "answer_bbox": "[0.5, 0.5, 0.5, 0.7]", "prediction": "[0.5, 0.5, 0.5, 0.7]"}
+    assert score_file("Grounding", write(tmp_path, zero), "official").accuracy == 0
+    with pytest.raises(ValueError, match="x1 < x2"):
+        score_file("Grounding", write(tmp_path, zero), "clean")
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -220,14 +233,9 @@ def test_unknown_words_are_named(tmp_path):
 
 
 def test_score_prints_the_accuracy(tmp_path, capsys):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers())
     file = write(tmp_path, *({"prediction": p, "answer": "red"} for p in ("red", "Red.", " red", "It is red, I say.")))
     for mode, accuracy in (("official", "50.0000"), ("clean", "75.0000")):
-        options = parser.parse_args(["score", "GQA", str(file), "--mode", mode])
-        options.run(options)
+        assert main(["score", "GQA", str(file), "--mode", mode]) == 0
         out, err = capsys.readouterr()
         assert out == f"{accuracy}\n"
         assert "right format 75.0000 %, 4 answers" in err

@@ -12,6 +12,7 @@ from sefe_plugin.benchmarks.coin.score_file import MODES
 from sefe_plugin.benchmarks.coin.sources import VARIANTS
 from sefe_plugin.benchmarks.coin.tasks import TASKS
 from sefe_plugin.cli import plan as plan_cli
+from sefe_plugin.cli import score as score_cli
 from sefe_plugin.recipe.options import plugin_keys
 
 
@@ -28,14 +29,15 @@ def test_commands_are_understood(line):
     commands = parser.add_subparsers()
     coin_cli.add_commands(commands)
     plan_cli.add_commands(commands)
+    score_cli.add_command(commands)
     words = shlex.split(line)
     options = parser.parse_args(words[words.index("sefe") + 1 :])
     if "recipe" in options:
         assert (ROOT / options.recipe).is_file()
-    if "task" in options:
-        assert options.task in [task.name for task in TASKS]
-        assert options.file.stem == options.task
-    if "mode" in options:
+    if task := getattr(options, "task", None) or getattr(options, "target", None):
+        assert task in [task.name for task in TASKS]
+        assert options.file.stem == task
+    if getattr(options, "mode", None):
         assert options.mode in MODES
 
 

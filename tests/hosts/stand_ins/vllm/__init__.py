@@ -17,6 +17,7 @@ class SamplingParams:
     temperature: float = 1.0
     max_tokens: int | None = 16
     stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
 
 
 @dataclass
@@ -67,7 +68,7 @@ class LLM:
 
     def _answer(self, prompt, sampling_params):
         assert set(prompt) <= {"prompt_token_ids", "multi_modal_data"}
-        assert sampling_params.temperature == 0
+        assert sampling_params.temperature == 0 and sampling_params.ignore_eos
         ids, more = list(prompt["prompt_token_ids"]), {}
         image_token = self._processor.tokenizer.convert_tokens_to_ids("<image>")
         images = prompt.get("multi_modal_data", {}).get("image", [])

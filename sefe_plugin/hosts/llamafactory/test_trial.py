@@ -1,0 +1,152 @@
+"""The test sets of a recipe, tried before anything starts: asked, read and scored by the code that scores them."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from llamafactory.extras import logging
+from llamafactory.model.loader import load_config
+from llamafactory.model.model_utils.rope import configure_rope
+from PIL import Image
+from tqdm import tqdm
+
+from sefe_plugin.benchmarks import official_rule
+from sefe_plugin.data.test_sets import listed_faults, read_test_set
+from sefe_plugin.evaluation.results import write_predictions, write_scores
+from sefe_plugin.evaluation.scorers import SCORERS, Scorer
+from sefe_plugin.hosts.llamafactory.questions import QuestionReader
+
+
+logger = logging.get_logger()  # the host shows what its own logger says
+
+
+def test_set_trial_errors(
+    test_sets: Sequence[Mapping[str, str]], model_args, data_args, finetuning_args, generating_args
+) -> list[str]:
+    """List what would keep test sets from being answered and scored, or make every answer to a record wrong.
+
+    Every question is made by the host, with its pictures, and not cut. Every gold answer goes through the host's
+    template and back, as if the model had written it, and through the scorer. Results are written to a folder that is
+    then removed.
+
+    Args:
+        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official`.
+        model_args: the host's arguments of the model; its weights are not loaded.
+        data_args: the host's arguments of the data.
+        finetuning_args: the host's arguments of the method, with the plugin's.
+        generating_args: the host's arguments of the generation.
+
+    Returns:
+        One sentence for each test set at fault.
+    """
+    reader = QuestionReader(model_args, data_args)
+    if way := reader.way_of_asking():
+        logger.info_rank0(way)
+    if not set(reader.reply("?")) & set(reader.stop_token_ids):
+        return [
+            f"`template: {data_args.template}` teaches no model where an answer ends, so every answer would run on to "
+            "`max_new_tokens` and be wrong. Choose the template of the model."
+        ]
+    trial = _Trial(reader, most_tokens(model_args, finetuning_args), generating_args.max_new_tokens)
+    errors = []
+    for test_set in test_sets:
+        if error := trial.error(test_set, data_args.dataset_dir):
+            errors.append(f"`test_dataset`: {error}")
+    return errors
+
+
+def most_tokens(model_args, finetuning_args) -> int | None:
+    """Return how many tokens question and answer may have together; None where nothing limits them."""
+    config = load_config(model_args)
+    configure_rope(config, model_args)
+    own = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = [own]
+    if finetuning_args.scoring_backend == "vllm":
+        limits.append((model_args.vllm_config or {}).get("max_model_len"))
+    return min((int(limit) for limit in limits if limit and limit > 0), default=None)
+
+
+class _Trial:
+    def __init__(self, reader: QuestionReader, most_tokens: int | None, max_new_tokens: int):
+        self._reader, self._most_tokens, self._max_new_tokens = reader, most_tokens, max_new_tokens
+        self._collate = reader.collate()
+
+    def error(self, test_set: Mapping[str, str], dataset_dir: str) -> str | None:
+        """Say what is wrong with a test set."""
+        dataset, scorer = test_set["dataset"], SCORERS[test_set["scorer"]]
+        try:
+            records = read_test_set(dataset, dataset_dir, scorer)
+        except (OSError, ValueError) as error:
+            return f"{dataset!r} cannot be read: {error}."
+        faults, replies = {}, []
+        # the bar shows where pictures take their time
+        for number, record in enumerate(tqdm(records, desc=f"Trying {dataset}", leave=False, delay=10), start=1):
+            try:
+                replies.append(self._reply(dataset, record, scorer))
+            except ValueError as error:
+                faults[number] = str(error)
+        if faults:
+            return f"{len(faults)} of {len(records)} records of {dataset!r} cannot be used: {listed_faults(faults)}."
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                write_predictions(Path(folder), test_set["name"], records, replies, self._reader.replies.answer)
+                write_scores(Path(folder), [test_set], official_rule)
+            except (TypeError, ValueError) as error:
+                return f"the answers to {dataset!r} cannot be scored by {test_set['scorer']!r}: {error}."
+        return None
+
+    def _reply(self, dataset: str, record: Mapping, scorer: Scorer) -> str:
+        """Return the gold answer to a record as the model would write it.
+
+        Raises:
+            ValueError: if the record cannot be asked or no answer to it would be right.
+        """
+        scorer.check(record)
+        length = len(self._question(dataset, record))
+        if self._most_tokens is not None and length + self._max_new_tokens > self._most_tokens:
+            raise ValueError(
+                f"its question has {length} tokens, and with `max_new_tokens: {self._max_new_tokens}` that is more "
+                f"than the {self._most_tokens} of the model. Shorten it, or set a smaller `max_new_tokens`"
+            )
+        gold = scorer.best_answer(record)
+        tokens = self._reader.reply(gold)
+        end = next(place for place, token in enumerate(tokens) if token in self._reader.stop_token_ids)
+        if end > self._max_new_tokens:
+            raise ValueError(
+                f"its gold answer takes {end} tokens with what the template adds, and `max_new_tokens` is "
+                f"{self._max_new_tokens}. Set a larger one"
+            )
+        reply = self._reader.replies.decode(tokens[:end])
+        answer = self._reader.replies.answer(reply)
+        if scorer.score([answer], [record]).accuracy < scorer.score([gold], [record]).accuracy:
+            raise ValueError(
+                f"the template and the tokenizer make {answer!r} of its gold answer {gold!r}, which is wrong. Write "
+                "it without thoughts, special tokens and signs that the tokenizer does not know"
+            )
+        return reply
+
+    def _question(self, dataset: str, record: Mapping) -> list[int]:
+        try:
+            question = self._reader.question(dataset, record)
+            self._collate([question])
+        except ValueError as error:
+            raise ValueError(self._broken_picture(dataset, record) or f"{error!s:.300}") from error
+        except Exception as error:  # the host's code and decoders of pictures raise errors of many kinds
+            reason = f"the host cannot read it ({type(error).__name__}: {error!s:.300})"
+            raise ValueError(self._broken_picture(dataset, record) or reason) from error
+        return question["input_ids"]
+
+    def _broken_picture(self, dataset: str, record: Mapping) -> str | None:
+        """Say which picture of a record cannot be read."""
+        try:
+            pictures = self._reader.row(dataset, record)["_images"] or ()
+        except Exception:  # the record itself is at fault
+            return None
+        for picture in pictures:
+            if isinstance(picture, str):
+                try:
+                    with Image.open(picture) as image:
+                        image.load()
+                except Exception as error:  # as above
+                    return f"its picture {picture} cannot be read ({type(error).__name__}: {error})"
+        return None
