@@ -5,6 +5,8 @@ manifest.json             the recipe and the complete tasks; written last, so a 
 data/                     the benchmark's dataset folder, if the recipe names a benchmark
 1_ScienceQA/              one task: its adapter, or its model with full fine-tuning, and
     task.yaml               the plain recipe of this task, which can be run again by hand
+    inputs.json             what it was made of: data, base and other files, with their digests
+    log.txt                 what its processes said
     steps.json              which of its steps are whole: trained, scored, carried
     key_elements.safetensors  or what else the method leaves for later tasks
     asd.jsonl               what every rewritten sample was
@@ -16,30 +18,40 @@ report.json, report.md, *.png
 """
 
 import difflib
+import fcntl
 import json
 import math
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import yaml
 
-from sefe_plugin.evaluation.report import REPORT_FILE
+from sefe_plugin.evaluation.report import REPORT_FILE, REPORT_FILES
 from sefe_plugin.evaluation.results import SCORES_FILE
-from sefe_plugin.files import read_json, write_json
+from sefe_plugin.files import remove_folder, write_json
 from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.options import all_keys_of_scope
-from sefe_plugin.run.steps import TRAINED, steps_of
+from sefe_plugin.run.checkpoints import is_whole_checkpoint, whole_checkpoints
+from sefe_plugin.run.inputs import INPUTS_FILE
+from sefe_plugin.run.process import LOG_FILE
+from sefe_plugin.run.records import RunFolderError, is_manifest, is_scores, read_record
+from sefe_plugin.run.steps import SCORED, TRAINED, forget_step, steps_of
 
 
 MANIFEST_VERSION = 2
 
-
-class RunFolderError(ValueError):
-    """A run folder that cannot be used, with the reason and the remedy."""
+_LOCK_FILE = ".lock"
+#: Holds the secret of a run over several nodes while it lasts.
+SECRET_FILE = ".nodes.secret"  # noqa: S105 - its name
+#: What a run may have left before its manifest.
+_OWN_BEFORE_THE_MANIFEST = (_LOCK_FILE, SECRET_FILE, ".manifest.json.tmp")
+#: Seconds that the processes of a run that was killed have to end.
+_PATIENCE = 10
 
 
 class RunFolder:
@@ -53,26 +65,40 @@ class RunFolder:
         self.path = path
         self.manifest_file = path / "manifest.json"
         self.data = path / "data"
+        #: File descriptors that hold the lock, for processes that shall hold it too.
+        self.held: tuple[int, ...] = ()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process.
+        """Hold the folder for this process, and for those that inherit `held`.
+
+        So a process that a killed run has left behind ends before the next run starts to write.
 
         Raises:
             RunFolderError: if another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / ".lock")
+        descriptor = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise RunFolderError(
-                f"{self.path} is in use by another run. Wait for it or choose another `output_dir`."
-            ) from None
-        try:
+            self._acquire(descriptor)
+            self.held = (descriptor,)
             yield
         finally:
-            lock.release()
+            self.held = ()
+            os.close(descriptor)
+
+    def _acquire(self, descriptor: int) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunFolderError(
+                        f"{self.path} is in use by another run. Wait for it or choose another `output_dir`."
+                    ) from None
+            time.sleep(0.1)
 
     def task_folder(self, index: int, name: str) -> Path:
         """Return the folder of the task at `index`, counted from 0."""
@@ -82,39 +108,46 @@ class RunFolder:
         """Return the manifest, or None when no run has started here.
 
         Raises:
-            RunFolderError: if the manifest was written by another version of its format.
+            RunFolderError: if the manifest is damaged, or was written by another version of its format.
         """
-        if not self.manifest_file.is_file():
+        if not self.manifest_file.exists():
             return None
-        manifest = read_json(self.manifest_file)
+        remedy = "Choose another `output_dir`."
+        manifest = read_record(self.manifest_file, "a mapping", lambda content: isinstance(content, dict), remedy)
         if manifest.get("version") != MANIFEST_VERSION:
             raise RunFolderError(
                 f"{self.manifest_file} has format version {manifest.get('version')!r}, this plugin reads "
                 f"{MANIFEST_VERSION}. Choose another `output_dir`, or install the version that wrote it."
             )
-        return manifest
+        return read_record(self.manifest_file, "a recipe with its tasks, and those complete", is_manifest, remedy)
 
-    def open_run(self, recipe: Mapping[str, Any], host: HostKeys) -> list[dict]:
+    def open_run(
+        self, recipe: Mapping[str, Any], host: HostKeys, say: Callable[[str], None] = lambda line: None
+    ) -> list[dict]:
         """Start a run of `recipe` here or continues it.
 
         Tasks that are not complete may differ from those of the run so far: a finished sequence can be given further
         tasks, and one that failed other keys. What is left of an unfinished task that now differs is removed. Keys
         that do not change what is learned may differ for the whole run, the batch size of a device too as long as
-        accumulation makes up for it.
+        accumulation makes up for it. As long as no task is complete, everything may differ.
 
         Args:
             recipe: the recipe as plain data, with its "tasks".
             host: the host's keys.
+            say: given one line for each unfinished task whose leftovers are removed.
 
         Returns:
             The records of the complete tasks, in order.
 
         Raises:
-            RunFolderError: if the folder holds a run of another recipe, with the difference, or foreign files.
+            RunFolderError: if the folder holds a run of another recipe, with the difference, or foreign files, or a
+                file of it is damaged.
         """
+        for removed in self.path.glob(".*.removed"):
+            shutil.rmtree(removed)  # half done by a run that was killed
         manifest = self.read_manifest()
         if manifest is None:
-            foreign = sorted(file.name for file in self.path.iterdir() if file.name != ".lock")
+            foreign = sorted(file.name for file in self.path.iterdir() if file.name not in _OWN_BEFORE_THE_MANIFEST)
             if foreign:
                 raise RunFolderError(
                     f"{self.path} holds other files ({', '.join(foreign[:5])}). Choose another `output_dir`."
@@ -126,18 +159,48 @@ class RunFolder:
         if new == old:
             return complete
         before, after = (_done(recipe, len(complete), host) for recipe in (old, new))
-        if before != after:
+        if before != after and complete:
             raise RunFolderError(
                 f"{self.path} holds a run of another recipe; continuing would mix the two. Only tasks that are not "
                 f"complete may change, and {', '.join(_computing(host))}, and {' and '.join(host.batch)} with an "
                 f"equal product. Undo the other changes or choose another `output_dir`.\n{_difference(before, after)}"
             )
         for index, task in enumerate(old["tasks"]):
-            if index >= len(complete) and task not in new["tasks"][index : index + 1]:
-                shutil.rmtree(self.task_folder(index, task["name"]), ignore_errors=True)
+            folder = self.task_folder(index, task["name"])
+            fits = before == after and _unscored([task]) == _unscored(new["tasks"][index : index + 1])
+            if index >= len(complete) and not fits and folder.is_dir():
+                remove_folder(folder)
+                say(f"{task['name']} starts anew: its recipe is another than before.")
+        if before != after and self.data.is_dir():
+            remove_folder(self.data)  # a benchmark's, drawn or written for the recipe before
+        self.forget_scores(old, stages_scored_otherwise(old, new), len(complete))
         self._write_manifest(new, complete)
         (self.path / REPORT_FILE).unlink(missing_ok=True)  # of the shorter sequence
         return complete
+
+    def read_scores(self, index: int, name: str) -> dict[str, dict[str, float]]:
+        """Return the scores of a task by the names of the test sets.
+
+        Raises:
+            RunFolderError: if they are absent or damaged.
+        """
+        file = self.task_folder(index, name) / SCORES_FILE
+        rule = "a mapping from test sets to their `accuracy` and `format`, in percent"
+        return read_record(file, rule, is_scores, f"Make it anew from the predictions: sefe score {self.path}")
+
+    def forget_scores(self, recipe: Mapping[str, Any], stages: Sequence[int], num_complete: int) -> None:
+        """Remove the scores of some tasks and the report, but no predictions.
+
+        So scores of two scorers never stand side by side. Those of complete tasks are then made anew from the
+        predictions (`rescoring`), those of an unfinished task by its scoring.
+        """
+        for index in stages:
+            folder = self.task_folder(index, recipe["tasks"][index]["name"])
+            (folder / SCORES_FILE).unlink(missing_ok=True)
+            if index >= num_complete and SCORED in steps_of(folder):
+                forget_step(folder, SCORED)
+        for name in REPORT_FILES if stages else ():
+            (self.path / name).unlink(missing_ok=True)
 
     def complete_task(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
         """Record the complete tasks; call it when everything of the newest one is on disk."""
@@ -150,15 +213,22 @@ class RunFolder:
         """Ready the folder of a task, or of one of its phases, that is not trained.
 
         Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, and phases that
-        are trained or have such checkpoints; everything else is written anew.
+        are trained or have such checkpoints, and the log; everything else is written anew.
         """
         folder.mkdir(exist_ok=True)
         for entry in folder.iterdir():
-            if entry.name.startswith("checkpoint-") and (entry / "trainer_state.json").is_file():
+            if entry.name in (INPUTS_FILE, LOG_FILE):
                 continue
-            if TRAINED in steps_of(entry) or any(entry.glob("checkpoint-*/trainer_state.json")):
+            if entry.name.startswith("checkpoint-") and is_whole_checkpoint(entry):
+                continue
+            if TRAINED in steps_of(entry) or whole_checkpoints(entry):
                 continue
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def newest_log(self) -> Path | None:
+        """Return what the process that ran last has said; None where none has run."""
+        logs = [log for log in self.path.glob(f"*/{LOG_FILE}") if log.is_file()]
+        return max(logs, key=lambda log: log.stat().st_mtime_ns, default=None)
 
     def matrices(self, tasks: Sequence[str]) -> tuple[list[list], list[list], list[list] | None]:
         """Read the accuracy, format and official accuracy matrices of the tasks called `tasks`.
@@ -169,10 +239,7 @@ class RunFolder:
         """
         manifest = self.read_manifest()
         num_complete = len(manifest["complete"]) if manifest else 0
-        rows = [
-            read_json(self.task_folder(index, name) / SCORES_FILE) if index < num_complete else {}
-            for index, name in enumerate(tasks)
-        ]
+        rows = [self.read_scores(index, name) if index < num_complete else {} for index, name in enumerate(tasks)]
         accuracy, formatted, official = (
             [[scores.get(task, {}).get(key) for task in tasks] for scores in rows]
             for key in ("accuracy", "format", "official")
@@ -193,7 +260,29 @@ def _done(recipe: Mapping[str, Any], count: int, host: HostKeys) -> dict[str, An
     if any(key in recipe for key in host.batch):
         sizes = [int(recipe.get(key) or default) for key, default in host.batch.items()]
         batch = {" x ".join(host.batch): math.prod(sizes)}
-    return {**kept, **batch, "tasks": recipe["tasks"][:count]}
+    return {**kept, **batch, "tasks": _unscored(recipe["tasks"][:count])}
+
+
+def scorers_of(recipe: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the scorer of each task of a recipe."""
+    return {task["name"]: task.get("scorer") for task in recipe["tasks"]}
+
+
+def stages_scored_otherwise(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[int]:
+    """Return the tasks of a recipe, from 0, after which another recipe scores a task so far in another way."""
+    return [
+        index
+        for index in range(len(old["tasks"]))
+        if any(
+            one.get("scorer") != other.get("scorer")
+            for one, other in zip(old["tasks"][: index + 1], new["tasks"][: index + 1], strict=False)
+        )
+    ]
+
+
+def _unscored(tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return tasks without their scorers, which decide nothing that is learned."""
+    return [{key: value for key, value in task.items() if key != "scorer"} for task in tasks]
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -1,18 +1,31 @@
 """One task of a sequence: trained, scored and carried on, each step in the host's own process."""
 
 import shlex
-import subprocess
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors import SafetensorError
+
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.evaluation.results import SCORES_FILE
-from sefe_plugin.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, MODEL_CONFIG_FILE, MODEL_WEIGHTS_FILES
+from sefe_plugin.files import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    MODEL_CONFIG_FILE,
+    MODEL_WEIGHTS_FILES,
+    is_whole_safetensors,
+)
 from sefe_plugin.methods import methods
 from sefe_plugin.recipe.load import Task
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.process import LOG_FILE, call, ended_how
 from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, record_step, steps_of
+
+
+#: Bytes on a disk that are little for a training; what fails then often does not say why.
+_LITTLE_ROOM = 1 << 30
 
 
 class TaskFailedError(RuntimeError):
@@ -48,7 +61,8 @@ class Job:
         self._task = tasks[index]
         self.folder = folder.task_folder(index, self._task.name)
         self._keys = task_arguments(arguments, tasks, index, folder)
-        self._method, self._carry = methods()[arguments["cl_method"]], CARRIES[arguments["carry"]]
+        self._way = arguments["carry"]
+        self._method, self._carry = methods()[arguments["cl_method"]], CARRIES[self._way]
 
     def run(self) -> None:
         """Do the steps that are not whole.
@@ -97,16 +111,24 @@ class Job:
         def merge(target: Path) -> None:
             self._do(self._host.merge(self.folder / "merge.yaml", self._keys, self.folder, target))
 
-        self._carry.finish(self._keys, self.folder, merge)
+        try:
+            self._carry.finish(self._keys, self.folder, merge)
+        except (ValueError, SafetensorError) as error:
+            raise TaskFailedError(
+                f"Task {self._task.name} is trained and cannot be carried on by `carry: {self._way}`: {error}"
+            ) from error
         self._require(self.folder / self._carry.result)
 
     def _do(self, command: Sequence[str]) -> None:
-        status = call(command)
+        log = self.folder / LOG_FILE
+        status = call(command, log, self._run_folder.held)
         if status != 0:
+            free = shutil.disk_usage(self.folder).free
+            full = f" Only {free >> 20} MB are left on its disk." if free < _LITTLE_ROOM else ""
             kept = " and its training" if TRAINED in steps_of(self.folder) else ""
             raise TaskFailedError(
-                f"Task {self._task.name} failed with exit status {status}; its output is above. The "
-                f"complete tasks{kept} are kept, and the same command continues here. The command that failed was: "
+                f"Task {self._task.name} {ended_how(status)}; its output is above and in {log}.{full} The complete "
+                f"tasks{kept} are kept, and the same command continues here. The command that failed was: "
                 f"{shlex.join(command)}"
             )
 
@@ -114,11 +136,8 @@ class Job:
         for file in files:
             if not file.is_file():
                 raise TaskFailedError(f"Task {self._task.name} ended, but {file} is missing.")
-
-
-def call(command: Sequence[str]) -> int:
-    """Run a command line to its end and return its exit status."""
-    return subprocess.run(command, check=False).returncode
+            if file.suffix == ".safetensors" and not is_whole_safetensors(file):
+                raise TaskFailedError(f"Task {self._task.name} ended, but {file} is cut short or damaged.")
 
 
 def task_arguments(

@@ -1,45 +1,77 @@
 """The loop over the tasks of a sequence, and a report at the end."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.evaluation.report import build_report, write_report
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.files import read_json
+from sefe_plugin.files import read_json, remove_folder
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.recipe.load import Recipe, RecipeError
-from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.recipe.load import Recipe, RecipeError, Task
+from sefe_plugin.run.folder import RunFolder, RunFolderError
+from sefe_plugin.run.inputs import TRAINING, Inputs, accepted, changes, read_inputs, task_inputs, write_inputs
 from sefe_plugin.run.job import Host, Job
+from sefe_plugin.run.rescoring import scores_to_mend, write_scores
+from sefe_plugin.run.steps import SCORED, forget_step
 
 
-def run_sequence(recipe: Recipe, host: Host, host_keys: HostKeys, say: Callable[[str], None]) -> dict:
+def run_sequence(
+    recipe: Recipe, host: Host, host_keys: HostKeys, say: Callable[[str], None], accept_changed_data: bool = False
+) -> dict:
     """Train and score the tasks of `recipe` in order, continuing after the last step that is whole.
 
     Args:
         recipe: The checked recipe.
         host: What trains the tasks.
         host_keys: Its keys.
-        say: Given one line to show for every finished task.
+        say: Given one line to show for every finished task, and for what a continued run does anew.
+        accept_changed_data: Go on although what complete tasks were made of has changed.
 
     Returns:
         The report, also written to the run folder.
 
     Raises:
         RecipeError: If a benchmark's test sets cannot be scored.
-        RunFolderError: If the run folder is in use or belongs to something else.
+        RunFolderError: If the run folder is in use, belongs to something else, cannot be written, or holds tasks that
+            were made of other data.
         TaskFailedError: If a task's process fails; what is whole stays.
     """
     folder = RunFolder(recipe.output_dir.absolute())
+    try:
+        return _run(recipe, host, host_keys, say, folder, accept_changed_data)
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder.path}: {error}. See that the folder can be written and the disk has room; the same command "
+            "continues after the last step that is whole."
+        ) from error
+
+
+def _run(
+    recipe: Recipe,
+    host: Host,
+    host_keys: HostKeys,
+    say: Callable[[str], None],
+    folder: RunFolder,
+    accept_changed_data: bool,
+) -> dict:
     names = [task.name for task in recipe.tasks]
     with folder.lock():
-        complete = folder.open_run(recipe.to_dict(), host_keys)
+        mended = scores_to_mend(folder, recipe.to_dict())
+        complete = folder.open_run(recipe.to_dict(), host_keys, say)
+        if mended:
+            write_scores(mended)
+            say(f"Scored the answers of {len(mended)} complete tasks again, from their predictions.")
         arguments = dict(recipe.arguments)
         if recipe.benchmark is not None:
             arguments |= load_benchmark(recipe.benchmark).prepare(folder.data, arguments)
             _check_test_sets(recipe, arguments["dataset_dir"])
+        known = _compare_inputs(recipe, arguments, folder, len(complete), say, accept_changed_data)
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
         for index, task in enumerate(recipe.tasks):
@@ -47,6 +79,10 @@ def run_sequence(recipe: Recipe, host: Host, host_keys: HostKeys, say: Callable[
                 continue
             started = time.monotonic()
             job = Job(host, folder, arguments, recipe.tasks, index)
+            if not read_inputs(job.folder):
+                present = task_inputs(arguments, task, known)
+                write_inputs(job.folder, present)
+                known |= present
             job.run()
             seconds = time.monotonic() - started
             complete = [*complete, {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}]
@@ -59,6 +95,64 @@ def run_sequence(recipe: Recipe, host: Host, host_keys: HostKeys, say: Callable[
             title += f" in the order {recipe.task_order}" if isinstance(recipe.task_order, str) else ""
         write_report(folder.path, report, title)
     return report
+
+
+def _compare_inputs(
+    recipe: Recipe,
+    arguments: Mapping[str, Any],
+    folder: RunFolder,
+    num_complete: int,
+    say: Callable[[str], None],
+    accept: bool,
+) -> Inputs:
+    """Compare what the tasks so far were made of with what is there now, and return it.
+
+    Complete tasks must not have changed, unless that is accepted. What is left of another task is done anew, as far as
+    it depends on what has changed.
+    """
+    known: Inputs = {}
+    refused: list[str] = []
+    changed: dict[Path, Inputs] = {}
+    unfinished: list[tuple[Task, Path, Inputs]] = []
+    for index, task in enumerate(recipe.tasks):
+        place = folder.task_folder(index, task.name)
+        recorded = read_inputs(place)
+        if not recorded:
+            continue
+        present = task_inputs(arguments, task, known | recorded)
+        known |= present
+        if index >= num_complete:
+            unfinished.append((task, place, present))
+        elif found := changes(recorded, present):
+            refused += [f"task {task.name}: {sentence}" for sentence in found]
+            changed[place] = accepted(recorded, present)
+    if refused and not accept:
+        listed = "\n".join(f"  - {sentence}" for sentence in refused)
+        raise RunFolderError(
+            f"{folder.path} holds complete tasks that were made of something else than is there now; continuing would "
+            "mix the two. Put it back or choose another `output_dir`; or add --accept-changed-data to the command, to "
+            f"continue on purpose.\n{listed}"
+        )
+    for task, place, present in unfinished:
+        recorded = read_inputs(place)
+        if found := changes(recorded, present, TRAINING):
+            remove_folder(place)
+            say(f"{task.name} starts anew: {found[0]}")
+        elif changed or changes(recorded, present):
+            _forget_scores(place)
+            write_inputs(place, present)
+            say(f"{task.name} is scored anew: the test sets have changed.")
+    for place, inputs in changed.items():
+        write_inputs(place, inputs)
+    for sentence in refused:
+        say(f"Accepted as changed: {sentence}")
+    return known
+
+
+def _forget_scores(place: Path) -> None:
+    forget_step(place, SCORED)
+    (place / SCORES_FILE).unlink(missing_ok=True)
+    shutil.rmtree(place / "predictions", ignore_errors=True)
 
 
 def _check_test_sets(recipe: Recipe, dataset_dir: str) -> None:

@@ -1,8 +1,11 @@
 """The command `sefe`."""
 
+import argparse
+
 import pytest
 import yaml
 
+import sefe_plugin.cli as cli
 from sefe_plugin.cli import main
 from sefe_plugin.files import write_json
 from sefe_plugin.run.folder import RunFolder
@@ -47,3 +50,17 @@ def test_help_names_the_commands(capsys):
         main(["--help"])
     out = capsys.readouterr().out
     assert all(command in out for command in ("init", "report", "minicoin"))
+
+
+def test_every_command_and_argument_says_what_it_is():
+    def look(parser: argparse.ArgumentParser) -> None:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                told = {choice.dest: choice.help for choice in action._choices_actions}
+                for name, command in action.choices.items():
+                    assert told[name], f"{parser.prog} {name}"
+                    look(command)
+            else:
+                assert action.help, f"{parser.prog}: {action.dest}"
+
+    look(cli._parser())

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from whole_checkpoint import write_checkpoint
 
-from sefe_plugin.files import read_json, replacing, write_json
+from sefe_plugin.files import write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.steps import TRAINED, record_step
@@ -57,9 +58,7 @@ def test_an_unfinished_task_that_differs_starts_anew(folder):
     open_run(folder, recipe)
     folder.complete_task(recipe, [{"name": "A", "folder": "1_A", "seconds": 1.0}])
     for index, name in enumerate("ABC"):
-        checkpoint = folder.task_folder(index, name) / "checkpoint-3"
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "trainer_state.json").touch()
+        write_checkpoint(folder.task_folder(index, name) / "checkpoint-3")
     open_run(folder, RECIPE | {"tasks": [{"name": "A"}, {"name": "B", "learning_rate": 1e-5}, {"name": "C"}]})
     assert sorted(entry.name for entry in folder.path.iterdir()) == ["1_A", "3_C", "manifest.json"]
 
@@ -79,6 +78,55 @@ def test_keys_that_change_no_result_may_differ(folder):
     with pytest.raises(RunFolderError, match="another recipe") as caught:
         open_run(folder, recipe | {"per_device_train_batch_size": 4})
     assert "+per_device_train_batch_size x gradient_accumulation_steps: 8" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 2e-4},
+        {"cl_method": "full"},
+        {"benchmark": "minicoin"},
+        {"tasks": [{"name": "X"}]},
+        {"model_name_or_path": "another"},
+    ],
+)
+def test_everything_may_change_as_long_as_no_task_is_complete(folder, changes):
+    open_run(folder, RECIPE)
+    write_checkpoint(folder.task_folder(0, "A") / "checkpoint-3")
+    folder.data.mkdir()
+    said = []
+    assert folder.open_run(RECIPE | changes, host_keys(), said.append) == []
+    assert folder.read_manifest()["recipe"] == RECIPE | changes
+    assert not folder.task_folder(0, "A").exists()
+    assert said == ["A starts anew: its recipe is another than before."]
+
+
+def test_a_checkpoint_stays_where_the_recipe_of_its_task_is_the_same(folder):
+    open_run(folder, RECIPE)
+    checkpoint = write_checkpoint(folder.task_folder(0, "A") / "checkpoint-3")
+    open_run(folder, RECIPE | {"logging_steps": 7, "tasks": [RECIPE["tasks"][0], {"name": "X"}]})
+    assert checkpoint.is_dir()
+
+
+def test_what_was_half_removed_is_not_taken_for_whole(folder, monkeypatch):
+    open_run(folder, RECIPE)
+    write_checkpoint(folder.task_folder(0, "A") / "checkpoint-3")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", killed)
+        open_run(folder, RECIPE | {"learning_rate": 2e-4})
+    assert not folder.task_folder(0, "A").exists()
+    open_run(folder, RECIPE)
+    assert sorted(path.name for path in folder.path.iterdir()) == ["manifest.json"]
+
+
+def test_a_damaged_manifest_is_told(folder):
+    folder.manifest_file.write_text('{"version": 2,')
+    with pytest.raises(RunFolderError, match=r"manifest\.json is damaged"):
+        open_run(folder, RECIPE)
 
 
 def test_the_report_of_a_shorter_sequence_goes(folder):
@@ -120,27 +168,30 @@ def test_two_processes_cannot_share_a_folder(folder):
     with folder.lock():
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "in use by another run" in said
+        left_behind = subprocess.Popen(["sleep", "1"], pass_fds=folder.held)
+    with folder.lock():  # waits for what a killed run has left behind
+        assert left_behind.poll() == 0
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "locked\n"
 
 
 def test_unfinished_work_is_cleared_but_whole_checkpoints_stay(folder):
     task = folder.task_folder(0, "A")
-    for name, whole in (("checkpoint-10", True), ("checkpoint-20", False)):
-        (task / name).mkdir(parents=True)
-        if whole:
-            (task / name / "trainer_state.json").touch()
-    (task / "adapter_model.safetensors").touch()
+    for step in (10, 20):
+        write_checkpoint(task / f"checkpoint-{step}")
+    (task / "checkpoint-20" / "optimizer.pt").unlink()
+    for name in ("adapter_model.safetensors", "inputs.json", "log.txt"):
+        (task / name).touch()
     folder.clear_unfinished(task)
-    assert [entry.name for entry in task.iterdir()] == ["checkpoint-10"]
+    assert sorted(entry.name for entry in task.iterdir()) == ["checkpoint-10", "inputs.json", "log.txt"]
 
 
 def test_a_phase_that_is_trained_or_has_whole_checkpoints_is_not_cleared(folder):
     task = folder.task_folder(0, "A")
     for name in ("first", "second", "third"):
-        (task / name / "checkpoint-10").mkdir(parents=True)
+        (task / name / "checkpoint-5").mkdir(parents=True)
         (task / name / "adapter_model.safetensors").touch()
     record_step(task / "first", TRAINED)
-    (task / "second/checkpoint-10/trainer_state.json").touch()
+    write_checkpoint(task / "second/checkpoint-10")
     folder.clear_unfinished(task)
     assert sorted(entry.name for entry in task.iterdir()) == ["first", "second"]
     assert (task / "first" / "adapter_model.safetensors").is_file()
@@ -161,13 +212,3 @@ def test_matrices_hold_the_official_accuracy_where_there_is_one(folder):
     write_json(folder.task_folder(0, "A") / "scores.json", scores)
     folder.complete_task(RECIPE, [{"name": "A"}])
     assert folder.matrices(["A", "B"])[2] == [[20.0, None], [None, None]]
-
-
-def test_failed_write_leaves_the_old_file(tmp_path):
-    file = tmp_path / "x.json"
-    write_json(file, 1)
-    with pytest.raises(OSError, match="full"), replacing(file) as temporary:
-        temporary.write_text("half")
-        raise OSError("disk full")
-    assert read_json(file) == 1
-    assert list(tmp_path.iterdir()) == [file]

@@ -1,5 +1,6 @@
 """The steps of one task: what failed is done again, what is whole is not; with a host of a few lines."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from sefe_plugin import methods
 from sefe_plugin.methods.base import Method, Phase
 from sefe_plugin.recipe.load import Task
+from sefe_plugin.run import job
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import Job, TaskFailedError
 from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, steps_of
@@ -19,6 +21,9 @@ TASKS = (Task("A", "a_train", "a_test", "short_answer", {}),)
 #: Notes the call, leaves what a step leaves, and stops half way if the file "fail" names the step.
 HOST = """
 import pathlib, sys
+import numpy as np
+from safetensors.numpy import save_file
+from whole_checkpoint import write_checkpoint
 step, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 run = next(parent for parent in folder.parents if (parent / "calls").is_file())
 with (run / "calls").open("a") as calls:
@@ -26,14 +31,19 @@ with (run / "calls").open("a") as calls:
 
 def leave(name, content=""):
     (folder / name).parent.mkdir(exist_ok=True)
+    if name.endswith(".safetensors"):
+        save_file({"x": np.ones(2)}, folder / name)
+        return
     with (folder / name).open("a") as file:
         file.write(content)
 
 half, whole = {
-    "train": (["checkpoint-1/trainer_state.json"], ["adapter_config.json", "adapter_model.safetensors"]),
+    "train": ([], ["adapter_config.json", "adapter_model.safetensors"]),
     "score": (["predictions/A.jsonl"], ["scores.json"]),
     "merge": (["half"], ["config.json"]),
 }[step]
+if step == "train" and not (folder / "checkpoint-1").is_dir():
+    write_checkpoint(folder / "checkpoint-1")
 for name in half:
     leave(name, "answered\\n" if step == "score" else "")
 if f"{step} {folder.name}" == (run / "fail").read_text():
@@ -79,22 +89,23 @@ def two_phases(monkeypatch):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
     """Run task A with a quantized base, where a given call fails; returns the calls."""
     (tmp_path / "host.py").write_text(HOST)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
 
-    def start(fail="", **changes):
+    def start(fail="", told=True, **changes):
         (folder.path / "calls").write_text("")
         (folder.path / "fail").write_text(fail)
         keys = {"cl_method": "lora", "carry": "merge", "model_name_or_path": "base", "quantization_bit": 4, **changes}
-        job = Job(FakeHost(tmp_path / "host.py"), folder, keys, TASKS, 0)
-        if fail:
+        task = Job(FakeHost(tmp_path / "host.py"), folder, keys, TASKS, 0)
+        if fail and told:
             with pytest.raises(TaskFailedError, match="Task A failed with exit status 3"):
-                job.run()
+                task.run()
         else:
-            job.run()
+            task.run()
         return (folder.path / "calls").read_text().splitlines()
 
     return start
@@ -141,6 +152,12 @@ def test_a_merge_that_fails_is_done_again_alone(run, task):
     (task / ".merged.tmp" / "half of before").touch()
     assert run() == [MERGE]
     assert sorted(file.name for file in (task / "merged").iterdir()) == ["config.json", "half"]
+
+
+def test_a_disk_that_is_nearly_full_is_named(run, monkeypatch):
+    monkeypatch.setattr(job.shutil, "disk_usage", lambda path: job.shutil._ntuple_diskusage(10, 7, 3 << 20))
+    with pytest.raises(TaskFailedError, match=r"log\.txt\. Only 3 MB are left on its disk\. The complete tasks"):
+        run(TRAIN, told=False)
 
 
 def test_another_engine_answers_with_what_is_carried_on(run, task):

@@ -2,17 +2,20 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from sefe_plugin.benchmarks import load_benchmark
-from sefe_plugin.files import read_json
+from sefe_plugin.evaluation.results import write_predictions
+from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.load import Recipe, RecipeError, Task, load_recipe
-from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.job import TaskFailedError, task_arguments
 from sefe_plugin.run.runner import run_sequence
+from sefe_plugin.run.steps import SCORED, TRAINED, steps_of
 
 
 #: What a checked recipe holds.
@@ -34,10 +37,11 @@ with open(folder.parent / "calls", "a") as calls:
 if keys["merge_adapter"]:
     (folder / "merged").mkdir()
     (folder / "merged/config.json").write_text("{}")
-(folder / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "use_rslora": False}))
+config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": False}
+(folder / "adapter_config.json").write_text(json.dumps(config))
 key = "base_model.model.q_proj.lora_{}.weight"
 save_file({key.format(m): np.ones((2, 2), np.float32) for m in "AB"}, folder / "adapter_model.safetensors")
-(folder / "key_elements.safetensors").touch()
+save_file({"q_proj": np.ones(2, np.uint8)}, folder / "key_elements.safetensors")
 names = [test_set["name"] for test_set in keys["test_sets"]]
 last = len(names) - 1
 scores = {name: {"accuracy": 90.0 - 10 * (last - i), "format": 100.0, "count": 5} for i, name in enumerate(names)}
@@ -72,10 +76,13 @@ def run(tmp_path):
     script = tmp_path / "host.py"
     script.write_text(HOST)
 
-    def start(tasks=TASKS, **changes):
+    def start(tasks=TASKS, accept=False, merge_fails=False, **changes):
         lines = []
         recipe = Recipe("test.yaml", KEYS | changes, tasks, tmp_path / "run", None)
-        run_sequence(recipe, FakeHost(script), host_keys(), lines.append)
+        host = FakeHost(script)
+        if merge_fails:
+            host.merge = lambda *arguments: [sys.executable, "-c", "raise SystemExit(1)"]
+        run_sequence(recipe, host, host_keys(), lines.append, accept)
         return lines
 
     return start
@@ -158,6 +165,83 @@ def test_finished_run_takes_a_further_task(run, tmp_path):
     assert (tmp_path / "run" / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
     report = read_json(tmp_path / "run" / "report.json")
     assert report["accuracy_matrix"] == [[90.0, None, None], [80.0, 90.0, None], [70.0, 80.0, 90.0]]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A dataset folder of the three tasks."""
+    info = {f"{name}_{split}": {"file_name": f"{name}_{split}.json"} for name in "ABC" for split in ("train", "test")}
+    for name in info:
+        write_json(tmp_path / "data" / f"{name}.json", [{"text": name}])
+    write_json(tmp_path / "data" / "dataset_info.json", info)
+    return tmp_path / "data"
+
+
+def test_changed_data_of_complete_tasks_is_refused_and_accepted_on_purpose(run, data, tmp_path):
+    run(TASKS[:2], dataset_dir=str(data))
+    before = (tmp_path / "run/2_B/inputs.json").read_bytes()
+    write_json(data / "A_train.json", [{"text": "another"}])
+    write_json(data / "B_test.json", [])
+    RunFolder(tmp_path / "run").task_folder(2, "C").mkdir()
+    write_json(tmp_path / "run/3_C/inputs.json", {"C_train": {"for": "training", "size": 1}})
+    with pytest.raises(RunFolderError, match="complete tasks that were made of something else") as caught:
+        run(TASKS, dataset_dir=str(data))
+    assert f"task A: A_train (for training, {data / 'A_train.json'}): it was sha256" in str(caught.value)
+    assert "task B: B_test (for test, " in str(caught.value)
+    assert "--accept-changed-data" in str(caught.value)
+    assert (tmp_path / "run/3_C/inputs.json").is_file()  # nothing is removed by a start that is refused
+    assert (tmp_path / "run/2_B/inputs.json").read_bytes() == before
+    lines = run(TASKS, accept=True, dataset_dir=str(data))
+    assert lines[0].startswith("C starts anew: C_train")
+    assert [line.split(":")[0] for line in lines[1:3]] == ["Accepted as changed"] * 2
+    assert (tmp_path / "run" / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
+    assert run(TASKS, dataset_dir=str(data)) == ["Continuing after 3 of 3 tasks: A, B, C."]
+
+
+def test_an_unfinished_task_starts_anew_with_other_training_data(run, data, tmp_path):
+    (tmp_path / "host.py").write_text(HOST.replace('keys["merge_adapter"]', "False"))
+    with pytest.raises(TaskFailedError, match="failed with exit status"):
+        run(TASKS[:1], dataset_dir=str(data), merge_fails=True)
+    write_json(data / "A_train.json", [{"text": "another"}])
+    lines = run(TASKS[:1], dataset_dir=str(data))
+    assert lines[0].startswith("A starts anew: A_train (for training")
+    assert (tmp_path / "run" / "calls").read_text().split() == ["1_A", "1_A"]
+
+
+def test_an_unfinished_task_is_only_scored_anew_with_another_test_set(run, data, tmp_path):
+    (tmp_path / "host.py").write_text(HOST.replace('keys["merge_adapter"]', "False"))
+    with pytest.raises(TaskFailedError, match="failed with exit status"):
+        run(TASKS[:1], dataset_dir=str(data), merge_fails=True)
+    folder = tmp_path / "run/1_A"
+    assert set(steps_of(folder)) == {TRAINED, SCORED}
+    (folder / "predictions").mkdir()
+    (folder / "scores.json").rename(folder / "unread.json")
+    write_json(data / "A_test.json", [{"text": "another"}])
+    lines = run(TASKS[:1], dataset_dir=str(data))
+    assert lines[0] == "A is scored anew: the test sets have changed."
+    assert (tmp_path / "run" / "calls").read_text().split() == ["1_A"]
+    assert not (folder / "predictions").exists()
+
+
+def test_another_scorer_of_a_complete_task_is_taken_without_the_host(run, tmp_path):
+    run(TASKS[:2])
+    for folder in ("1_A", "2_B"):
+        for name in "AB":
+            write_predictions(
+                tmp_path / "run" / folder, name, [{"answer": "x b-c"}, {"answer": "d"}], ["the x b c", "e"]
+            )
+    tasks = (replace(TASKS[0], scorer="class_name"), TASKS[1])
+    lines = run(tasks)
+    assert lines[0] == "Scored the answers of 2 complete tasks again, from their predictions."
+    assert (tmp_path / "run" / "calls").read_text().split() == ["1_A", "2_B"]
+    assert read_json(tmp_path / "run" / "report.json")["accuracy_matrix"] == [[50.0, None], [50.0, 0.0]]
+    with pytest.raises(RunFolderError, match="cannot be scored by 'yes_no': record 1: 'answer' must be yes or no"):
+        run((replace(TASKS[0], scorer="yes_no"), TASKS[1]))
+    assert read_json(tmp_path / "run" / "report.json")["accuracy_matrix"] == [[50.0, None], [50.0, 0.0]]
+    # a further task at the same time
+    lines = run((*tasks, TASKS[2]))
+    assert "Scored" not in lines[0]
+    assert (tmp_path / "run" / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
 
 
 def test_missing_result_is_no_success(run, tmp_path):

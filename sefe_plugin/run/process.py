@@ -1,0 +1,162 @@
+"""The process of one step of a task: its output shown and kept, and its end with this process."""
+
+import ctypes
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+
+
+#: The output of everything that a task started, in its folder.
+LOG_FILE = "log.txt"
+
+#: Linux's call that has a signal sent when the parent dies; None elsewhere.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+#: Seconds that a process has to end by itself, and for its last words to come through.
+_GRACE = 10
+
+
+def call(command: Sequence[str], log: Path, held: Sequence[int] = ()) -> int:
+    """Run a command line to its end, show what it says, and add that to a file.
+
+    Where this process writes to a terminal, so does the command: progress bars stay as they are. The file gets every
+    line as the terminal shows it at last, so of a progress bar it gets one line.
+
+    A Ctrl-C is for this process alone, which ends the command: so no command breaks off with a traceback.
+
+    Args:
+        command: The command line.
+        log: The file.
+        held: File descriptors that the command inherits.
+
+    Returns:
+        Its exit status, negative where a signal ended it.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as file:
+        _keep(file, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+        readers, writers = zip(*(_channel(stream) for stream in (1, 2)), strict=True)
+        try:
+            process = subprocess.Popen(
+                command, stdout=writers[0], stderr=writers[1], pass_fds=held, preexec_fn=_bind_to_this_process
+            )
+        finally:
+            for end in writers:
+                os.close(end)
+        copies = [
+            threading.Thread(target=_copy, args=(reader, stream, file), daemon=True)
+            for reader, stream in zip(readers, (1, 2), strict=True)
+        ]
+        for copy in copies:
+            copy.start()
+        try:
+            return process.wait()
+        except BaseException:
+            _end(process.pid)
+            raise
+        finally:
+            for copy in copies:
+                copy.join(_GRACE)
+
+
+def ended_how(status: int) -> str:
+    """Say how a process ended.
+
+    Example:
+        >>> ended_how(3), ended_how(-15)
+        ('failed with exit status 3', 'was ended by SIGTERM')
+    """
+    if status >= 0:
+        return f"failed with exit status {status}"
+    name = signal.Signals(-status).name
+    return f"was ended by {name}" + (", as a system does that runs out of memory" if name == "SIGKILL" else "")
+
+
+def _bind_to_this_process() -> None:
+    """Leave a Ctrl-C to this process, and, on Linux, end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if _prctl:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _channel(stream: int) -> tuple[int, int]:
+    """Return the two ends by which a command's output comes here: to read, to write."""
+    if not os.isatty(stream):
+        return os.pipe()
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, termios.tcgetwinsize(stream))
+    return reader, writer
+
+
+def _copy(reader: int, stream: int, log: BinaryIO) -> None:
+    """Show output as it comes, and add each line to the log as it stands at last."""
+    line = b""
+    while chunk := _read(reader):
+        _show(stream, chunk)
+        *whole, line = (line + chunk).split(b"\n")
+        line = line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
+        _keep(log, b"".join(_last_state(text) + b"\n" for text in whole))
+    if line:
+        _keep(log, _last_state(line) + b"\n")
+    os.close(reader)
+
+
+def _last_state(line: bytes) -> bytes:
+    return line.rstrip(b"\r").rpartition(b"\r")[2]
+
+
+def _keep(log: BinaryIO, lines: bytes) -> None:
+    """Add to the log; where the disk is full, the command goes on, for it waits until its output is read."""
+    try:
+        log.write(lines)
+    except OSError:
+        return
+
+
+def _read(reader: int) -> bytes:
+    try:
+        return os.read(reader, 1 << 16)
+    except OSError:  # how a terminal says that its other end is closed
+        return b""
+
+
+def _show(stream: int, chunk: bytes) -> None:
+    """Write to this process's own output; where nobody reads it any more, the command goes on unseen."""
+    try:
+        while chunk:
+            chunk = chunk[os.write(stream, chunk) :]
+    except OSError:
+        return
+
+
+def _end(pid: int) -> None:
+    """End a process and all that it has started, kindly at first."""
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        _send(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(tree, timeout=_GRACE)
+    for process in alive:
+        _send(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=_GRACE)
+
+
+def _send(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,156 @@
+"""Whether a run folder still holds what it says: inputs, weights, key elements, answers, scores and report."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from safetensors import SafetensorError
+
+from sefe_plugin.benchmarks import official_rule
+from sefe_plugin.evaluation.report import REPORT_FILE, build_report
+from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_rows
+from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, is_whole_safetensors, read_json
+from sefe_plugin.json_lines import read_json_lines
+from sefe_plugin.methods import methods
+from sefe_plugin.recipe.load import TASK_KEYS, Task
+from sefe_plugin.run.folder import RunFolder, RunFolderError
+from sefe_plugin.run.inputs import changes, read_inputs, task_inputs
+
+
+class Finding(NamedTuple):
+    """What one check found.
+
+    Attributes:
+        where: The task's folder, or the file.
+        state: True if all is well, False if not; None where it cannot be checked.
+        what: What was looked at, and what is wrong with it.
+    """
+
+    where: str
+    state: bool | None
+    what: str
+
+
+#: Checks the models of a task, which needs the host: its keys and its folder -> (state, what).
+ModelCheck = Callable[[Mapping[str, Any], Path], Iterator[tuple[bool | None, str]]]
+
+
+def verify_run(path: Path, check_models: ModelCheck) -> Iterator[Finding]:
+    """Check every complete task of a run, and its report; nothing in the folder is changed.
+
+    Args:
+        path: The run folder.
+        check_models: Checks that adapters can be loaded and merged models are what they were made of.
+
+    Raises:
+        RunFolderError: If the folder holds no run.
+    """
+    folder = RunFolder(path)
+    manifest = folder.read_manifest()
+    if manifest is None:
+        raise RunFolderError(f"{path} holds no run: it has no manifest.json. Name the `output_dir` of a sequence.")
+    recipe, complete = manifest["recipe"], manifest["complete"]
+    for index in range(len(complete)):
+        entry = recipe["tasks"][index]
+        place = folder.task_folder(index, entry["name"])
+        if not (place / "task.yaml").is_file():
+            yield Finding(place.name, False, "task.yaml is missing")
+            continue
+        keys = yaml.safe_load((place / "task.yaml").read_text(encoding="utf-8"))
+        for check in (_inputs, _weights, _left_behind, _scores, _stacked):
+            yield from (Finding(place.name, *found) for found in _guarded(check, recipe, entry, keys, place))
+        yield from (Finding(place.name, *found) for found in _guarded(check_models, keys, place))
+    yield _report(folder, [task["name"] for task in recipe["tasks"]], len(complete))
+
+
+def _guarded(check: Callable, *arguments: Any) -> Iterator[tuple[bool | None, str]]:
+    """Turn what a check stumbles over into a finding."""
+    try:
+        yield from check(*arguments)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        name = check.__name__.strip("_").replace("_", " ")
+        yield False, f"{name}: {error if str(error) else repr(error)}"
+
+
+def _inputs(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:
+    recorded = read_inputs(place)
+    if not recorded:
+        yield None, "inputs: not recorded, an earlier version of this plugin trained this task"
+        return
+    overrides = {key: value for key, value in entry.items() if key not in TASK_KEYS}
+    task = Task(**{key: entry[key] for key in TASK_KEYS}, overrides=overrides)
+    # the folders of a benchmark are those of the run
+    folders = {key: keys[key] for key in ("dataset_dir", "media_dir") if key in keys}
+    found = changes(recorded, task_inputs({**recipe, **folders}, task, recorded))
+    yield from ((False, f"input changed: {sentence}") for sentence in found)
+    if not found:
+        accepted = [name for name, record in recorded.items() if "accepted" in record]
+        said = f"; changed and accepted since the training: {', '.join(accepted)}" if accepted else ""
+        yield True, f"inputs: {len(recorded)} as recorded{said}"
+
+
+def _weights(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:
+    files = [file for folder in (place, place / "merged", place / "stacked") for file in folder.glob("*.safetensors")]
+    broken = [str(file.relative_to(place)) for file in files if not is_whole_safetensors(file)]
+    if broken or not files:
+        yield False, f"weights: {', '.join(broken)} cut short or damaged" if broken else "weights: missing"
+    else:
+        yield True, f"weights: {len(files)} files whole"
+
+
+def _left_behind(
+    recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path
+) -> Iterator:
+    method = methods()[recipe["cl_method"]]
+    if method.file is not None:
+        yield True, f"{method.file}: {method.check_file(place, recipe)}"
+
+
+def _scores(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:
+    stored, count = read_json(place / SCORES_FILE), 0
+    for test_set in keys["test_sets"]:
+        name, official = test_set["name"], test_set.get("official")
+        rows = read_json_lines(predictions_file(place, name))
+        scores = score_rows(test_set["scorer"], rows, official and official_rule(official))
+        was = {key: stored.get(name, {}).get(key) for key in scores}
+        if was != scores:
+            yield False, f"scores of {name}: the predictions are worth {scores}, and {SCORES_FILE} says {was}"
+        count += len(rows)
+    yield True, f"scores: {len(keys['test_sets'])} test sets with {count} predictions scored again"
+
+
+def _stacked(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:
+    stacked = place / "stacked"
+    if not stacked.is_dir():
+        return
+    from safetensors.torch import load_file
+
+    from sefe_plugin.carry.stacking import stack_adapters
+
+    again = Path(tempfile.mkdtemp())
+    try:
+        earlier = [Path(keys["stacked_adapter"])] if keys.get("stacked_adapter") else []
+        stack_adapters([*earlier, place], again)
+        ours, theirs = (load_file(folder / ADAPTER_WEIGHTS_FILE) for folder in (again, stacked))
+        equal = ours.keys() == theirs.keys() and all(value.equal(theirs[name]) for name, value in ours.items())
+        yield equal, f"stacked: {'the same' if equal else 'not the same'} when the adapters are stacked again"
+    finally:
+        shutil.rmtree(again)
+
+
+def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
+    file = folder.path / REPORT_FILE
+    if not file.is_file():
+        unfinished = num_complete < len(names)
+        said = f"not written yet, {num_complete} of {len(names)} tasks are complete" if unfinished else "missing"
+        return Finding(REPORT_FILE, None if unfinished else False, said)
+    try:
+        stored, again = read_json(file), build_report(names, *folder.matrices(names))
+    except (OSError, ValueError) as error:
+        return Finding(REPORT_FILE, False, f"cannot be made again: {error}")
+    differing = [key for key, value in again.items() if stored.get(key) != value]
+    what = f"differs from the scores in {', '.join(differing)}" if differing else "the same when made again"
+    return Finding(REPORT_FILE, not differing, what)

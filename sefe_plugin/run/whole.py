@@ -1,0 +1,47 @@
+"""Whether what the complete tasks of a run have left is whole, told before the next one starts."""
+
+from functools import partial
+
+from sefe_plugin.carry import CARRIES
+from sefe_plugin.carry.adapter_files import check_carried
+from sefe_plugin.evaluation.results import SCORES_FILE
+from sefe_plugin.methods import methods
+from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.records import RunFolderError
+from sefe_plugin.run.steps import steps_of
+
+
+def require_whole(recipe: Recipe) -> None:
+    """Check the files that a continued run reads, so that nothing damaged is found in the middle of a training.
+
+    These are the manifest, the steps of all tasks, the scores of the complete ones, and what these have left for the
+    next one: the model or adapter that it starts from, and the files of the method.
+
+    Raises:
+        RunFolderError: With all files that are at fault.
+    """
+    folder = RunFolder(recipe.output_dir.absolute())
+    manifest = folder.read_manifest()
+    if manifest is None:
+        return
+    places = [folder.task_folder(index, task.name) for index, task in enumerate(recipe.tasks)]
+    complete = manifest["complete"][: len(places)]
+    checks = [partial(steps_of, place) for place in places]
+    # scores that are absent are made anew from the predictions (`rescoring`)
+    scored = [index for index in range(len(complete)) if (places[index] / SCORES_FILE).exists()]
+    checks += [partial(folder.read_scores, index, complete[index]["name"]) for index in scored]
+    if 0 < len(complete) < len(places):
+        method, carry = methods()[recipe.arguments["cl_method"]], CARRIES[recipe.arguments["carry"]]
+        done = places[: len(complete)]
+        checks.append(partial(check_carried, (done[-1] / carry.result).parent))
+        if method.file is not None:
+            checks += [partial(method.check_file, place, recipe.arguments) for place in done]
+    errors = []
+    for check in checks:
+        try:
+            check()
+        except (OSError, ValueError) as error:
+            errors.append(f"  - {error}")
+    if errors:
+        raise RunFolderError("\n".join([f"{folder.path} cannot be continued: it holds damaged files.", *errors]))

@@ -1,0 +1,70 @@
+"""A run that is continued: on purpose with changed data, with a mended recipe, and from what the host saves."""
+
+import os
+import signal
+
+import pytest
+import yaml
+
+from sefe_plugin.hosts.llamafactory import sequence
+from sefe_plugin.hosts.llamafactory.sequence import ACCEPT, intercept
+from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
+from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.run.checkpoints import is_whole_checkpoint
+from sefe_plugin.run.job import TaskFailedError
+
+
+@pytest.fixture
+def runner():
+    """Undoes what makes this process one that runs sequences."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    os.environ.pop(RUNNER_PID, None)
+
+
+@pytest.mark.parametrize("words", [[], [ACCEPT], ["seed=3", ACCEPT], [ACCEPT, "seed=3"]])
+def test_the_flag_is_no_key_of_the_recipe(monkeypatch, runner, small_recipe, tmp_path, words):
+    seen = []
+    monkeypatch.setattr(sequence, "_run", lambda recipe, source, accept: seen.append((recipe, accept)))
+    assert intercept([str(small_recipe(tmp_path, 1)), *words])
+    ((recipe, accept),) = seen
+    assert accept == (ACCEPT in words)
+    assert recipe.arguments["seed"] == (3 if "seed=3" in words else 7)
+    assert ACCEPT not in recipe.arguments
+
+
+def test_the_flag_belongs_to_a_sequence(tmp_path, capsys):
+    file = tmp_path / "single.yaml"
+    file.write_text(yaml.safe_dump({"model_name_or_path": "base", "cl_method": "lora", "asd_ratio": 0.2}))
+    with pytest.raises(SystemExit):
+        intercept([str(file), ACCEPT])
+    assert f"`{ACCEPT}` belongs to a sequence" in capsys.readouterr().err
+    file.write_text(yaml.safe_dump({"model_name_or_path": "base"}))
+    assert not intercept([str(file), ACCEPT])  # a run of the host alone, which says itself what it does not know
+
+
+def test_a_start_that_fails_does_not_block_the_mended_recipe(train_here, small_recipe, tmp_path):
+    mistakes = (
+        {"template": "lava"},
+        {"cl_method": "lora", "reglora_weight": None, "lora_target": "k_porj"},
+    )
+    for mistake in mistakes:
+        recipe = small_recipe(tmp_path, 1, num_train_epochs=1, **mistake)
+        keys = {key: value for key, value in yaml.safe_load(recipe.read_text()).items() if value is not None}
+        recipe.write_text(yaml.safe_dump(keys))
+        with pytest.raises((TaskFailedError, RecipeError)):
+            train_here(recipe)
+    report = train_here(small_recipe(tmp_path, 1, num_train_epochs=1, lora_rank=2))
+    assert report["num_scored_tasks"] == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"save_only_model": True}, {"cl_method": "full", "asd_ratio": 0.0}])
+def test_checkpoints_of_the_host_are_whole_unless_they_hold_the_model_only(
+    train_here, small_recipe, tmp_path, changes
+):
+    keys = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 1, "max_new_tokens": 1, **changes}
+    train_here(small_recipe(tmp_path, 1, **keys))
+    checkpoints = list((tmp_path / "run" / "1_ScienceQA").glob("checkpoint-*"))
+    assert len(checkpoints) == 2
+    assert {is_whole_checkpoint(checkpoint) for checkpoint in checkpoints} == {"save_only_model" not in changes}
