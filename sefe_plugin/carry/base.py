@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class SavedSizes(Protocol):
@@ -27,13 +31,23 @@ class Carry:
     Attributes:
         result: Path below a task's folder of the file that shows that the task can be carried on.
         whole_sequence: Keys of the host in which the tasks of a sequence cannot differ.
+        same_matrices: Whether the adapters of all tasks must change the same matrices.
     """
 
     result: ClassVar[str]
     whole_sequence: ClassVar[tuple[str, ...]] = ()
+    same_matrices: ClassVar[bool] = False
 
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
         """List which keys of a recipe this way cannot work with, one sentence each."""
+        return []
+
+    def model_errors(self, model: nn.Module) -> list[str]:
+        """List what of a model with its adapter this way cannot carry on, one sentence each.
+
+        Args:
+            model: As it will be trained, with or without weights.
+        """
         return []
 
     def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:

@@ -6,15 +6,17 @@ task still ends in one adapter that PEFT, vLLM and others load without this plug
 """
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from sefe_plugin.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, replacing
+from sefe_plugin.carry.adapter_files import check_adapter
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, replacing, write_text
 
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -31,10 +33,10 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
         folder: where to; its configuration is written last.
 
     Raises:
-        ValueError: if the adapters change different matrices, or anything but the matrices of linear layers, or
-            change them by anything but a plain B A.
+        ValueError: if a file is damaged, or if the adapters are of different models, change different matrices, or
+            anything but the matrices of linear layers, or change them by anything but a plain B A.
     """
-    configs = [json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8")) for adapter in adapters]
+    configs = [check_adapter(adapter) for adapter in adapters]
     parts = [load_file(adapter / ADAPTER_WEIGHTS_FILE) for adapter in adapters]
     for adapter, config, part in zip(adapters, configs, parts, strict=True):
         if config.get("rank_pattern") or config.get("alpha_pattern"):
@@ -49,6 +51,13 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
             )
         if _factors(part) != _factors(parts[0]):
             raise ValueError(f"{adapter} and {adapters[0]} change different matrices. Use one `lora_target` for both.")
+        for name in sorted(factors):
+            side = 1 if name.endswith(_A) else 0
+            if part[name].shape[side] != parts[0][name].shape[side]:
+                raise ValueError(
+                    f"{adapter} and {adapters[0]} are of different models: {name} has shape {tuple(part[name].shape)} "
+                    f"in the one and {tuple(parts[0][name].shape)} in the other. Stack adapters of one model."
+                )
     stacked = {name: value for part in parts for name, value in part.items()}
     for name in _factors(stacked):
         if name.endswith(_A):
@@ -60,11 +69,10 @@ def stack_adapters(adapters: list[Path], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / ADAPTER_WEIGHTS_FILE) as temporary:
         save_file(stacked, temporary, metadata={"format": "pt"})
-    with replacing(folder / ADAPTER_CONFIG_FILE) as temporary:
-        whole = sorted({name for config in configs for name in config.get("modules_to_save") or ()})
-        changes = {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "use_rslora": False}
-        changes |= {"init_lora_weights": True, "modules_to_save": whole or None}
-        temporary.write_text(json.dumps(configs[-1] | changes, indent=2, sort_keys=True), encoding="utf-8")
+    whole = sorted({name for config in configs for name in config.get("modules_to_save") or ()})
+    changes = {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "use_rslora": False}
+    changes |= {"init_lora_weights": True, "modules_to_save": whole or None}
+    write_text(folder / ADAPTER_CONFIG_FILE, json.dumps(configs[-1] | changes, indent=2, sort_keys=True))
 
 
 @torch.no_grad()
@@ -81,11 +89,11 @@ def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
         dtype: in which the factors are kept and multiplied.
 
     Raises:
-        ValueError: if the adapter has weights for modules that the model has not, or was trained with a whole module
-            whose weight is also another module's.
+        ValueError: if a file is damaged, if the adapter has weights for modules that the model has not, or has in
+            another shape, or if it was trained with a whole module whose weight is also another module's.
     """
-    config = LoraConfig.from_pretrained(folder)
-    if config.r != config.lora_alpha or config.use_rslora:
+    config = check_adapter(folder)
+    if config["r"] != config["lora_alpha"] or config.get("use_rslora"):
         raise ValueError(f"{folder} is no stacked adapter: its scale is not 1.")
     weights = load_file(folder / ADAPTER_WEIGHTS_FILE)
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
@@ -95,7 +103,15 @@ def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
             raise ValueError(f"{folder} has weights for {name}, which the model has not. Use the base of its run.")
         if key.endswith(_A):
             module = modules[name.removesuffix(_A)]
-            device = next(module.parameters()).device
+            held = (weights[key.removesuffix(_A) + _B].shape[0], weights[key].shape[1])
+            own = tuple(getattr(module, side, None) for side in ("out_features", "in_features"))
+            if held != own:
+                raise ValueError(
+                    f"{folder}: {name.removesuffix(_A)} has shape {held} in the adapter and {own} in the model. Use "
+                    "the base of its run."
+                )
+            # the weights of GPTQ and AWQ are buffers
+            device = next(chain(module.parameters(), module.buffers())).device
             for buffer, value in (("stacked_A", weights[key]), ("stacked_B", weights[key.removesuffix(_A) + _B])):
                 module.register_buffer(buffer, value.to(device, dtype), persistent=False)
             module.register_forward_hook(_add_stacked)
@@ -107,6 +123,28 @@ def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
                     "which would change with it. Drop its module from `additional_target` and train the sequence anew."
                 )
             _overwrite(parameters[name], weights[key])
+
+
+def tied_modules(model: nn.Module) -> dict[str, str]:
+    """Return the modules that a model trains as a whole although their weight is also another module's, and whose.
+
+    Args:
+        model: a PEFT model, with or without weights.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            own = {id(parameter) for parameter in module.original_module.parameters()}
+            inner = f"{name}.original_module."
+            others = [other for other, value in parameters.items() if id(value) in own and not other.startswith(inner)]
+            if others:
+                found[_plain(name)] = ", ".join(_plain(other) for other in others)
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(_PREFIX).replace(".original_module", "")
 
 
 def _add_stacked(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -130,4 +168,4 @@ def _factors(weights: dict[str, torch.Tensor]) -> set[str]:
 
 
 def _scale(config: dict) -> float:
-    return config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
+    return config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sefe_plugin.carry.base import Carry, SavedSizes
-from sefe_plugin.files import ADAPTER_CONFIG_FILE, MODEL_CONFIG_FILE
+from sefe_plugin.carry.quantized import merge_errors
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, MODEL_CONFIG_FILE, replacing_folder
 from sefe_plugin.zero import zero_stage
+
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 #: Keys that make the shape of an adapter, which one that is continued has already.
@@ -30,6 +34,10 @@ class Merge(Carry):
 
     result = f"merged/{MODEL_CONFIG_FILE}"
 
+    def errors(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Refuse a base whose weights are quantized in its files: nothing can be merged into them."""
+        return merge_errors(arguments, "carry: merge", "Set `carry: stack`, which leaves the base as it is.")
+
     def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
         """Start from the merged model of the task before."""
         base = {"model_name_or_path": str(earlier[-1] / "merged")} if earlier else {}
@@ -39,11 +47,8 @@ class Merge(Carry):
         """Let the host merge where the task's own process could not, or was ended before it did."""
         if (folder / self.result).is_file():
             return
-        temporary = folder / ".merged.tmp"
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        merge(temporary)
-        temporary.replace(folder / "merged")
+        with replacing_folder(folder / "merged") as temporary:
+            merge(temporary)
 
     def disk(self, sizes: SavedSizes, tasks: int) -> dict[str, float]:
         """Return the bytes of one merged model for every task."""
@@ -55,6 +60,7 @@ class Stack(Carry):
 
     result = f"stacked/{ADAPTER_CONFIG_FILE}"
     whole_sequence = ("lora_target",)
+    same_matrices = True
 
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
         """Refuse adapters that are no plain B A on the base."""
@@ -62,6 +68,16 @@ class Stack(Carry):
             f"`{key}` cannot be combined with `carry: stack`: its weight change is not B A on the base. Drop one."
             for key in ("use_dora", "pissa_init")
             if arguments.get(key)
+        ]
+
+    def model_errors(self, model: nn.Module) -> list[str]:
+        """Refuse modules that are trained as a whole while their weight is also another module's."""
+        from sefe_plugin.carry.stacking import tied_modules
+
+        return [
+            f"`carry: stack` cannot keep {name}, which `additional_target` trains as a whole: it is tied to {others}, "
+            "which would change with it. Drop it from `additional_target`, or set `carry: merge`."
+            for name, others in tied_modules(model).items()
         ]
 
     def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
@@ -106,6 +122,11 @@ class Replace(Carry):
     """The model of a task is the base of the next."""
 
     result = MODEL_CONFIG_FILE
+
+    def errors(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Refuse a base whose weights are quantized in its files: they cannot be trained."""
+        remedy = "Train an adapter with `carry: stack`, or take the base in full precision."
+        return merge_errors(arguments, "carry: replace", remedy)
 
     def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
         """Start from the model of the task before."""

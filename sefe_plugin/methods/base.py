@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from sefe_plugin.options import own_options
+from sefe_plugin.patching import Patch
 
 
 if TYPE_CHECKING:
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 
 #: What a host may be asked to train: an adapter, or the model itself.
 PARAMETRISATIONS = ("lora", "full")
+
+
+#: What `MethodCallback` changes in transformers.
+METHOD_LOG = Patch(
+    "method_log",
+    "transformers.trainer_callback",
+    ("CallbackHandler.on_log",),
+    "the values that a method notes beside the loss in every log",
+    lasts="while a method trains",
+)
 
 
 class Phase(NamedTuple):
@@ -70,6 +81,8 @@ class Method:
         file: Name of the file in a task's folder that holds what later tasks need of it; None without one.
         earlier: The option that lists these files of the earlier tasks, the oldest first; a sequence fills it in.
         whole_sequence: Keys of the host in which the tasks of a sequence cannot differ.
+        same_matrices: Whether the adapters of all tasks must change the same matrices.
+        patches: What it changes in other packages, and cannot work without.
     """
 
     Options: ClassVar[type] = NoOptions
@@ -78,6 +91,8 @@ class Method:
     file: ClassVar[str | None] = None
     earlier: ClassVar[str | None] = None
     whole_sequence: ClassVar[tuple[str, ...]] = ()
+    same_matrices: ClassVar[bool] = False
+    patches: ClassVar[tuple[Patch, ...]] = ()
 
     def __init__(self, arguments: Mapping[str, Any] | None = None):
         named = arguments or {}
@@ -102,6 +117,21 @@ class Method:
     def disk(cls, sizes: Sizes, arguments: Mapping[str, Any]) -> dict[str, float]:
         """Return the bytes that the method leaves on disk for every task, by part, beside adapter and model."""
         return {}
+
+    @classmethod
+    def check_file(cls, folder: Path, arguments: Mapping[str, Any]) -> str:
+        """Check the `file` that a complete task has left, and say what was checked.
+
+        Args:
+            folder: The task's folder.
+            arguments: Recipe keys and values.
+
+        Raises:
+            ValueError: If it is missing, damaged, not of this task, or does not fit the recipe; names the file.
+        """
+        if not (folder / cls.file).is_file():
+            raise ValueError(f"{folder / cls.file} is missing")
+        return "there"
 
     def adapt(self, config: LoraConfig) -> PeftConfig:
         """Return the configuration of the adapter to train in place of the plain LoRA that the host makes."""

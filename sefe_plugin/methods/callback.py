@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 
 from accelerate.optimizer import AcceleratedOptimizer
@@ -13,8 +14,9 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-from sefe_plugin.methods.base import Method
+from sefe_plugin.methods.base import METHOD_LOG, Method
 from sefe_plugin.methods.gradients import AddInBackward, Gradients, add_to_grad
+from sefe_plugin.patching import is_on
 
 
 logger = logging.getLogger(__name__)
@@ -150,17 +152,25 @@ class MethodCallback(TrainerCallback):
 
 
 _training: weakref.WeakSet[MethodCallback] = weakref.WeakSet()
-_original_on_log: Callable = CallbackHandler.on_log
 
 
-def _on_log_with_method(
-    handler: CallbackHandler, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict
-) -> TrainerControl:
-    """Complete the logs before the first callback sees them."""
-    for callback in handler.callbacks:
-        if callback in _training:
-            callback.add_logs(logs, state)
-    return _original_on_log(handler, args, state, control, logs)
+def _with_method(on_log: Callable) -> Callable:
+    """Wrap a handler's `on_log`: the logs are complete before the first callback sees them."""
+
+    @wraps(on_log)
+    def on_log_with_method(
+        handler: CallbackHandler, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict
+    ) -> TrainerControl:
+        for callback in handler.callbacks:
+            if callback in _training:
+                callback.add_logs(logs, state)
+        return on_log(handler, args, state, control, logs)
+
+    _wrappers.add(on_log_with_method)
+    return on_log_with_method
+
+
+_wrappers: weakref.WeakSet[Callable] = weakref.WeakSet()
 
 
 def apply_method_log(callback: MethodCallback) -> None:
@@ -168,17 +178,24 @@ def apply_method_log(callback: MethodCallback) -> None:
 
     Trainer copies its logs into the history, and its reporters (TensorBoard, Weights & Biases, ...) read them, before
     a callback given by the user can change them; so `CallbackHandler.on_log` is wrapped while a MethodCallback trains.
-    Remove this once a callback can take part in making the logs.
+    Whatever others put there, before or meanwhile, stays at work. Remove this once a callback can take part in making
+    the logs.
     """
+    if not is_on(METHOD_LOG):
+        return
     _training.add(callback)
-    CallbackHandler.on_log = _on_log_with_method
+    if CallbackHandler.on_log not in _wrappers:
+        CallbackHandler.on_log = _with_method(CallbackHandler.on_log)
 
 
 def undo_method_log(callback: MethodCallback) -> None:
-    """Undo `apply_method_log`; the wrapper goes with the last callback."""
+    """Undo `apply_method_log`; the wrapper goes with the last callback.
+
+    Below a wrapper that someone else has put on top meanwhile it stays, and passes everything on as it is.
+    """
     _training.discard(callback)
-    if not _training:
-        CallbackHandler.on_log = _original_on_log
+    if not _training and CallbackHandler.on_log in _wrappers:
+        CallbackHandler.on_log = CallbackHandler.on_log.__wrapped__
 
 
 def _is_deepspeed() -> bool:

@@ -1,118 +1,105 @@
-"""The data of a task, tried before anything starts: its files, images, answers for the scorer, and samples for ASD."""
+"""The data of a task as its recipe and `dataset_info.json` declare it, checked without PyTorch.
+
+What the records are worth, the host tries before the first task starts.
+"""
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sefe_plugin.asd.dataset import ORIGIN
-from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.data.layout import SUFFIXES, layout_of, listed
-from sefe_plugin.data.records import RecordFile
-from sefe_plugin.data.sample import Sample, UnsuitableSampleError
+from sefe_plugin.data.layout import SUFFIXES
 from sefe_plugin.data.test_sets import test_set_errors
+from sefe_plugin.data.text_faults import encoding_fault
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.options import option_errors
-from sefe_plugin.recipe.options import DataOptions
 from sefe_plugin.words import near
 
 
 def data_errors(arguments: Mapping[str, Any]) -> list[str]:
-    """List what is wrong with the datasets of one task.
+    """List what is wrong with how the datasets of one task are declared.
 
-    They must be declared. Of local JSON and JSON lines files the images must exist, the test set must have gold
-    answers for its scorer, and with `asd_ratio` the share must be rewritable. Samples of several turns, other files
-    and the hub are left to the host.
+    Their files must exist, and the test set must be a local file with gold answers for its scorer.
 
     Args:
-        arguments: all keys of the task, among them `dataset`, `test_dataset` and `scorer`.
+        arguments: All keys of the task, among them `dataset`, `test_dataset` and `scorer`.
     """
     folder = Path(arguments.get("dataset_dir", "data"))
     info_file = folder / "dataset_info.json"
     try:
-        info = json.loads(info_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return [f"{info_file} does not exist. Set `dataset_dir` to the folder that holds it."]
-    except json.JSONDecodeError as error:
-        return [f"{info_file} is no valid JSON: {error}."]
-    named = [("dataset", name.strip()) for name in arguments["dataset"].split(",")]
+        info = _read_info(info_file)
+    except ValueError as error:
+        return [f"{info_file} {error}."]
     errors = []
-    for key, name in [*named, ("test_dataset", arguments["test_dataset"])]:
-        entry = info.get(name)
-        file = folder / (entry or {}).get("file_name", "")
-        readable = file.suffix in SUFFIXES and file.is_file()
-        if entry is None:
+    for key, name in _named(arguments):
+        if name not in info:
             errors.append(f"`{key}`: {name!r} is not declared in {info_file}.{near(name, info)}")
-        elif "file_name" in entry and not file.exists():
+            continue
+        entry, where = info[name], f"`{key}`: the entry {name!r} of {info_file}"
+        if found := [f"{where}: {error}" for error in _entry_errors(entry)]:
+            errors += found
+            continue
+        file = folder / entry.get("file_name", "")
+        if "file_name" in entry and not file.exists():
             errors.append(f"`{key}`: the file {file} of {name!r} does not exist.")
-        elif key == "test_dataset" and not readable:
+        elif key == "test_dataset" and not (file.suffix in SUFFIXES and file.is_file()):
             errors.append(f"`test_dataset`: {name!r} must be a local .json or .jsonl file; got {entry!r}.")
         elif key == "test_dataset":
             errors += test_set_errors(name, folder, arguments["scorer"], SCORERS[arguments["scorer"]])
-            errors += _image_errors(key, name, entry, _records(file), arguments)
-        elif readable:
-            errors += _image_errors(key, name, entry, _records(file, arguments.get("max_samples")), arguments)
-            if arguments.get("asd_ratio") and not option_errors(DataOptions, arguments):
-                errors += _asd_errors(name, entry, file, arguments)
     return errors
 
 
-def _image_errors(
-    key: str, name: str, entry: Mapping, records: Iterator[dict], arguments: Mapping[str, Any]
-) -> list[str]:
-    """Count the images of a dataset that do not exist.
+def _read_info(file: Path) -> dict[str, Any]:
+    """Read the declared datasets.
 
-    Example: with `media_dir: data`, the path ``charts/1.png`` of a record leads to ``data/charts/1.png``, or else to
-    ``charts/1.png``, as in the host.
+    Raises:
+        ValueError: With what is wrong, as a clause whose subject is the file.
     """
-    column = entry.get("columns", {}).get("images")
-    if column is None:
-        return []
-    media_dir = Path(arguments.get("media_dir") or arguments.get("dataset_dir", "data"))
     try:
-        listings = (listed(record.get(column)) for record in records)
-        paths = sorted({image for images in listings for image in images if isinstance(image, str)})
-    except ValueError as error:
-        # of a test set it is told already
-        return [] if key == "test_dataset" else [f"`{key}`: {name!r} cannot be read: {error}."]
-    missing = [path for path in paths if not _is_file(media_dir / path) and not _is_file(path)]
-    if not missing:
-        return []
-    return [
-        f"`{key}`: {len(missing)} of {len(paths)} images of {name!r} do not exist, the first is {missing[0]!r} below "
-        f"{media_dir}. Set `media_dir` to the folder that their paths start from."
-    ]
+        if fault := encoding_fault(file):
+            raise ValueError(fault)
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError("does not exist. Set `dataset_dir` to the folder that holds it") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"is no valid JSON: {error}") from None
+    if not isinstance(info, dict):
+        raise ValueError('must be one mapping, {"name": {"file_name": ...}, ...}; it holds a ' + _kind(info))
+    return info
 
 
-def _is_file(path: str | Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 - `Path.is_file` fails where a path is too long
+def _named(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the datasets of a task by the keys that name them; the host takes several, separated by commas."""
+    named = [("dataset", name.strip()) for name in arguments["dataset"].split(",")]
+    held_out = arguments.get("eval_dataset") or ()
+    names = held_out.split(",") if isinstance(held_out, str) else held_out
+    return [*named, *(("eval_dataset", name.strip()) for name in names), ("test_dataset", arguments["test_dataset"])]
 
 
-def _asd_errors(name: str, entry: Mapping, file: Path, arguments: Mapping[str, Any]) -> list[str]:
-    """Rewrite the share that will be trained."""
-    try:
-        layout = layout_of(name, entry)
-        samples: list[Sample] = []
-        for record in _records(file, arguments.get("max_samples")):
-            if ORIGIN in record:
-                raise ValueError("some are of other styles already, by `sefe asd build`.")
-            try:
-                samples.append(layout.read(record))
-            except UnsuitableSampleError:
-                return []
-        diversify(samples, arguments["asd_ratio"], arguments.get("seed", 42))  # 42 is the host's default
-    except ValueError as error:
-        reason = f"the answers of {name!r} cannot be rewritten: {error}"
-        return [f"`asd_ratio`: {reason} `asd_ratio: 0` trains them as they are."]
-    return []
+def _entry_errors(entry: Any) -> list[str]:
+    """List what of an entry has another shape than LLaMA-Factory expects."""
+    if not isinstance(entry, dict):
+        return [f'it must be a mapping, such as {{"file_name": "data.json"}}; got {entry!r}.']
+    errors = []
+    if "file_name" in entry and not isinstance(entry["file_name"], str):
+        several = " Give each file an entry of its own, and name both in the recipe, separated by commas."
+        errors.append(
+            f"`file_name` must be the name of one file or folder; got {entry['file_name']!r}."
+            f"{several if isinstance(entry['file_name'], list) else ''}"
+        )
+    for part in ("columns", "tags"):
+        names = entry.get(part, {})
+        if not isinstance(names, dict):
+            errors.append(f"`{part}` must be a mapping of names; got {names!r}. Leave it out for the usual names.")
+        else:
+            errors += [
+                f"`{part}`: `{name}` must be text; got {value!r}."
+                for name, value in names.items()
+                if value is not None and not isinstance(value, str)
+            ]
+    return errors
 
 
-def _records(file: Path, limit: Any = None) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file, the first `limit` of them if that is a number."""
-    records = RecordFile(file)
-    try:
-        for index in range(min(len(records), limit) if isinstance(limit, int) else len(records)):
-            yield records[index]
-    finally:
-        records.close()
+def _kind(value: Any) -> str:
+    return {list: "list", str: "text", type(None): "null"}.get(type(value), "number")

@@ -1,15 +1,30 @@
 """The keys of a recipe and the types of their values, checked against the host's."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sefe_plugin.recipe.options import plugin_keys
-from sefe_plugin.words import near
+from sefe_plugin.options import plain_fault
+from sefe_plugin.recipe.options import option_faults, plugin_keys
+from sefe_plugin.recipe.secrets import shown_of
+from sefe_plugin.words import near, shown
 
 
 #: Keys of earlier days, and what stands in their place.
 RENAMED = {"use_reglora": "write `cl_method: reglora` for true, `cl_method: lora` for false"}
+
+
+_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "names": "words, as a list or separated by commas",
+    "list": "a list of words",
+    "dict": "a mapping",
+    "json": "a mapping in JSON as text",
+}
 
 
 class HostKey(NamedTuple):
@@ -17,8 +32,8 @@ class HostKey(NamedTuple):
 
     Attributes:
         section: section of a recipe it belongs to, such as "model" or "train".
-        types: accepted type names, "names" for a list of words or one text of them, and ("literal", value) pairs;
-            None when any value may be right.
+        types: accepted type names, and ("literal", text) pairs; "names" stands for a list of words or one text of
+            them, "json" for a text that is a mapping in JSON. None when any value may be right.
     """
 
     section: str
@@ -33,64 +48,117 @@ class HostKeys:
         keys: Every key of the host.
         fixed: Key -> its one possible value in a sequence, and why.
         refused: Key that cannot be part of a sequence -> why.
+        other_trainings: Key that switches to a training that no method of this plugin extends -> its name.
         whole_sequence: Keys in which tasks cannot differ.
         computing: Keys that say how something is computed or shown, not what is learned: a continued run may differ.
         batch: Keys whose product alone says what is learned, with the host's defaults.
+        secrets: Key that holds a secret -> what to do in place of it, a sentence without its end.
         parametrisations: What a method trains (`Method.parametrisation`) -> the keys that ask the host for it.
     """
 
     keys: Mapping[str, HostKey]
     fixed: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    other_trainings: Mapping[str, str] = field(default_factory=dict)
     whole_sequence: tuple[str, ...] = ()
     computing: tuple[str, ...] = ()
     batch: Mapping[str, int] = field(default_factory=dict)
     parametrisations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
-def key_errors(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> list[str]:
-    """List the keys that neither the host nor the plugin has, and host keys with a value of a wrong type."""
-    known = [*plugin_keys(), *host_keys]
-    errors = []
+def key_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> dict[str, str]:
+    """Tell which keys nobody may read a value of: unknown ones, and those whose value is of a wrong type or too large.
+
+    Args:
+        arguments: Recipe keys and values.
+        host_keys: The host's keys.
+
+    Returns:
+        Key -> one sentence: key, rule, value, remedy.
+    """
+    options = plugin_keys()
+    known = [*options, *host_keys]
+    faults = option_faults(arguments)
     for key, value in arguments.items():
         if key in RENAMED:
-            errors.append(f"`{key}` is gone: {RENAMED[key]}; got {value!r}.")
+            faults[key] = f"`{key}` is gone: {RENAMED[key]}; got {shown(value)}."
         elif key not in known:
-            errors.append(
-                f"`{key}` is not a key of LLaMA-Factory or of this plugin; got value {value!r}.{near(key, known)}"
-            )
-        elif key in host_keys:
-            errors += _type_errors(key, value, host_keys[key].types)
-    return errors
+            rule = "is not a key of LLaMA-Factory or of this plugin"
+            faults[key] = f"`{_word(key)}` {rule}; got value {shown_of(key, value)}.{near(key, known)}"
+        elif key not in options and (remedy := _fault(value, host_keys[key].types)) is not None:
+            rule = types_in_words(host_keys[key].types)
+            faults[key] = f"`{key}` must be {rule}; got {shown_of(key, value)}.{remedy}"
+    return {key: faults[key] for key in arguments if key in faults}
 
 
-def _type_errors(key: str, value: Any, types: tuple | None) -> list[str]:
-    if types is None or _matches(value, types):
-        return []
+def without(arguments: Mapping[str, Any], faults: Mapping[str, str]) -> dict[str, Any]:
+    """Return the keys without those of `key_faults`."""
+    return {key: value for key, value in arguments.items() if key not in faults}
+
+
+def types_in_words(types: tuple) -> str:
+    """Return what a value of a key of the host must be, in words.
+
+    Example:
+        >>> types_in_words(("int", "None")), types_in_words((("literal", "bnb"), ("literal", "hqq")))
+        ('a whole number', "one of ('bnb', 'hqq')")
+    """
+    literals = tuple(item[1] for item in types if isinstance(item, tuple))
+    text_is_told = "names" in types or literals
+    words = [_WORDS[item] for item in types if item in _WORDS and not (item == "str" and text_is_told)]
+    return " or ".join([*words, *([f"one of {literals}"] if literals else [])]) or "left out"
+
+
+def _word(key: Any) -> str:
+    return key if isinstance(key, str) and len(key) <= 100 else shown(key)
+
+
+def _fault(value: Any, types: tuple | None) -> str | None:
+    """Return the remedy for a value of a wrong type, "" where there is none to tell; None for a value that fits."""
+    if types is not None and not _fits(value, types):
+        return _remedy(value, types)
+    return plain_fault(value)
+
+
+def _remedy(value: Any, types: tuple) -> str:
     literals = [item[1] for item in types if isinstance(item, tuple)]
-    names = [item for item in types if isinstance(item, str) and item not in ("None", "names")]
-    rule = " or ".join([*names, *(f"one of {tuple(literals)}" for _ in literals[:1])])
-    return [f"`{key}` must be {rule}; got {value!r}.{near(value, literals) if literals else ''}"]
+    if isinstance(value, bool) and {"no", "off", "yes", "on"} & {*literals}:
+        return " Put the word in quotes: without them YAML reads no, off, yes and on as false and true."
+    if isinstance(value, bool | int | float) and "str" in types:
+        return " Put it in quotes."
+    if isinstance(value, str) and {"int", "float", "bool"} & {*types} and _is_plain(value):
+        return " Write it without quotes: LLaMA-Factory does not read a number out of a text."
+    return near(value, literals)
 
 
-def _matches(value: Any, types: tuple) -> bool:
-    """Whether a YAML value fits, with the leniency of the host: numbers may be written as text, as in 1e-4."""
+def _is_plain(text: str) -> bool:
+    """Tell whether a text is a number, or true or false."""
+    try:
+        float(text)
+    except ValueError:
+        return text.casefold() in ("true", "false")
+    return True
+
+
+def _fits(value: Any, types: tuple) -> bool:
+    """Tell whether a YAML value is what the host takes; it takes no number that is written as text."""
     if value is None:
         return "None" in types
-    if isinstance(value, list) and "names" in types:
-        return all(isinstance(item, str) for item in value)
-    if ("literal", value) in types or "str" in types:
-        return not isinstance(value, dict | list) or type(value).__name__ in types
-    if isinstance(value, str) and ("int" in types or "float" in types):
-        try:
-            number = float(value)
-        except ValueError:
-            return "dict" in types
-        return "float" in types or number.is_integer()
     if isinstance(value, bool):
         return "bool" in types
-    if isinstance(value, int):
-        return "int" in types or "float" in types
+    if isinstance(value, int | float):
+        return "float" in types or (isinstance(value, int) and "int" in types)
     if isinstance(value, str):
-        return "dict" in types or "list" in types
-    return type(value).__name__ in types
+        return "str" in types or ("literal", value) in types or ("json" in types and _is_json(value))
+    if isinstance(value, list):
+        return bool({"list", "names"} & {*types}) and all(isinstance(item, str) for item in value)
+    return isinstance(value, dict) and "dict" in types
+
+
+def _is_json(text: str) -> bool:
+    """Tell whether a text is a mapping in JSON, as the host reads it."""
+    try:
+        return text.startswith("{") and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

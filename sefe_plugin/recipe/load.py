@@ -1,5 +1,6 @@
 """A sequence recipe: read, checked as a whole, and resolved into its tasks before anything starts."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,18 +9,29 @@ from typing import Any
 
 from sefe_plugin.benchmarks import OWN_ORDER, benchmark_names, load_benchmark, named_orders
 from sefe_plugin.carry import CARRIES
+from sefe_plugin.carry.adapter_files import check_adapter
+from sefe_plugin.carry.quantized import merge_errors
 from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.files import MODEL_CONFIG_FILE
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods, unusable_methods
+from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.data_trial import data_errors
-from sefe_plugin.recipe.keys import HostKeys, key_errors
+from sefe_plugin.recipe.keys import HostKeys, key_faults, without
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors, plugin_keys
-from sefe_plugin.words import near
+from sefe_plugin.recipe.secrets import secret_errors
+from sefe_plugin.words import near, shown
 from sefe_plugin.zero import read_deepspeed
 
 
-_TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
+#: Keys that every task has.
+TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
+
+#: Bytes of a task's name, which is a part of names of files.
+_LONGEST_NAME = 200
+
+#: Keys without which no data can be tried.
+_DATA_KEYS = {"dataset_dir", "media_dir", "max_samples", "seed"}
 
 
 class RecipeError(ValueError):
@@ -79,7 +91,7 @@ class Recipe:
 
     def to_dict(self) -> dict:
         """Return the recipe as plain data: what a run folder records to notice a change."""
-        tasks = [{**{key: getattr(task, key) for key in _TASK_KEYS}, **task.overrides} for task in self.tasks]
+        tasks = [{**{key: getattr(task, key) for key in TASK_KEYS}, **task.overrides} for task in self.tasks]
         return {**self.arguments, "benchmark": self.benchmark, "tasks": tasks}
 
 
@@ -103,15 +115,19 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     common = {key: value for key, value in arguments.items() if key not in SEQUENCE_KEYS}
     if benchmark is not None:
         common = {**benchmark.defaults(), **common}
-
-    check_data = check_data and isinstance(common.get("dataset_dir", ""), str)
-    errors = key_errors(common, host.keys)
-    common, method_errors = _with_method(common, host)
-    errors += method_errors + _value_errors(common) + _sequence_errors(common, host)
+    faults = key_faults(common, host.keys)
+    common = without(common, faults)  # of which alone values are read
+    check_data = check_data and not faults.keys() & _DATA_KEYS
+    errors = [*faults.values(), *secret_errors(common, host.secrets)]
+    common, method_errors = _with_method(common, host, faults)
+    errors += method_errors + _value_errors(common) + _other_training_errors(common, host)
+    errors += _sequence_errors(common, host, faults)
     if "tasks" in arguments and "benchmark" in arguments:
         errors.append("`tasks` and `benchmark` exclude each other: a benchmark brings its own tasks. Drop one.")
     if "benchmark" in arguments and benchmark is None:
-        errors.append(f"`benchmark` must be one of {benchmark_names()}; got {name!r}.{near(name, benchmark_names())}")
+        errors.append(
+            f"`benchmark` must be one of {benchmark_names()}; got {shown(name)}.{near(name, benchmark_names())}"
+        )
 
     tasks: list[Task] = []
     order = None
@@ -126,7 +142,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     if "task_order" in arguments and "benchmark" not in arguments:
         errors.append(
             "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks` in the order you want; got "
-            f"{arguments['task_order']!r}."
+            f"{shown(arguments['task_order'])}."
         )
 
     if errors:
@@ -134,18 +150,49 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     return Recipe(source, common, tuple(tasks), Path(common["output_dir"]), name, order)
 
 
-def single_run_errors(arguments: Mapping[str, Any], host: HostKeys) -> list[str]:
-    """List the errors of a recipe for one ordinary run that uses keys of the plugin."""
-    errors = key_errors(arguments, host.keys) + _name_errors(arguments) + _value_errors(arguments)
-    errors += _other_methods_errors(arguments)
+def single_run_errors(arguments: Mapping[str, Any], host: HostKeys, in_sequence: bool = False) -> list[str]:
+    """List the errors of a recipe for one ordinary run that uses keys of the plugin.
+
+    Args:
+        arguments: All keys of the recipe, command-line overrides applied.
+        host: The host's keys.
+        in_sequence: Whether the run is a task's own, started by a sequence.
+    """
+    faults = key_faults(arguments, host.keys)
+    sound = without(arguments, faults)
+    errors = [*faults.values(), *run_errors(sound, in_sequence), *_other_training_errors(sound, host)]
+    return errors + _adapter_errors(sound)
+
+
+def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[str]:
+    """List what is wrong with the plugin's keys, and with others beside them, in one ordinary run.
+
+    Args:
+        arguments: Keys that the host knows; absent ones have their defaults.
+        in_sequence: Whether the run is a task's own, started by a sequence.
+    """
+    errors = _name_errors(arguments) + _value_errors(arguments)
+    if not _name_errors(arguments):
+        errors += _other_methods_errors(arguments)
     if "carry" in arguments:
         errors.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")
-    errors += [
-        f"`{key}` follows training. Set `do_train: true`, or remove it."
-        for key in ("test_sets", "merge_adapter")
-        if arguments.get(key) and not arguments.get("do_train")
-    ]
-    if arguments.get("test_sets") and arguments.get("scoring_backend", "generate") != "generate":
+    if arguments.get("stage", "sft") != "sft":
+        errors += [
+            f"`{key}` works in `stage: sft` only; got {arguments['stage']!r}. Remove one."
+            for key in ("test_sets", "merge_adapter", "projector_learning_rate")
+            if arguments.get(key)
+        ]
+    if not arguments.get("do_train"):
+        if arguments.get("merge_adapter"):
+            errors.append("`merge_adapter` follows training. Set `do_train: true`, or remove it.")
+        is_trained = arguments.get("adapter_name_or_path") or arguments.get("finetuning_type") == "full"
+        if arguments.get("test_sets") and not is_trained:
+            errors.append(
+                "`test_sets` needs a trained model. Set `do_train: true`, or name its adapter by "
+                "`adapter_name_or_path`."
+            )
+    is_scored = in_sequence or arguments.get("scoring_backend", "generate") == "generate"
+    if arguments.get("test_sets") and not is_scored:
         errors.append(
             "`scoring_backend` belongs to a sequence. Set `scoring_backend: generate`, or remove `test_sets`."
         )
@@ -157,13 +204,36 @@ def single_run_errors(arguments: Mapping[str, Any], host: HostKeys) -> list[str]
                 "`merge_adapter` cannot merge into weights that are quantized or partitioned (DeepSpeed ZeRO-3). "
                 "Remove it, and merge afterwards with `llamafactory-cli export`."
             )
+        errors += merge_errors(arguments, "merge_adapter", "Remove it.")
+    if arguments.get("finetuning_type") == "full":
+        errors += merge_errors(arguments, "finetuning_type: full", "Train an adapter, or take another base.")
     return errors
 
 
-def _with_method(common: Mapping[str, Any], host: HostKeys) -> tuple[dict[str, Any], list[str]]:
+def carry_errors(recipe: Recipe) -> list[str]:
+    """List what its way to carry tasks on cannot work with; asked again when more is known of the base."""
+    return CARRIES[recipe.arguments["carry"]].errors(recipe.arguments)
+
+
+def _adapter_errors(arguments: Mapping[str, Any]) -> list[str]:
+    """List local adapters of a single run that cannot be read; the host leaves that to PyTorch."""
+    errors = []
+    for folder in map(str.strip, (arguments.get("adapter_name_or_path") or "").split(",")):
+        if is_file(Path(folder) / ADAPTER_CONFIG_FILE):
+            try:
+                check_adapter(Path(folder))
+            except ValueError as error:
+                errors.append(f"`adapter_name_or_path`: {error}")
+    return errors
+
+
+def _with_method(
+    common: Mapping[str, Any], host: HostKeys, faults: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
     """Fill in the method, its way to carry tasks on, and what the host is asked to train."""
     name = common.get("cl_method") or DEFAULT
-    if errors := _name_errors(common):
+    errors = _name_errors(common)
+    if errors or "cl_method" in faults:
         return dict(common), errors
     method = methods()[name]
     carry = common.get("carry") or method.carries[0]
@@ -181,9 +251,18 @@ def _other_methods_errors(arguments: Mapping[str, Any]) -> list[str]:
     name = arguments.get("cl_method")
     otherwise = f"with `cl_method: {name}`" if name else "without it"
     return [
-        f"`{key}` belongs to `cl_method: {owner}` and has no effect {otherwise}. Remove it; got {arguments[key]!r}."
-        for key in arguments
+        f"`{key}` belongs to `cl_method: {owner}` and has no effect {otherwise}. Remove it; got {shown(value)}."
+        for key, value in arguments.items()
         if key in plugin_keys() and (owner := plugin_keys()[key].method) not in (None, name)
+    ]
+
+
+def _other_training_errors(arguments: Mapping[str, Any], host: HostKeys) -> list[str]:
+    """List the host's keys under which no method of the plugin would act."""
+    return [
+        f"`{key}` switches to {training}, which this plugin does not extend. Remove it; got {arguments[key]!r}."
+        for key, training in host.other_trainings.items()
+        if arguments.get(key)
     ]
 
 
@@ -193,7 +272,7 @@ def _name_errors(arguments: Mapping[str, Any]) -> list[str]:
         return []
     if isinstance(name, str) and name in unusable_methods():
         return [f"`cl_method: {name}` cannot be used. {unusable_methods()[name]}"]
-    return [f"`cl_method` must be one of {tuple(methods())}; got {name!r}.{near(name, methods())}"]
+    return [f"`cl_method` must be one of {tuple(methods())}; got {shown(name)}.{near(name, methods())}"]
 
 
 def _value_errors(arguments: Mapping[str, Any]) -> list[str]:
@@ -210,7 +289,7 @@ def _deepspeed_errors(arguments: Mapping[str, Any]) -> list[str]:
     except (OSError, ValueError) as error:
         return [f"`deepspeed` must be a DeepSpeed configuration or a JSON file with one; {error}."]
     if not isinstance(config.get("zero_optimization") or {}, dict):
-        return [f"`deepspeed`: `zero_optimization` must be a mapping; got {config['zero_optimization']!r}."]
+        return [f"`deepspeed`: `zero_optimization` must be a mapping; got {shown(config['zero_optimization'])}."]
     if config.get("optimizer") and arguments.get("projector_learning_rate") is not None:
         return [
             "`projector_learning_rate` needs the Trainer's optimizer, but the configuration of `deepspeed` brings its "
@@ -233,7 +312,7 @@ def _ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
     named = named_orders(list(by_name))
     if isinstance(order, list) and all(isinstance(name, str) for name in order):
         errors = [
-            f"`task_order`: {name!r} is no task of the benchmark.{near(name, by_name)}"
+            f"`task_order`: {shown(name)} is no task of the benchmark.{near(name, by_name)}"
             for name in order
             if name not in by_name
         ]
@@ -246,45 +325,47 @@ def _ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
         order, errors = named[order], []
     else:
         rule = f"one of {tuple(named)} or a list of all tasks of the benchmark"
-        errors = [f"`task_order` must be {rule}; got {order!r}.{near(order, named)}"]
+        errors = [f"`task_order` must be {rule}; got {shown(order)}.{near(order, named)}"]
     return ([] if errors else [by_name[name] for name in order]), errors
 
 
-def _sequence_errors(common: Mapping[str, Any], host: HostKeys) -> list[str]:
-    errors = []
-    for key in ("model_name_or_path", "template", "output_dir"):
-        if not isinstance(common.get(key), str) or not common[key]:
-            errors.append(f"`{key}` is required in a sequence and must be text; got {common.get(key)!r}.")
-    if not isinstance(common.get("dataset_dir", ""), str):
-        errors.append(f"`dataset_dir` must be text, the path of a folder; got {common['dataset_dir']!r}.")
+def _sequence_errors(common: Mapping[str, Any], host: HostKeys, faults: Mapping[str, str]) -> list[str]:
+    errors = [
+        f"`{key}` is required in a sequence and must be text; got {shown(common.get(key))}."
+        for key in ("model_name_or_path", "template", "output_dir")
+        if not common.get(key) and key not in faults
+    ]
     # the host takes an adapter's path for several at a comma, and every task's adapter lies below this folder
     if common.get("finetuning_type") == "lora" and "," in str(common.get("output_dir")):
         errors.append(f"`output_dir` must hold no comma; got {common['output_dir']!r}.")
     for key, (value, reason) in host.fixed.items():
         if common.get(key, value) != value:
-            errors.append(f"`{key}` must be {value!r} in a sequence ({reason}); got {common[key]!r}.")
+            errors.append(f"`{key}` must be {value!r} in a sequence ({reason}); got {shown(common[key])}.")
     for key, reason in host.refused.items():
         if common.get(key):
-            errors.append(f"`{key}` cannot be set in a sequence: {reason}. Remove it; got {common[key]!r}.")
+            errors.append(f"`{key}` cannot be set in a sequence: {reason}. Remove it; got {shown(common[key])}.")
     for key in all_keys_of_scope("filled_in"):
         if key in common:
-            errors.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {common[key]!r}.")
+            errors.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {shown(common[key])}.")
     model = common.get("model_name_or_path")
-    if isinstance(model, str) and _is_local(model) and not (Path(model) / MODEL_CONFIG_FILE).is_file():
-        errors.append(f"`model_name_or_path` names the folder {model!r}, which holds no config.json. Mend the path.")
+    if model and _is_local(model) and not is_file(Path(model) / MODEL_CONFIG_FILE):
+        errors.append(
+            f"`model_name_or_path` names the folder {shown(model)}, which holds no config.json. Mend the path."
+        )
     return errors
 
 
 def _is_local(model: str) -> bool:
     """Return a hub name is `name` or `owner/name`; everything else, and whatever exists, is a path."""
-    return Path(model).exists() or model.startswith(("/", ".", "~")) or model.count("/") > 1
+    is_there = os.path.exists(model)  # noqa: PTH110 - `Path.exists` fails at a path that is too long
+    return is_there or model.startswith(("/", ".", "~")) or model.count("/") > 1
 
 
 def _keys_of_the_whole(common: Mapping[str, Any], host: HostKeys) -> tuple[str, ...]:
     """Keys that a task cannot override."""
     method, carry = methods().get(str(common.get("cl_method"))), CARRIES.get(str(common.get("carry")))
     keys = [*all_keys_of_scope("sequence"), *all_keys_of_scope("filled_in")]
-    keys += [*host.refused, *host.fixed, *host.whole_sequence, *host.parametrisations["lora"]]
+    keys += [*host.refused, *host.other_trainings, *host.fixed, *host.whole_sequence, *host.parametrisations["lora"]]
     keys += [key for part in (method, carry) if part for key in part.whole_sequence]
     return tuple(dict.fromkeys(keys))
 
@@ -293,37 +374,47 @@ def _read_tasks(
     entries: Any, common: Mapping[str, Any], host: HostKeys, check_data: bool
 ) -> tuple[list[Task], list[str]]:
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        return [], [f"`tasks` must be a list of at least one mapping with the keys {_TASK_KEYS}; got {entries!r}."]
+        rule = f"a list of at least one mapping with the keys {TASK_KEYS}"
+        return [], [f"`tasks` must be {rule}; got {shown(entries)}."]
     tasks, errors = [], []
     first_at: dict[str, int] = {}
     known_before = _value_errors(common)
     for position, entry in enumerate(entries, start=1):
-        where = f"task {position} ({entry.get('name', 'no name')})"
-        found = []
-        for key in _TASK_KEYS:
-            if not isinstance(entry.get(key), str) or not entry[key]:
-                found.append(f"`{key}` is required and must be text; got {entry.get(key)!r}.")
-        name = str(entry.get("name"))
-        if not re.fullmatch(r"[\w.-]+", name):
-            found.append(f"`name` may hold letters, digits, `_`, `.` and `-`; got {name!r}.")
-        if name.casefold() in first_at:
-            found.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
-        first_at.setdefault(name.casefold(), position)
-        if isinstance(entry.get("scorer"), str) and entry["scorer"] not in SCORERS:
-            found.append(
-                f"`scorer` must be one of {tuple(SCORERS)}; got {entry['scorer']!r}.{near(entry['scorer'], SCORERS)}"
-            )
-        overrides = {key: value for key, value in entry.items() if key not in _TASK_KEYS}
-        found += key_errors(overrides, host.keys)
+        name = entry.get("name")
+        where = f"task {position} ({_shortened(name)})"
+        found = [
+            f"`{key}` is required and must be text; got {shown(entry.get(key))}."
+            for key in TASK_KEYS
+            if not isinstance(entry.get(key), str) or not entry[key] or plain_fault(entry[key])
+        ]
+        if isinstance(name, str) and name:
+            if not re.fullmatch(r"[\w.-]+", name) or len(name.encode(errors="replace")) > _LONGEST_NAME:
+                rule = f"may hold letters, digits, `_`, `.` and `-`, at most {_LONGEST_NAME} bytes"
+                found.append(f"`name` {rule}; got {shown(name)}.")
+            if name.casefold() in first_at:
+                found.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
+            first_at.setdefault(name.casefold(), position)
+        scorer = entry.get("scorer")
+        if isinstance(scorer, str) and scorer and scorer not in SCORERS:
+            found.append(f"`scorer` must be one of {tuple(SCORERS)}; got {shown(scorer)}.{near(scorer, SCORERS)}")
+        given = {key: value for key, value in entry.items() if key not in TASK_KEYS}
+        faults = key_faults(given, host.keys)
+        overrides = without(given, faults)
+        found += [*faults.values(), *secret_errors(given, host.secrets)]
         found += [error for error in _value_errors({**common, **overrides}) if error not in known_before]
-        found += _other_methods_errors({**overrides, "cl_method": common.get("cl_method")})
+        if common.get("cl_method") in methods():
+            found += _other_methods_errors({**overrides, "cl_method": common["cl_method"]})
         found += [
-            f"`{key}` belongs to the whole sequence. Move it out of the task; got {overrides[key]!r}."
+            f"`{key}` belongs to the whole sequence. Move it out of the task; got {shown(given[key])}."
             for key in _keys_of_the_whole(common, host)
-            if key in overrides
+            if key in given
         ]
         if not found:
-            tasks.append(Task(name, entry["dataset"], entry["test_dataset"], entry["scorer"], overrides))
+            tasks.append(Task(name, entry["dataset"], entry["test_dataset"], scorer, overrides))
             found += data_errors({**common, **entry}) if check_data else []
         errors += [f"{where}: {error}" for error in found]
     return tasks, errors
+
+
+def _shortened(name: Any) -> str:
+    return "no name" if name is None else name if isinstance(name, str) and len(name) <= 100 else shown(name)

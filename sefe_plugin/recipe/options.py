@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sefe_plugin.files import ADAPTER_CONFIG_FILE
+from sefe_plugin.carry.adapter_files import check_adapter
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods
 from sefe_plugin.options import Scope, keys_of_scope, option, option_errors, option_types, own_options
 
@@ -103,6 +104,20 @@ class DataOptions:
         rule="a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)",
         holds=lambda value: 0 <= value <= 1,
     )
+    trial_samples: int = option(
+        20_000,
+        "Most training records of a dataset that a sequence tries before it starts, with LLaMA-Factory's own steps up "
+        "to the model; of a larger dataset that many, evenly spread. 0 tries none.",
+        rule="a whole number of at least 0",
+        holds=lambda value: value >= 0,
+        scope="computing",
+    )
+    media_outside: bool = option(
+        False,
+        "Whether records may name pictures, videos and sounds outside of `media_dir` (`dataset_dir` where it is left "
+        "out): absolute paths, `..`, and links that lead out of it.",
+        scope="computing",
+    )
 
 
 #: Keys that describe a whole sequence and never reach a single run.
@@ -155,6 +170,14 @@ def _all_options() -> list[type]:
     return [ImageOptions, *method_options(), DataOptions]
 
 
+def option_faults(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Tell which keys of the plugin have a value of a wrong type or against their rule: key -> one sentence."""
+    faults = {}
+    for options in _all_options():
+        faults |= option_errors(options, arguments)
+    return faults
+
+
 def key_value_errors(arguments: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the values of the plugin's keys, and with what they need of other keys.
 
@@ -164,9 +187,7 @@ def key_value_errors(arguments: Mapping[str, Any]) -> list[str]:
     Returns:
         One sentence for each error: key, rule, value, remedy. Empty when all is well.
     """
-    errors = {}
-    for options in _all_options():
-        errors |= option_errors(options, arguments)
+    errors = option_faults(arguments)
     sound = {key: value for key, value in arguments.items() if key not in errors}
     rules = (_projector_errors, _method_errors, _stack_errors, _scoring_errors, _asd_errors)
     return [*errors.values(), *(error for rule in rules for error in rule(sound))]
@@ -212,9 +233,15 @@ def _method_errors(arguments: Mapping[str, Any]) -> list[str]:
 
 def _stack_errors(arguments: Mapping[str, Any]) -> list[str]:
     stacked = arguments.get("stacked_adapter")
-    if stacked is None or (Path(stacked) / ADAPTER_CONFIG_FILE).is_file():
+    if stacked is None:
         return []
-    return [f"`stacked_adapter`: {stacked} holds no adapter. Train the earlier task first."]
+    if not is_file(Path(stacked) / ADAPTER_CONFIG_FILE):
+        return [f"`stacked_adapter`: {stacked} holds no adapter. Train the earlier task first."]
+    try:
+        check_adapter(Path(stacked))
+    except ValueError as error:
+        return [f"`stacked_adapter`: {error}"]
+    return []
 
 
 def _scoring_errors(arguments: Mapping[str, Any]) -> list[str]:

@@ -266,6 +266,62 @@ def test_the_log_wrapper_goes_with_the_training(train, key_element_files):
     assert CallbackHandler.on_log is original
 
 
+@pytest.mark.parametrize("when", ["before", "between", "within", "after"])
+def test_wrappers_of_others_stay_at_work(train, monkeypatch, when):
+    """Someone else wraps `on_log` before two trainings, between them, within the first, or after both."""
+    original, seen = CallbackHandler.on_log, []
+    monkeypatch.setattr(CallbackHandler, "on_log", original)  # put back at the end
+
+    def wrap():
+        inner = CallbackHandler.on_log
+
+        def foreign(handler, args, state, control, logs):
+            seen.append("loss" in logs)
+            return inner(handler, args, state, control, logs)
+
+        CallbackHandler.on_log = foreign
+        return foreign
+
+    class Wrap(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 0:
+                histories.append(wrap())
+
+    histories = []
+    foreign = wrap() if when == "before" else None
+    trainers = [train(SefeCallback(), *[Wrap()] * (when == "within"), logging_steps=7)]
+    foreign = wrap() if when == "between" else histories[0] if when == "within" else foreign
+    trainers.append(train(SefeCallback(), logging_steps=7))
+    foreign = wrap() if when == "after" else foreign
+    assert CallbackHandler.on_log is foreign
+    for trainer in trainers:
+        assert [PENALTY_LOG in entry for entry in trainer.state.log_history] == [True, False]
+    assert seen == [True, False] * {"before": 2, "between": 1, "within": 2, "after": 0}[when]
+    train(None, logging_steps=7)
+    assert seen[-2:] == [True, False]
+
+
+def test_a_wrapper_that_goes_below_another_leaves_later_trainings_logged(train, monkeypatch):
+    original = CallbackHandler.on_log
+    monkeypatch.setattr(CallbackHandler, "on_log", original)
+
+    class Reset(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            CallbackHandler.on_log = original
+
+    train(SefeCallback(), Reset(), logging_steps=7)
+    assert CallbackHandler.on_log is original
+    trainer = train(SefeCallback(), logging_steps=7)
+    assert [PENALTY_LOG in entry for entry in trainer.state.log_history] == [True, False]
+    assert CallbackHandler.on_log is original
+
+
+def test_the_log_can_be_left_as_it_is(train, monkeypatch):
+    monkeypatch.setenv("SEFE_PLUGIN_DISABLE", "method_log")
+    trainer = train(SefeCallback(), logging_steps=7)
+    assert [PENALTY_LOG in entry for entry in trainer.state.log_history] == [False, False]
+
+
 def test_a_trainer_without_the_callback_is_not_touched_while_another_trains(train, key_element_files):
     histories = []
 

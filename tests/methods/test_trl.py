@@ -102,3 +102,19 @@ def test_two_tasks_in_a_row(tmp_path, tokenizer, tiny_llama):
         read_key_elements(files[-1])
         model = trainer.model.merge_and_unload()
     assert torch.isfinite(model(torch.arange(4, 14)[None]).logits).all()
+
+
+@pytest.mark.parametrize("with_callback", [False, True])
+def test_a_training_without_the_callback_is_told(tmp_path, tokenizer, tiny_llama, caplog, with_callback):
+    trainer = SFTTrainer(
+        tiny_llama(),
+        options(tmp_path, learning_rate=0.02, num_train_epochs=1),
+        train_dataset=questions(0),
+        processing_class=tokenizer,
+        peft_config=RegLoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+        callbacks=[SefeCallback()] * with_callback,
+    )
+    trainer.train()
+    warned = [record for record in caplog.records if "is trained as plain LoRA" in record.getMessage()]
+    assert len(warned) == (not with_callback)
+    assert (tmp_path / "key_elements.safetensors").exists() == with_callback

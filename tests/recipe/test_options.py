@@ -1,6 +1,8 @@
 """The plugin's recipe keys say the same as the method they configure."""
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from sefe_plugin.methods.reglora.config import RegLoraConfig
 from sefe_plugin.methods.reglora.model import OFFLOADS
@@ -70,7 +72,11 @@ def test_what_a_projector_of_its_own_rate_needs(changes, expected):
 def test_stacked_adapter_must_be_there(tmp_path):
     (error,) = key_value_errors({"stacked_adapter": str(tmp_path)})
     assert "holds no adapter" in error
-    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    (error,) = key_value_errors({"stacked_adapter": str(tmp_path)})
+    assert "adapter_model.safetensors: absent, damaged, or not a safetensors file" in error
+    factors = {f"q_proj.lora_{side}.weight": np.ones((2, 2), np.float32) for side in "AB"}
+    save_file(factors, tmp_path / "adapter_model.safetensors")
     assert key_value_errors({"stacked_adapter": str(tmp_path)}) == []
 
 

@@ -13,6 +13,8 @@ __all__ = [*_TUNER, "SefeCallback", "find_key_elements"]
 def __getattr__(name: str):
     if name in _TUNER:
         import sefe_plugin.methods.reglora.tuner as module
+
+        module.register()  # again, if it was taken back
     elif name == "find_key_elements":
         import sefe_plugin.methods.reglora.key_elements as module
     elif name == "SefeCallback":

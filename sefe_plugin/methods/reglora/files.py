@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save
 
-from sefe_plugin.files import replacing
+from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, replacing
 from sefe_plugin.methods.reglora.codec import decode
+from sefe_plugin.methods.reglora.head import FORMAT, REMEDY, VERSION, read_head
 from sefe_plugin.methods.reglora.key_elements import key_count
 
 
-FORMAT = "sefe_plugin.key_elements"
-VERSION = "3"
-_FIELDS = {"format", "version", "key_ratio", "selection", "shapes", "count", "adapter_sha256", "content_sha256"}
+#: Names of weights in a saved adapter: prefix, module, factor.
+_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass
@@ -71,7 +71,7 @@ class KeyElements:
 
 
 def write_key_elements(elements: KeyElements) -> None:
-    """Write the key elements of one task to `elements.file`, whole or not at all."""
+    """Write the key elements of one task to `elements.file`, whole or not at all; equal ones give equal bytes."""
     file = elements.file
     codes = {name: tensor.cpu().contiguous() for name, tensor in elements.codes.items()}
     metadata = {
@@ -85,7 +85,7 @@ def write_key_elements(elements: KeyElements) -> None:
     }
     metadata["content_sha256"] = _digest(metadata, codes)
     with replacing(file) as draft:
-        save_file(codes, draft, metadata)
+        draft.write_bytes(_in_order(save(codes, metadata)))
 
 
 def read_key_elements(file: str | Path) -> KeyElements:
@@ -105,23 +105,15 @@ def read_key_elements(file: str | Path) -> KeyElements:
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file of key elements. Train the earlier task first.")
-    remedy = "Make it anew by training that task again."
+    metadata = read_head(file)
     try:
         with safe_open(file, framework="pt") as archive:
-            metadata = archive.metadata() or {}
             codes = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{file}: damaged, or not a safetensors file ({error}). {remedy}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{file}: not a file of key elements (its format is {metadata.get('format')!r}).")
-    if metadata.get("version") != VERSION:
-        raise ValueError(
-            f"{file}: version {metadata.get('version')!r} of the format; this release reads version {VERSION!r}. "
-            "Install the release that wrote it, or train that task again."
-        )
-    whole = metadata.keys() == _FIELDS and all(tensor.dtype == torch.uint8 for tensor in codes.values())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: damaged ({error}). {REMEDY}") from error
+    whole = all(tensor.dtype == torch.uint8 for tensor in codes.values())
     if not whole or metadata.pop("content_sha256") != _digest(metadata, codes):
-        raise ValueError(f"{file}: damaged (its content does not match its checksum). {remedy}")
+        raise ValueError(f"{file}: damaged (its content does not match its checksum). {REMEDY}")
     elements = KeyElements(
         file=file,
         key_ratio=float(metadata["key_ratio"]),
@@ -130,7 +122,7 @@ def read_key_elements(file: str | Path) -> KeyElements:
         adapter_sha256=metadata["adapter_sha256"],
         selection=metadata["selection"],
     )
-    _check_codes(elements, remedy)
+    _check_codes(elements, REMEDY)
     return elements
 
 
@@ -142,6 +134,34 @@ def add_to_fingerprint(digest: "hashlib._Hash", name: str, *factors: torch.Tenso
     for factor in factors:
         digest.update(f"{name} {factor.dtype} {tuple(factor.shape)}\n".encode())
         digest.update(factor.detach().cpu().contiguous().view(torch.uint8).numpy())
+
+
+def adapter_fingerprint(folder: Path) -> str:
+    """Return the fingerprint of a saved adapter, as `add_to_fingerprint` makes it of one that is trained.
+
+    Raises:
+        ValueError: If its file is absent or damaged.
+    """
+    file = folder / ADAPTER_WEIGHTS_FILE
+    try:
+        factors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: absent, damaged, or not a safetensors file ({error}). {REMEDY}") from error
+    names = sorted(key.removesuffix(_A) for key in factors if key.endswith(_A))
+    digest = hashlib.sha256()
+    for name in names:
+        if name + _B not in factors:
+            raise ValueError(f"{file}: {name}{_A} stands without its B. {REMEDY}")
+        add_to_fingerprint(digest, name.removeprefix(_PREFIX), factors[name + _A], factors[name + _B])
+    return digest.hexdigest()
+
+
+def _in_order(content: bytes) -> bytes:
+    """Put the head of a safetensors file in order; the library writes its metadata in a random one."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    head = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # the tensors begin at a multiple of eight bytes
+    return len(head).to_bytes(8, "little") + head + content[start:]
 
 
 def _digest(metadata: Mapping[str, str], codes: Mapping[str, torch.Tensor]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sefe_plugin.files import is_file
 from sefe_plugin.methods.base import Method, Sizes
+from sefe_plugin.methods.reglora.head import head_errors, read_head
 from sefe_plugin.methods.reglora.options import AdapterOptions, RegLoraOptions
+from sefe_plugin.patching import Patch
 
 
 if TYPE_CHECKING:
@@ -26,9 +30,25 @@ _REFUSED = {
     "use_dora": "DoRA's weight change is not B A",
     "pissa_init": "PiSSA's weight change is not B A",
     "use_unsloth": "Unsloth has layers of its own",
-    "use_hyper_parallel": "its training is not the one that this plugin extends",
     "fsdp": "FSDP leaves no process a whole matrix",
 }
+
+
+def _unregister() -> None:
+    tuner = sys.modules.get("sefe_plugin.methods.reglora.tuner")
+    if tuner is not None:
+        tuner.unregister()
+
+
+#: RegLoRA's type in PEFT.
+PEFT_TYPE = Patch(
+    "peft_type",
+    "peft.utils",
+    ("PeftType",),
+    "the member REGLORA in the list of adapter types, which is closed",
+    lasts="from the first use of RegLoRA on",
+    undo=_unregister,
+)
 
 
 class RegLora(Method):
@@ -38,16 +58,26 @@ class RegLora(Method):
     file = "key_elements.safetensors"
     earlier = "reglora_key_elements"
     whole_sequence = ("lora_target",)
+    same_matrices = True
+    patches = (PEFT_TYPE,)
 
     @classmethod
     def errors(cls, arguments: Mapping[str, Any]) -> list[str]:
-        """List which other keys RegLoRA cannot work with, and absent files of earlier tasks."""
-        files = arguments.get(cls.earlier) or []
-        errors = [
-            f"`{cls.earlier}`: the file {file} does not exist. Train the earlier task first."
-            for file in (map(str.strip, files.split(",")) if isinstance(files, str) else files)
-            if not Path(file).is_file()
-        ]
+        """List which other keys RegLoRA cannot work with, and files of earlier tasks that are absent or foreign."""
+        named = arguments.get(cls.earlier) or []
+        files = [Path(file) for file in (map(str.strip, named.split(",")) if isinstance(named, str) else named)]
+        errors, heads = [], {}
+        for file in files:
+            if not is_file(file):
+                errors.append(f"`{cls.earlier}`: the file {file} does not exist. Train the earlier task first.")
+                continue
+            try:
+                heads[file] = read_head(file)
+            except ValueError as error:
+                errors.append(f"`{cls.earlier}`: {error}")
+        options = cls(arguments).options
+        found = head_errors(heads, options.reglora_key_ratio, options.reglora_selection)
+        errors += [f"`{cls.earlier}`: {error}" for error in found]
         return errors + [
             f"`{key}` cannot be combined with `cl_method: reglora`: {reason}. Drop one."
             for key, reason in _REFUSED.items()
@@ -72,6 +102,17 @@ class RegLora(Method):
 
         ratio = cls(arguments).options.reglora_key_ratio
         return {"key elements": sum(key_element_bytes(ratio, *shape) for shape in sizes.matrices)}
+
+    @classmethod
+    def check_file(cls, folder: Path, arguments: Mapping[str, Any]) -> str:
+        """Check the sum of the key elements, their M and selection, and that they are of the adapter beside them."""
+        from sefe_plugin.methods.reglora.files import adapter_fingerprint, read_key_elements
+
+        options, elements = cls(arguments).options, read_key_elements(folder / cls.file)
+        elements.check_fits(elements.shapes, options.reglora_key_ratio, options.reglora_selection)
+        if elements.adapter_sha256 != adapter_fingerprint(folder):
+            raise ValueError(f"{folder / cls.file} was found in another adapter than the one beside it")
+        return f"its sum is right, and it is of this adapter, {len(elements.codes)} matrices"
 
     def adapt(self, config: LoraConfig) -> PeftConfig:
         """Return the same adapter as RegLoRA's tuner type."""

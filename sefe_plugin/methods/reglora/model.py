@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from torch.utils.hooks import unserializable_hook
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from sefe_plugin.methods.gradients import add_to_grad, gathered
@@ -40,6 +41,34 @@ class RegLoraModel(LoraModel):
         super().__init__(model, config, adapter_name, **kwargs)
         self._num_earlier_tasks = 0
         self._key_elements: list[tuple[LoraLayer, KeyUnion]] = []
+        self._is_driven = False
+        self._watch_for_plain_training()
+
+    def _watch_for_plain_training(self) -> None:
+        """Warn, once, of a training in which nobody asks for the penalty or loads key elements.
+
+        At the second step's backward pass the optimizer has changed an adapter that nobody has driven by then.
+        """
+        watched = next((B for _, B in self._factors().values() if B.requires_grad), None)
+        if watched is None:
+            return
+        before: list[torch.Tensor] = []
+
+        @unserializable_hook
+        def look(grad: torch.Tensor) -> None:
+            if not before:
+                before.append(watched.detach().clone())
+            if not self._is_driven and not torch.equal(before[0], watched):
+                self._is_driven = True
+                logger.warning(
+                    "This RegLoRA adapter is trained as plain LoRA: no penalty acts, and no key elements will be kept "
+                    "for later tasks. Give the Trainer a SefeCallback, or call `accumulate_penalty_gradients` before "
+                    "each step and `save_key_elements` after training."
+                )
+            if self._is_driven:
+                handle.remove()
+
+        handle = watched.register_hook(look)
 
     def load_key_elements(self, files: Sequence[str | Path], offload: str = "none") -> None:
         """Load the key elements of the earlier tasks, in place of those loaded before.
@@ -58,6 +87,7 @@ class RegLoraModel(LoraModel):
             ValueError: If `offload` is another word, if a file is damaged, belongs to another model, another M or
                 another selection, or is given twice, or if there are more than 255.
         """
+        self._is_driven = True
         if offload not in OFFLOADS:
             raise ValueError(f"`offload` must be one of {', '.join(OFFLOADS)}; got {offload!r}")
         if len(files) > _MAX_TASKS:
@@ -98,6 +128,7 @@ class RegLoraModel(LoraModel):
         Raises:
             RuntimeError: Under DeepSpeed ZeRO-3, where no matrix is whole outside its module's forward pass.
         """
+        self._is_driven = True
         if is_deepspeed_zero3_enabled():
             raise RuntimeError("`penalty` needs whole matrices, which ZeRO-3 partitions. Train with SefeCallback.")
         terms = [MatrixPenalty.apply(A, B, union, weight) for A, B, union, weight in self._terms()]
@@ -125,6 +156,7 @@ class RegLoraModel(LoraModel):
         Returns:
             This process's share of lambda * R, not scaled; fp32, shape (). The shares add up to lambda * R.
         """
+        self._is_driven = True
         process, processes = share
         value = torch.zeros(())
         for number, (A, B, union, weight) in enumerate(self._terms()):

@@ -473,7 +473,7 @@ def test_the_saved_adapter_loads_without_the_plugin_and_without_a_warning(tiny_r
         warnings.simplefilter("error")
         model = PeftModel.from_pretrained(base, f"{folder}/adapter")
         logits = model(torch.arange(4, 24).view(2, 10)).logits
-        assert torch.equal(logits, torch.load(f"{folder}/logits.pt")), logits
+        assert torch.equal(logits, torch.load(f"{folder}/logits.pt", weights_only=True)), logits
         assert type(model.base_model).__name__ == "LoraModel"
     """
     result = subprocess.run(
@@ -510,3 +510,49 @@ def test_metadata_holds_the_fingerprint_of_the_adapter(tiny_reglora, tmp_path):
         with safe_open(tmp_path / "task.safetensors", framework="pt") as archive:
             prints.append(archive.metadata()["adapter_sha256"])
     assert prints[0] == prints[1] != prints[2]
+
+
+def steps(model, count=3, each=lambda model: None, optimizer=torch.optim.AdamW):
+    """A loop that knows nothing of RegLoRA, but calls `each` in every step."""
+    model.train()
+    optimizer = optimizer([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss = model(input_ids=torch.tensor([[1, 5, 6, 7]]), labels=torch.tensor([[1, 5, 6, 7]])).loss
+        (loss + (each(model) or 0)).backward()
+        optimizer.step()
+
+
+WARNING = "This RegLoRA adapter is trained as plain LoRA"
+
+
+def told(caplog) -> list[str]:
+    """What the plugin has said; other packages may say more."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("sefe_plugin")]
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}])
+def test_a_training_without_the_penalty_is_warned_about_once(tiny_reglora, caplog, options):
+    steps(tiny_reglora(), optimizer=lambda parameters, lr: torch.optim.AdamW(parameters, lr, **options))
+    assert [line[: len(WARNING)] for line in told(caplog)] == [WARNING]
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        lambda model: find_reglora_model(model).penalty(),
+        lambda model: find_reglora_model(model).accumulate_penalty_gradients() * 0,
+        lambda model: find_reglora_model(model).load_key_elements([]),
+    ],
+)
+def test_loops_that_drive_it_are_not_warned_about(tiny_reglora, caplog, each):
+    steps(tiny_reglora(), each=each)
+    assert not told(caplog)
+
+
+def test_answers_are_not_taken_for_a_training(tiny_reglora, caplog):
+    model = tiny_reglora()
+    for _ in range(3):
+        model.train()(input_ids=torch.tensor([[1, 5]]))
+        model.eval()(input_ids=torch.tensor([[1, 5]]))
+    assert not told(caplog)
