@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import sefe_plugin.cli.asd as asd_cli
+import sefe_plugin.cli.doctor as doctor_cli
 import sefe_plugin.cli.plan as plan_cli
+import sefe_plugin.cli.score as score_cli
 import sefe_plugin.cli.table as table_cli
+import sefe_plugin.cli.verify as verify_cli
 from sefe_plugin.benchmarks import add_commands
 from sefe_plugin.files import shipped_folder
 
@@ -19,30 +22,13 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: command line without the program's name; the process's own by default.
 
     Returns:
-        The exit status: 0, or 1 after a message on standard error.
+        The exit status: 0, or 1 after a message.
     """
-    parser = argparse.ArgumentParser(
-        prog="sefe",
-        description="Helpers of sefe-plugin. Training itself: llamafactory-cli train RECIPE.yaml",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    init = commands.add_parser("init", help="write the recipes and data templates into a folder")
-    init.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to write (default: here)")
-    init.set_defaults(run=_init)
-
-    report = commands.add_parser("report", help="print the table of one run, or compare several")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: the `output_dir` of a sequence")
-    report.set_defaults(run=_report)
-
-    keys = commands.add_parser("keys", help="print the table of the plugin's recipe keys")
-    keys.set_defaults(run=_keys)
-
-    plan_cli.add_commands(commands)
-    asd_cli.add_commands(commands)
-    groups = add_commands(commands)
-    table_cli.add_command(groups["minicoin"])
-
+    try:
+        parser = _parser()
+    except ImportError as error:
+        print(f"{error}. Install the plugin with what it needs: pip install sefe-plugin", file=sys.stderr)
+        return 1
     options, rest = parser.parse_known_args(arguments)
     # argparse takes `key=value` of `sefe plan` before its options only
     if rest and not ("overrides" in options and all(word.partition("=")[0].isidentifier() for word in rest)):
@@ -50,11 +36,41 @@ def main(arguments: list[str] | None = None) -> int:
     if rest:
         options.overrides += rest
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sefe",
+        description="Helpers of sefe-plugin. Training itself: llamafactory-cli train RECIPE.yaml",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="write the recipes, prompts and docs into a folder")
+    init.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="where to write (default: here)"
+    )
+    init.set_defaults(run=_init)
+
+    report = commands.add_parser("report", help="print the table of one run, or compare several")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: the `output_dir` of a sequence")
+    report.set_defaults(run=_report)
+
+    verify_cli.add_command(commands)
+
+    keys = commands.add_parser("keys", help="print the table of the plugin's recipe keys")
+    keys.set_defaults(run=_keys)
+
+    plan_cli.add_commands(commands)
+    doctor_cli.add_command(commands)
+    asd_cli.add_commands(commands)
+    score_cli.add_command(commands)
+    groups = add_commands(commands)
+    table_cli.add_command(groups["minicoin"])
+    return parser
 
 
 def _init(options: argparse.Namespace) -> None:

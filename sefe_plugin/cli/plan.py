@@ -4,16 +4,19 @@
 import argparse
 import json
 import logging
+import traceback
 from pathlib import Path
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `plan` to the subcommands of `sefe`."""
-    plan = commands.add_parser("plan", help="steps, tokens, GPU memory and disk of a sequence, and its errors")
-    plan.add_argument("recipe", type=Path, metavar="RECIPE")
+    plan = commands.add_parser(
+        "plan", help="print the steps, tokens, GPU memory and disk that a sequence takes, and its errors"
+    )
+    plan.add_argument("recipe", type=Path, metavar="RECIPE", help="YAML file of a sequence")
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="as on the command line of a run")
     plan.add_argument(
-        "--gpus", type=int, metavar="N", help="on all nodes together (default: those visible here, or 1)"
+        "--gpus", type=int, metavar="N", help="GPUs of all nodes together (default: those visible here, or 1)"
     )
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     plan.set_defaults(run=_plan)
@@ -26,9 +29,17 @@ def _plan(options: argparse.Namespace) -> None:
     try:
         from sefe_plugin.hosts.llamafactory.plan import make_plan
         from sefe_plugin.plan.plan import format_plan
+        from sefe_plugin.plan.sizes import PlanError
         from sefe_plugin.recipe.load import RecipeError
 
         plan = make_plan(options.recipe, options.overrides, options.gpus)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise PlanError(
+            f"{options.recipe} cannot be planned: {type(error).__name__}: {error} ({place.filename}:{place.lineno})."
+        ) from error
     finally:
         logging.disable(logging.NOTSET)
     print(json.dumps(plan.to_dict(), indent=2) if options.json else format_plan(plan))

@@ -21,9 +21,18 @@ def add_command(minicoin: argparse._SubParsersAction) -> None:
         nargs="+",
         default=list(DEFAULT_ARMS),
         metavar="ARM",
-        help="what to compare; also controls and sweeps, see docs/minicoin.md (default: %(default)s)",
+        help="what to compare; also controls and sweeps, see docs/minicoin.md (default: "
+        + " ".join(DEFAULT_ARMS)
+        + ")",
     )
-    table.add_argument("--seeds", nargs="+", type=int, default=[101, 102, 103, 104, 105], metavar="SEED")
+    table.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[101, 102, 103, 104, 105],
+        metavar="SEED",
+        help="seeds of the runs (default: 101 to 105)",
+    )
     table.add_argument(
         "--orders", nargs="+", default=["coin"], metavar="ORDER", help="coin, reversed, shuffled (default: coin)"
     )

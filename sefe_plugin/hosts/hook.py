@@ -1,34 +1,37 @@
 """Loads the plugin into plain `llamafactory-cli`, which has no plugin entry points.
 
 `sefe_plugin.pth` in site-packages calls `install` at every interpreter start. That only puts a finder in front of
-`sys.meta_path`; nothing else is imported until LLaMA-Factory itself imports one of the modules named in `ANCHORS`.
-Right after such a module has run, `sefe_plugin.hosts.llamafactory.patches` changes it. `SEFE_PLUGIN_DISABLE=1`
-switches all of it off. (Python 3.18 reads `sefe_plugin.start` instead of the `.pth` line, PEP 829.)
+`sys.meta_path`; nothing else is imported until LLaMA-Factory itself imports one of the modules in `ANCHORS`. Right
+after such a module has run, `sefe_plugin.hosts.llamafactory.patch_table` changes it. `SEFE_PLUGIN_DISABLE=1` switches
+all of it off, `SEFE_PLUGIN_DISABLE=NAME,NAME` single patches. (Python 3.18 reads `sefe_plugin.start` instead of the
+`.pth` line, PEP 829.)
 """
 
 import sys
 
 
-#: LLaMA-Factory module -> function of `sefe_plugin.hosts.llamafactory.patches` that is given the module once it ran.
-ANCHORS = {
-    "llamafactory.cli": "patch_cli",
-    "llamafactory.hparams.model_args": "patch_model_args",
-    "llamafactory.hparams.finetuning_args": "patch_finetuning_args",
-    "llamafactory.hparams.data_args": "patch_data_args",
-    "llamafactory.model.loader": "patch_model_loader",
-    "llamafactory.model.adapter": "patch_adapter",
-    "llamafactory.data.loader": "patch_loader",
-    "llamafactory.train.sft.trainer": "patch_sft_trainer",
-    "llamafactory.train.tuner": "patch_tuner",
-}
+#: The modules of LLaMA-Factory that `patch_table.TABLE` changes; written here too, since reading the table costs time.
+ANCHORS = (
+    "llamafactory.cli",
+    "llamafactory.launcher",
+    "llamafactory.v1.launcher",
+    "llamafactory.hparams.model_args",
+    "llamafactory.hparams.finetuning_args",
+    "llamafactory.hparams.data_args",
+    "llamafactory.hparams.parser",
+    "llamafactory.model.loader",
+    "llamafactory.model.adapter",
+    "llamafactory.data.loader",
+    "llamafactory.train.sft.trainer",
+    "llamafactory.train.tuner",
+)
 
 
 class _PatchingLoader:
-    """The module's own loader, with one patch applied after the module has run."""
+    """The module's own loader, with the module's patches applied after it has run."""
 
-    def __init__(self, loader, patch: str):
+    def __init__(self, loader):
         self._loader = loader
-        self._patch = patch
 
     def __getattr__(self, name):  # get_code, get_source, is_package and so on, as runpy and inspect use them
         return getattr(self._loader, name)
@@ -39,9 +42,9 @@ class _PatchingLoader:
     def exec_module(self, module):
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        from sefe_plugin.hosts.llamafactory import patches
+        from sefe_plugin.hosts.llamafactory import patch_table
 
-        getattr(patches, self._patch)(module)
+        patch_table.apply_to(module)
 
 
 class AnchorFinder:
@@ -50,22 +53,33 @@ class AnchorFinder:
     @staticmethod
     def find_spec(name, path=None, target=None):
         """Return the spec with a patching loader for an anchor, None for every other module."""
-        patch = ANCHORS.get(name)
-        if patch is None:
+        if name not in ANCHORS:
             return None
         for finder in sys.meta_path:
             if finder is AnchorFinder:
                 continue
             spec = finder.find_spec(name, path, target)
             if spec is not None:
-                spec.loader = _PatchingLoader(spec.loader, patch)
+                spec.loader = _PatchingLoader(spec.loader)
                 return spec
         return None
 
 
 def install() -> None:
-    """Put the finder in place, once, unless SEFE_PLUGIN_DISABLE is set to anything but 0."""
+    """Put the finder in place, once, unless SEFE_PLUGIN_DISABLE switches it off (as `sefe_plugin.patching` has it)."""
     import os
 
-    if os.environ.get("SEFE_PLUGIN_DISABLE", "0") in ("", "0") and AnchorFinder not in sys.meta_path:
+    if os.environ.get("SEFE_PLUGIN_DISABLE", "0").strip().lower() not in ("1", "true", "yes", "y", "on"):
+        insert()
+
+
+def insert() -> None:
+    """Put the finder in place, once."""
+    if AnchorFinder not in sys.meta_path:
         sys.meta_path.insert(0, AnchorFinder)
+
+
+def remove() -> None:
+    """Take the finder away."""
+    if AnchorFinder in sys.meta_path:
+        sys.meta_path.remove(AnchorFinder)

@@ -30,6 +30,7 @@ class Plan:
         steps: optimizer steps of every task, None where its samples cannot be counted, or are packed.
         memory: bytes of one GPU at the peak of the last task, by part and in total.
         disk: bytes that the finished run takes, by part and in total.
+        notes: what the host could not try here, one sentence each.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Plan:
     steps: Sequence[int | None]
     memory: Mapping[str, int]
     disk: Mapping[str, int]
+    notes: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -60,6 +62,7 @@ class Plan:
             "gpu_memory": dict(self.memory),
             "uncertainty": UNCERTAINTY,
             "disk": dict(self.disk),
+            "notes": list(self.notes),
         }
 
 
@@ -90,6 +93,7 @@ def format_plan(plan: Plan) -> str:
         "",
         "disk of the finished run:",
         *_parts(plan.disk),
+        *(["", "not tried here:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
     ]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import sysconfig
 import traceback
 from pathlib import Path
@@ -102,8 +103,20 @@ def finished(train, recipe) -> tuple[Path, str]:
     return recipe.parent / "run", result.stdout
 
 
+@pytest.fixture(scope="session")
+def try_here():
+    """The trial of a sequence in this process, which has the host loaded."""
+
+    def trial(recipe, tasks) -> dict:
+        from sefe_plugin.hosts.llamafactory.trial import try_sequence
+
+        return try_sequence(recipe, tasks, here=True, bar=sys.stderr)
+
+    return trial
+
+
 @pytest.fixture
-def train_here(monkeypatch):
+def train_here(monkeypatch, try_here):
     """Runs a recipe as `llamafactory-cli train` does, but every task in this process, which has the host loaded.
 
     Returns the report; what the tasks were asked to do is in `train_here.commands`, as (verb, file).
@@ -111,10 +124,11 @@ def train_here(monkeypatch):
     import sefe_plugin.run.job
     from sefe_plugin.hosts.llamafactory.host import LlamaFactory, read_recipe
     from sefe_plugin.hosts.llamafactory.keys import host_keys
+    from sefe_plugin.hosts.llamafactory.trial_process import require_trial
     from sefe_plugin.recipe.load import load_recipe
     from sefe_plugin.run.runner import run_sequence
 
-    def call(command) -> int:
+    def call(command, *rest) -> int:
         from llamafactory.train.tuner import export_model, run_exp
 
         verb, file = command[-2:]
@@ -131,6 +145,7 @@ def train_here(monkeypatch):
     def run(recipe: Path, *overrides: str) -> dict:
         run.commands = []
         loaded = load_recipe(read_recipe(recipe, list(overrides)), str(recipe), host_keys())
+        require_trial(loaded, print, try_here)
         return run_sequence(loaded, LlamaFactory(), host_keys(), print)
 
     return run

@@ -16,6 +16,7 @@ from transformers import LlavaForConditionalGeneration
 from transformers.integrations.deepspeed import is_deepspeed_available
 
 from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.run.checkpoints import whole_checkpoints
 
 
 needs_deepspeed = pytest.mark.skipif(not is_deepspeed_available(), reason="needs deepspeed")
@@ -302,10 +303,13 @@ def test_zero_sequence_is_that_of_one_process(train, recipe, merged, tmp_path, s
         f"deepspeed={config}",
         f"carry={carry}",
         "gradient_accumulation_steps=1",
+        "save_strategy=steps",
+        "save_steps=4",
         FORCE_TORCHRUN="1",
         NPROC_PER_NODE="2",
         OMP_NUM_THREADS="1",
     )
+    assert len(whole_checkpoints(tmp_path / "run" / TASKS[0])) == 2
     ours, theirs = (load_file(f / TASKS[0] / "adapter_model.safetensors") for f in (tmp_path / "run", merged[0]))
     assert ours.keys() == theirs.keys()
     if stage == 2:  # ZeRO-3 draws other initial values, so only what it carries can be checked

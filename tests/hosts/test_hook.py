@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sefe_plugin.hosts import hook
-from sefe_plugin.hosts.llamafactory import patches
+from sefe_plugin.hosts.llamafactory import patch_table
 
 
 ROOT = Path(hook.__file__).parents[2]
@@ -33,7 +33,9 @@ def test_hook_imports_nothing_but_itself():
     assert set(python(code).split()) == {"sefe_plugin", "sefe_plugin.hosts", "sefe_plugin.hosts.hook"}
 
 
-@pytest.mark.parametrize(("value", "active"), [(None, True), ("0", True), ("", True), ("1", False), ("true", False)])
+@pytest.mark.parametrize(
+    ("value", "active"), [(None, True), ("0", True), ("", True), ("1", False), ("true", False), ("asd", True)]
+)
 def test_environment_variable_switches_the_hook_off(value, active):
     code = "import sefe_plugin.hosts.hook as h; h.install(); print(h.AnchorFinder in sys.meta_path)"
     environment = {} if value is None else {"SEFE_PLUGIN_DISABLE": value}
@@ -63,9 +65,26 @@ def test_startup_cost_is_at_most_one_millisecond(tmp_path):
     assert min(float(python(timed)) for _ in range(10)) <= 1e-3
 
 
-def test_every_anchor_has_a_patch_and_every_patch_an_anchor():
-    functions = {name for name in vars(patches) if name.startswith("patch_")}
-    assert set(hook.ANCHORS.values()) == functions
+def test_the_hook_waits_for_the_modules_of_the_table():
+    assert sorted(hook.ANCHORS) == sorted({patch.module for patch in patch_table.TABLE})
+
+
+def test_names_of_patches_switch_them_off_and_an_unknown_name_ends_the_command(tmp_path):
+    package = tmp_path / "llamafactory"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "cli.py").write_text("def main():\n    print('host')\n")
+    code = (
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import sefe_plugin.hosts.hook as h; h.install()\n"
+        "import llamafactory.cli as c; print(hasattr(c.main, '__wrapped__'))\n"
+        "try:\n    c.main()\nexcept SystemExit as error:\n    print(error)"
+    )
+    assert python(code, SEFE_PLUGIN_DISABLE="projector").split() == ["True", "host"]
+    assert python(code, SEFE_PLUGIN_DISABLE="projector, command").split() == ["False", "host"]
+    said = python(code, SEFE_PLUGIN_DISABLE="comand").splitlines()
+    assert said[1].startswith("SEFE_PLUGIN_DISABLE names no patch 'comand'")
+    assert said[1].endswith("Did you mean `command`?")
 
 
 def test_anchor_is_patched_and_keeps_its_own_loader(tmp_path):

@@ -3,17 +3,22 @@
 import dataclasses
 import importlib
 import inspect
+import os
 import pickle
 import subprocess
 import sys
+import sysconfig
 import textwrap
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import yaml
 
-from sefe_plugin.hosts.hook import ANCHORS, AnchorFinder
-from sefe_plugin.hosts.llamafactory import patches
+from sefe_plugin.hosts.hook import AnchorFinder
+from sefe_plugin.hosts.llamafactory import patch_table, patches
 from sefe_plugin.options import own_options
+from sefe_plugin.recipe.load import RecipeError
 from sefe_plugin.recipe.options import DataOptions, ImageOptions, method_options, plugin_keys
 
 
@@ -22,9 +27,26 @@ def hook_is_active():
     assert AnchorFinder in sys.meta_path, "install the plugin, so that its start-up hook is active: pip install -e ."
 
 
-#: Anchored host functions and the parameters that the patches rely on.
+#: Every anchored function and the parameters that the patches rely on; None for classes, which have tests below.
 SIGNATURES = {
     ("llamafactory.cli", "main"): [],
+    ("llamafactory.launcher", "launch"): [],
+    ("llamafactory.v1.launcher", "launch"): [],
+    ("llamafactory.hparams.model_args", "ModelArguments"): None,
+    ("llamafactory.hparams.finetuning_args", "FinetuningArguments"): None,
+    ("llamafactory.hparams.data_args", "DataArguments"): None,
+    ("llamafactory.hparams.parser", "get_train_args"): ["args"],
+    ("llamafactory.model.adapter", "LoraConfig"): None,
+    ("llamafactory.model.adapter", "PeftModel"): None,
+    ("peft.utils", "PeftType"): None,
+    ("transformers.modeling_utils", "log_state_dict_report"): [
+        "model",
+        "pretrained_model_name_or_path",
+        "ignore_mismatched_sizes",
+        "loading_info",
+        "logger",
+    ],
+    ("transformers.trainer_callback", "CallbackHandler.on_log"): ["self", "args", "state", "control", "logs"],
     ("llamafactory.model.loader", "load_tokenizer"): ["model_args"],
     ("llamafactory.model.loader", "load_model"): [
         "tokenizer",
@@ -51,6 +73,7 @@ SIGNATURES = {
         "return_dict",
     ],
     ("llamafactory.data.loader", "align_dataset"): ["dataset", "dataset_attr", "data_args", "training_args"],
+    ("llamafactory.data.loader", "split_dataset"): ["dataset", "eval_dataset", "data_args", "seed"],
     ("llamafactory.train.tuner", "run_sft"): [
         "model_args",
         "data_args",
@@ -62,11 +85,27 @@ SIGNATURES = {
 }
 
 
+def test_every_anchor_of_the_table_has_its_contract():
+    anchors = [(patch.module, name) for patch in patch_table.all_patches() for name in patch.anchors]
+    assert sorted(anchors) == sorted(SIGNATURES)
+
+
 @pytest.mark.parametrize(("module", "name"), SIGNATURES)
-def test_function_is_wrapped_and_the_host_keeps_its_signature(module, name):
-    function = getattr(importlib.import_module(module), name)
-    assert function.__code__.co_filename == inspect.getsourcefile(patches)
-    assert list(inspect.signature(function.__wrapped__).parameters) == SIGNATURES[module, name]
+def test_the_anchor_is_there_as_expected(module, name):
+    anchor = attrgetter(name)(importlib.import_module(module))
+    if SIGNATURES[module, name] is None:
+        assert isinstance(anchor, type)
+    else:
+        assert list(inspect.signature(inspect.unwrap(anchor)).parameters) == SIGNATURES[module, name]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(patch.module, name) for patch in patch_table.TABLE for name in patch.anchors]
+)
+def test_the_anchor_is_exchanged(module, name):
+    anchor = getattr(importlib.import_module(module), name)
+    if SIGNATURES[module, name] is not None:
+        assert anchor.__code__.co_filename == inspect.getsourcefile(patches)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +136,10 @@ def test_every_importer_gets_the_same_arguments():
     assert "cl_method" in {field.name for field in dataclasses.fields(FinetuningArguments)}
 
 
-@pytest.mark.parametrize("anchor", ANCHORS)
-def test_patch_raises_when_its_anchor_is_gone(anchor):
-    module = importlib.import_module("types").ModuleType(anchor)
-    with pytest.raises(patches.HostChangedError, match=anchor):
-        getattr(patches, ANCHORS[anchor])(module)
+@pytest.mark.parametrize("module", sorted({patch.module for patch in patch_table.TABLE}))
+def test_a_patch_raises_when_its_anchor_is_gone(module):
+    with pytest.raises(patch_table.HostChangedError, match=module):
+        patch_table.apply_to(importlib.import_module("types").ModuleType(module))
 
 
 def test_pad_images_reaches_every_importer(tmp_path):
@@ -167,3 +205,192 @@ def eval_list(text: str) -> list[str]:
     import ast
 
     return ast.literal_eval(text)
+
+
+def test_the_page_shows_the_table():
+    page = Path(__file__).parents[2] / "docs" / "patches.md"
+    begin, end = "<!-- begin of the table -->\n", "\n<!-- end of the table -->"
+    assert page.read_text().split(begin)[1].split(end)[0] == patch_table.markdown_table()
+
+
+def test_explicit_calls_apply_and_undo_every_patch():
+    """Without the start-up hook: what is imported already is changed at once, and all is as before afterwards."""
+    code = textwrap.dedent("""
+        import sys, types
+        import llamafactory.cli, llamafactory.launcher, llamafactory.train.tuner, llamafactory.train.dpo.trainer
+        from peft import PeftType, mapping
+        import sefe_plugin.hosts.llamafactory as plugin
+        from sefe_plugin.hosts.llamafactory.patch_table import TABLE
+        assert not any(name.startswith("sefe_plugin.methods.reglora.tuner") for name in sys.modules)
+
+        def state():
+            found = {name: dict(vars(m)) for name, m in sys.modules.items() if name.startswith("llamafactory")}
+            found["parser"] = list(sys.modules["llamafactory.hparams.parser"]._TRAIN_ARGS)
+            tables = [v for k, v in vars(mapping).items() if k.startswith("PEFT_TYPE_TO")]
+            found["peft"] = [list(PeftType), list(PeftType.__members__), *map(dict, tables)]
+            return found
+
+        def differences(a, b):
+            return sorted(f"{m}.{k}" for m in a if isinstance(a[m], dict) for k in a[m] if a[m][k] is not b[m][k])
+
+        before = state()
+        applied = plugin.apply()
+        assert applied == list(dict.fromkeys(patch.name for patch in TABLE)), applied
+        assert plugin.apply() == applied
+        changed = differences(before, state())
+        for patch in TABLE:
+            if patch.module in sys.modules:
+                assert {f"{patch.module}.{name}" for name in patch.anchors} <= set(changed), patch
+        assert "llamafactory.train.tuner.get_train_args" in changed  # imported before by others
+        assert "llamafactory.train.dpo.trainer.create_custom_optimizer" not in changed
+        from sefe_plugin import RegLoraConfig
+        from llamafactory.hparams import get_train_args
+        keys = {"model_name_or_path": "x", "output_dir": "x", "do_train": True, "stage": "sft", "dataset": "x",
+                "template": "llava", "cl_method": "reglora", "reglora_weight": 5.0, "use_cpu": True}
+        assert get_train_args(dict(keys))[3].reglora_weight == 5.0
+        plugin.undo()
+        after = state()
+        assert differences(before, after) == []
+        assert before["parser"] == after["parser"] and before["peft"] == after["peft"]
+        plugin.apply()
+        from sefe_plugin.methods.reglora import RegLoraConfig  # registered again
+        assert "REGLORA" in PeftType.__members__ and RegLoraConfig().peft_type == PeftType.REGLORA
+        print("well")
+    """)
+    environment = os.environ | {"SEFE_PLUGIN_DISABLE": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.stdout.splitlines()[-1:] == ["well"], result.stderr
+
+
+def test_what_someone_else_changed_since_is_left_alone(monkeypatch):
+    module = importlib.import_module("types").ModuleType("llamafactory.cli")
+    module.main = host = lambda: "host"
+    host.__module__ = module.__name__
+    monkeypatch.setattr(patch_table, "_exchanged", [])
+    patch_table.apply_to(module)
+    ((_, name, old, ours),) = patch_table._exchanged
+    module.main = foreign = lambda: ours()
+    patch_table._exchange(module, name, ours, old)
+    assert module.main is foreign
+
+
+@pytest.mark.parametrize(
+    ("off", "keys", "expected"),
+    [
+        ("asd", {"asd_ratio": 0.2}, "`asd_ratio` needs the patch asd"),
+        ("data_keys", {"asd_ratio": 0.2}, "`asd_ratio` needs the patch asd"),
+        ("method_log", {"cl_method": "reglora"}, None),
+        ("peft_type", {"cl_method": "reglora"}, "`cl_method` needs the patch peft_type"),
+        ("peft_type", {"cl_method": "lora"}, None),
+        ("projctor", {"cl_method": "lora"}, "Did you mean `projector`?"),
+        ("1", {"asd_ratio": 0.2}, None),
+    ],
+)
+def test_keys_whose_patch_is_off_are_refused(monkeypatch, off, keys, expected):
+    monkeypatch.setenv("SEFE_PLUGIN_DISABLE", off)
+    errors = patch_table.switched_off_errors(keys)
+    assert len(errors) == (expected is not None)
+    assert expected is None or expected in errors[0]
+
+
+def test_reglora_says_that_its_type_is_switched_off(monkeypatch):
+    from sefe_plugin.methods.reglora.peft_type import add_member
+    from sefe_plugin.patching import PatchOffError
+
+    monkeypatch.setenv("SEFE_PLUGIN_DISABLE", "peft_type")
+    with pytest.raises(PatchOffError, match="which SEFE_PLUGIN_DISABLE switches off"):
+        add_member()
+
+
+BASE_KEYS = {
+    "model_name_or_path": "x",
+    "template": "llava",
+    "stage": "sft",
+    "do_train": True,
+    "dataset": "x",
+    "output_dir": "x",
+    "use_cpu": True,
+}
+
+#: What the check of recipes refuses, by keys of several of the host's argument classes.
+REFUSED = {
+    "merged 4 bit": ({"merge_adapter": True, "quantization_bit": 4}, "`merge_adapter` cannot merge into weights"),
+    "another stage": ({"cl_method": "reglora", "stage": "pt"}, "`cl_method` works in `stage: sft` only"),
+    "scores of another stage": ({"merge_adapter": True, "stage": "pt"}, "`merge_adapter` works in `stage: sft` only"),
+    "unsloth": ({"cl_method": "reglora", "use_unsloth_gc": True, "use_dora": True}, "`use_dora` cannot be combined"),
+    "hyper parallel": ({"cl_method": "lora", "use_hyper_parallel": True}, "`use_hyper_parallel` is set"),
+    "foreign option": ({"reglora_weight": 3.0}, "`reglora_weight` belongs to `cl_method: reglora`"),
+    "carry": ({"cl_method": "lora", "carry": "stack"}, "`carry` belongs to a sequence"),
+    "projector": ({"projector_learning_rate": 1e-3}, "`projector_learning_rate` needs a projector"),
+    "untrained": ({"do_train": False, "test_sets": [{"name": "x"}]}, "`test_sets` needs a trained model"),
+    "full": ({"cl_method": "full", "finetuning_type": "lora"}, "`cl_method: full` needs `finetuning_type: full`"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_every_rule_is_reached_by_a_mapping(name, tmp_path):
+    from llamafactory.train.tuner import run_exp
+
+    keys, expected = REFUSED[name]
+    with pytest.raises(RecipeError, match=expected):
+        run_exp(BASE_KEYS | {"output_dir": str(tmp_path)} | keys)
+
+
+def test_a_run_without_the_plugins_keys_is_not_checked(monkeypatch):
+    from llamafactory.hparams import get_train_args
+
+    monkeypatch.setattr("sefe_plugin.hosts.llamafactory.run_check.run_errors", lambda *given, **more: ["error"])
+    get_train_args(dict(BASE_KEYS))
+    with pytest.raises(RecipeError):
+        get_train_args(BASE_KEYS | {"cl_method": "lora"})
+
+
+def flags(keys: dict) -> list[str]:
+    return [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.mark.parametrize("way", ["flags", "module with flags", "module", "torchrun"])
+def test_every_way_in_refuses_before_training(way, environment, tmp_path):
+    keys = BASE_KEYS | {"output_dir": str(tmp_path / "out"), "merge_adapter": True, "quantization_bit": 4}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(keys))
+    scripts = sysconfig.get_paths()["scripts"]
+    launcher = importlib.import_module("llamafactory.launcher").__file__
+    command = {
+        "flags": [f"{scripts}/llamafactory-cli", "train", *flags(keys)],
+        "module with flags": [sys.executable, "-m", "llamafactory.cli", "train", *flags(keys)],
+        "module": [sys.executable, "-m", "llamafactory.cli", "train", str(recipe)],
+        "torchrun": [f"{scripts}/torchrun", "--nproc_per_node", "1", "--standalone", launcher, str(recipe)],
+    }[way]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    assert "`merge_adapter` cannot merge into weights that are quantized" in result.stderr
+    assert ("Traceback" in result.stderr) == (way == "torchrun")  # whose processes are the host's own
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sequence_is_recognised_in_a_module_run_as_the_command(environment, recipe):
+    """`python -m` runs a copy of the command's module, in which nothing is exchanged."""
+    command = [sys.executable, "-m", "llamafactory.cli", "train", str(recipe), "asd_ratio=3", "learning_rate=x"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-3:-2] == [f"{recipe} cannot start: 2 errors."], result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_sequence_that_needs_a_patch_which_is_off_is_refused_before_its_first_task(
+    small_recipe, tmp_path, monkeypatch, capsys
+):
+    from sefe_plugin.hosts.llamafactory.sequence import intercept
+
+    recipe = small_recipe(tmp_path, 2, cl_method="lora", asd_ratio=0)
+    keys = yaml.safe_load(recipe.read_text())
+    keys["tasks"][1]["asd_ratio"] = 0.5
+    recipe.write_text(yaml.safe_dump(keys))
+    monkeypatch.setenv("SEFE_PLUGIN_DISABLE", "asd,task")
+    with pytest.raises(SystemExit):
+        intercept([str(recipe)])
+    said = capsys.readouterr().err
+    assert "`asd_ratio` needs the patch asd" in said
+    assert said.count("`cl_method` needs the patch task") == 1
+    assert not (tmp_path / "run").exists()

@@ -106,13 +106,16 @@ def test_all_other_errors_stop_the_plan(recipe):
     ("change", "message"),
     [
         ({"model_name_or_path": "nobody/nothing"}, "`model_name_or_path`: the configuration of nobody/nothing"),
-        ({"lora_target": "no_such_module"}, "llava cannot be built or adapted as the recipe says"),
+        (
+            {"lora_target": "q_prj"},
+            "`lora_target` names 'q_prj', which is no module of the model. Did you mean `q_proj`",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_named(recipe, change, message):
     keys, write = recipe
     keys |= change
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(RecipeError, match=message):
         make_plan(write(), [], gpus=1)
 
 

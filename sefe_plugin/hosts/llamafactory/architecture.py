@@ -45,9 +45,9 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
     text = config.get_text_config()
     try:
         with torch.device("meta"):
-            base = _automatic_class(config).from_config(config, dtype=dtype)
+            base = build_base(config)
             weights = _weight_sizes(base, model_args)
-            trained = _trained_sizes(init_adapter(config, base, model_args, finetuning_args, is_trainable=True))
+            trained = _trained_sizes(adapt(config, base, model_args, finetuning_args))
             if finetuning_args.finetuning_type == "full":
                 frozen = [parameter for parameter in base.parameters() if not parameter.requires_grad]
                 weights["frozen_parameters"] = sum(parameter.numel() for parameter in frozen)
@@ -68,6 +68,20 @@ def measure_architecture(arguments: Mapping[str, Any]) -> Architecture:
         weight_type=str(dtype).removeprefix("torch."),
         image_tokens=_image_tokens(config, model_args),
     )
+
+
+def build_base(config: PreTrainedConfig) -> nn.Module:
+    """Build a model without weights, through the class by which the host loads it."""
+    with torch.device("meta"):
+        return _automatic_class(config).from_config(config, dtype=config.dtype or torch.float32)
+
+
+def adapt(
+    config: PreTrainedConfig, base: nn.Module, model_args: ModelArguments, finetuning_args: FinetuningArguments
+) -> nn.Module:
+    """Let the host ready a model without weights for training: with its adapter, or with what of it is frozen."""
+    with torch.device("meta"):
+        return init_adapter(config, base, model_args, finetuning_args, is_trainable=True)
 
 
 def _read(arguments: Mapping[str, Any]) -> tuple[ModelArguments, FinetuningArguments, PreTrainedConfig]:

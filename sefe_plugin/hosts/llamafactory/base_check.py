@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from llamafactory.model import load_config
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import modeling_utils
+
+from sefe_plugin.carry.quantized import quantization_in, quantized_error
+from sefe_plugin.recipe.load import RecipeError
 
 
 @contextmanager
@@ -35,6 +40,27 @@ def whole_checkpoint() -> Iterator[None]:
         yield
     finally:
         modeling_utils.log_state_dict_report = report
+
+
+def check_base(model_args, finetuning_args) -> None:
+    """Check, once the host can read a base's configuration, that what is asked for works on its weights.
+
+    Args:
+        model_args: the host's arguments for the model.
+        finetuning_args: the host's arguments with the plugin's keys.
+
+    Raises:
+        RecipeError: if the base is quantized, but is to take the adapter in, or to be trained itself.
+    """
+    is_full = finetuning_args.finetuning_type == "full"
+    if not (finetuning_args.merge_adapter or is_full) or Path(model_args.model_name_or_path).is_dir():
+        return  # a folder was looked at before anything was imported
+    quantization = quantization_in(load_config(model_args).to_dict())
+    if quantization:
+        key = "finetuning_type: full" if is_full else "merge_adapter"
+        remedy = "Train an adapter with `carry: stack`, or take the base in full precision."
+        error = quantized_error(model_args.model_name_or_path, quantization, key, remedy)
+        raise RecipeError("This run", [error])
 
 
 def check_quantized(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sefe_plugin.files import write_text
 from sefe_plugin.hosts.base import Host
 from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.hosts.llamafactory.nodes import num_nodes
 from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.load import RecipeError
 from sefe_plugin.recipe.options import plugin_keys
@@ -25,14 +26,16 @@ def read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
     """Read a recipe as the host does, command-line overrides last.
 
     Raises:
-        RecipeError: if the file is absent or no YAML with keys at the top.
+        RecipeError: if the file cannot be read, or is no YAML with keys at the top.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_cli(overrides))
         keys = OmegaConf.to_container(merged)
     except FileNotFoundError:
         raise RecipeError(str(file), ["the file does not exist."]) from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(str(file), [f"it is not in UTF-8: {error}. Save it in UTF-8."]) from None
+    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise RecipeError(str(file), [f"it cannot be read: {error}"]) from None
     if not isinstance(keys, dict):
         raise RecipeError(str(file), ["it must hold keys and values at the top."])
@@ -43,10 +46,10 @@ class LlamaFactory(Host):
     """The host as the sequence needs it; `-P` keeps the working folder from shadowing installed packages.
 
     Args:
-        announce: given the command of every training, for other nodes that take part in it.
+        announce: given "train" or "score" and the file of every step in which other nodes take part, before it begins.
     """
 
-    def __init__(self, announce: Callable[[list[str]], None] = lambda command: None):
+    def __init__(self, announce: Callable[[str, Path], None] = lambda step, file: None):
         self._announce = announce
 
     def keys(self) -> HostKeys:
@@ -60,7 +63,7 @@ class LlamaFactory(Host):
     def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
         """Write a task's recipe; return the command that trains it."""
         command = _command("train", file, keys)
-        self._announce(command)
+        self._announce("train", file)
         return command
 
     def score(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
@@ -77,20 +80,20 @@ class LlamaFactory(Host):
         # a model that DeepSpeed holds in parts is answered with as a whole
         kept = {key: value for key, value in keys.items() if key != "deepspeed"}
         command = _command("train", file, {**kept, **trained, "do_train": False, "merge_adapter": False})
-        self._announce(command)
+        self._announce("score", file)
         return command
 
     def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
         """Write a recipe of the host's export, on the CPU; return the command that runs it."""
         model_keys = {
-            key: value for key, value in keys.items() if _section(key) == "model" and "quantization" not in key
+            key: value for key, value in keys.items() if section_of(key) == "model" and "quantization" not in key
         }
         export = {"adapter_name_or_path": str(adapter), "export_dir": str(folder), "export_device": "cpu"}
         method = {"template": keys["template"], "finetuning_type": "lora"}
         return _command("export", file, {**model_keys, **export, **method})
 
 
-def _section(key: str) -> str:
+def section_of(key: str) -> str:
     """Return the section of a recipe that a key belongs to."""
     known = host_keys().keys
     return known[key].section if key in known else plugin_keys()[key].section
@@ -98,18 +101,14 @@ def _section(key: str) -> str:
 
 def on_command_line(file: Path) -> str:
     """Return a path, without the blanks of the working folder; other nodes have working folders of their own."""
-    alone = int(os.environ.get("NNODES", "1")) == 1
+    alone = num_nodes() == 1
     return os.path.relpath(file) if alone and any(map(str.isspace, str(file))) else str(file)
 
 
 def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
     command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, on_command_line(file)]
-    alone = f"llamafactory-cli {verb} {file}"
-    if verb == "train":
-        # the check of recipes asks for a training where test sets are named
-        alone = (
-            f"{alone} overwrite_output_dir=true" if keys["do_train"] else f"python -m llamafactory.cli train {file}"
-        )
+    overwrites = " overwrite_output_dir=true" if verb == "train" and keys["do_train"] else ""
+    alone = f"llamafactory-cli {verb} {file}{overwrites}"
     write_recipe(file, keys, f"# One step of a sequence; to run it alone: {alone}")
     return command
 
@@ -124,7 +123,7 @@ def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
     """
     sections: dict[str, dict] = {section: {} for section in _SECTIONS}
     for key, value in keys.items():
-        sections[_section(key)][key] = value
+        sections[section_of(key)][key] = value
     lines = [title]
     for section, entries in sections.items():
         if entries:

@@ -5,10 +5,12 @@ that a recipe is checked before anything heavy starts.
 """
 
 import ast
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from sefe_plugin.hosts.llamafactory.switches import SWITCH_KEYS
 from sefe_plugin.recipe.keys import HostKey, HostKeys
 
 
@@ -22,6 +24,13 @@ _SOURCES = {
     ("transformers", "training_args.py"): "train",
     ("transformers", "training_args_seq2seq.py"): "train",
 }
+#: Source files of the enumerations that these classes name: what such a key may be.
+_ENUM_SOURCES = (
+    ("llamafactory", "extras/constants.py"),
+    ("transformers", "trainer_utils.py"),
+    ("transformers", "training_args.py"),
+)
+
 _OUTPUT_KEYS = ("output_dir", "logging_steps", "save_steps", "save_strategy", "plot_loss", "report_to", "run_name")
 
 #: Keys for which the host takes a list as well as names separated by commas.
@@ -37,6 +46,11 @@ _NAMES = (
     "freeze_extra_modules",
 )
 
+#: Keys for which the host takes true and false as well, beside what its annotation says.
+_SWITCHES = ("fsdp", "resume_from_checkpoint")
+
+#: Keys of mappings for which a text may name a file.
+_FILES = ("accelerator_config", "deepspeed", "fsdp_config")
 
 #: Keys with one possible value in a sequence, and why.
 _FIXED = {
@@ -52,7 +66,6 @@ _REFUSED = {
     "do_predict": "the sequence scores the test sets itself",
     "predict_with_generate": "the sequence scores the test sets itself",
     "resume_from_checkpoint": "the same command resumes by itself",
-    "use_hyper_parallel": "its training is not the one that this plugin extends",
     "overwrite_output_dir": "the same command resumes by itself; for a fresh start choose another `output_dir`",
 }
 
@@ -60,9 +73,19 @@ _REFUSED = {
 _WHOLE_SEQUENCE = (
     "output_dir",
     "model_name_or_path",
-    "dataset_dir",  # each task is followed by the test sets of all before it
+    # each task is followed by the test sets of all before it, whose questions are asked as its own are
+    "dataset_dir",
     "media_dir",
     "template",
+    "default_system",
+    "tool_format",
+    "enable_thinking",
+    "preserve_thinking",
+    "image_max_pixels",
+    "image_min_pixels",
+    "image_do_pan_and_scan",
+    "crop_to_patches",
+    "max_new_tokens",
 )
 
 #: Keys that say how a task is computed or shown, not what it learns.
@@ -84,6 +107,17 @@ _COMPUTING = (
     "vllm_maxlen",
 )
 
+#: Keys that hold secrets, and what to do in place of them.
+_SECRETS = {
+    "hf_hub_token": "Set the environment variable HF_TOKEN, or run `hf auth login` once",
+    "hub_token": "Set the environment variable HF_TOKEN, or run `hf auth login` once",
+    "ms_hub_token": "Run `modelscope login` once",
+    "om_hub_token": "Download the model first, and name its folder",
+    "swanlab_api_key": "Set the environment variable SWANLAB_API_KEY, or run `swanlab login` once",
+    "swanlab_lark_webhook_url": "A sequence sends no messages to Lark",
+    "swanlab_lark_secret": "A sequence sends no messages to Lark",
+}
+
 _BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 
 _PARAMETRISATIONS = {"lora": {"finetuning_type": "lora"}, "full": {"finetuning_type": "full"}}
@@ -92,7 +126,17 @@ _PARAMETRISATIONS = {"lora": {"finetuning_type": "lora"}, "full": {"finetuning_t
 @cache
 def host_keys() -> HostKeys:
     """Return what a sequence has to know of LLaMA-Factory's keys."""
-    return HostKeys(_read_keys(), _FIXED, _REFUSED, _WHOLE_SEQUENCE, _COMPUTING, _BATCH, _PARAMETRISATIONS)
+    return HostKeys(
+        _read_keys(),
+        _FIXED,
+        _REFUSED,
+        SWITCH_KEYS,
+        _WHOLE_SEQUENCE,
+        _COMPUTING,
+        _BATCH,
+        _PARAMETRISATIONS,
+        _SECRETS,
+    )
 
 
 def _read_keys() -> dict[str, HostKey]:
@@ -102,19 +146,43 @@ def _read_keys() -> dict[str, HostKey]:
         RuntimeError: if a source file of the installed host is not where it is expected.
     """
     keys = {}
+    enums = {name: choices for source in _ENUM_SOURCES for name, choices in _enums(_parsed(*source)).items()}
     for (package, file), section in _SOURCES.items():
-        source = Path(find_spec(package).submodule_search_locations[0]) / file
-        if not source.is_file():
-            raise RuntimeError(f"{source} does not exist: this version of {package} is not supported.")
-        for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        for node in _parsed(package, file).body:
             if isinstance(node, ast.ClassDef) and _is_dataclass(node):
                 for field in node.body:
                     if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_init(field):
                         name = field.target.id
-                        keys[name] = HostKey("output" if name in _OUTPUT_KEYS else section, _types(field.annotation))
-    for name in _NAMES:
-        keys[name] = HostKey(keys[name].section, (*keys[name].types, "names"))
+                        types = _accepted(name, _types(field.annotation, enums))
+                        keys[name] = HostKey("output" if name in _OUTPUT_KEYS else section, types)
     return keys
+
+
+def _parsed(package: str, file: str) -> ast.Module:
+    source = Path(find_spec(package).submodule_search_locations[0]) / file
+    if not source.is_file():
+        raise RuntimeError(f"{source} does not exist: this version of {package} is not supported.")
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+def _accepted(name: str, types: tuple | None) -> tuple | None:
+    """Return what the host makes of a key beside what its annotation says."""
+    if types is None:
+        return None
+    if "dict" in types and name not in _FILES:
+        types = tuple("json" if item == "str" else item for item in types)
+    return types + ("names",) * (name in _NAMES) + ("bool",) * (name in _SWITCHES)
+
+
+def _enums(module: ast.Module) -> dict[str, tuple]:
+    """Return the enumerations of words in a source file: class -> its words, as literal values."""
+    enums = {}
+    for node in module.body:
+        bases = [base.id for base in getattr(node, "bases", ()) if isinstance(base, ast.Name)]
+        if isinstance(node, ast.ClassDef) and any(base.endswith("Enum") for base in bases):
+            values = [item.value for item in node.body if isinstance(item, ast.Assign)]
+            enums[node.name] = tuple(("literal", value.value) for value in values if isinstance(value, ast.Constant))
+    return enums
 
 
 def _is_dataclass(node: ast.ClassDef) -> bool:
@@ -127,22 +195,27 @@ def _is_init(field: ast.AnnAssign) -> bool:
     return not any(k.arg == "init" and isinstance(k.value, ast.Constant) and k.value.value is False for k in keywords)
 
 
-def _types(annotation: ast.expr) -> tuple | None:
-    """Return the alternatives of an annotation: type names and literal values; None when any value may be right."""
+def _types(annotation: ast.expr, enums: Mapping[str, tuple]) -> tuple | None:
+    """Return the alternatives of an annotation: type names and literal values; None when any value may be right.
+
+    A class of which no recipe can hold a value adds nothing.
+    """
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        return _types(ast.parse(annotation.value, mode="eval").body)
+        return _types(ast.parse(annotation.value, mode="eval").body, enums)
     if isinstance(annotation, ast.Constant) and annotation.value is None:
         return ("None",)
-    if isinstance(annotation, ast.Name) and annotation.id in ("int", "float", "bool", "str", "list", "dict"):
-        return (annotation.id,)
+    if isinstance(annotation, ast.Name):
+        if annotation.id in ("int", "float", "bool", "str", "list", "dict"):
+            return (annotation.id,)
+        return None if annotation.id == "Any" else enums.get(annotation.id, ())
     if isinstance(annotation, ast.BinOp):
-        return _union([annotation.left, annotation.right])
+        return _union([annotation.left, annotation.right], enums)
     if isinstance(annotation, ast.Subscript) and isinstance(annotation.value, ast.Name):
         inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         if annotation.value.id == "Optional":
-            return _union([*inner, ast.Constant(None)])
+            return _union([*inner, ast.Constant(None)], enums)
         if annotation.value.id == "Union":
-            return _union(inner)
+            return _union(inner, enums)
         if annotation.value.id == "Literal":
             return tuple(("literal", item.value) for item in inner)
         if annotation.value.id in ("list", "dict"):
@@ -150,6 +223,6 @@ def _types(annotation: ast.expr) -> tuple | None:
     return None
 
 
-def _union(members: list[ast.expr]) -> tuple | None:
-    alternatives = [_types(member) for member in members]
+def _union(members: list[ast.expr], enums: Mapping[str, tuple]) -> tuple | None:
+    alternatives = [_types(member, enums) for member in members]
     return None if None in alternatives else tuple(item for types in alternatives for item in types)

@@ -1,15 +1,14 @@
-"""One patch per anchor in LLaMA-Factory, each called once with the module right after it has run.
+"""What takes the place of LLaMA-Factory's own functions and classes: each function here is given theirs.
 
 LLaMA-Factory has no plugin entry points for keys, adapters, dataset steps or callbacks. Remove a patch when the host
-offers a public way for its purpose. Each changes nothing for a run that uses none of the plugin's keys, and raises
-`HostChangedError` when its anchor is gone, which happens only in a host version this plugin was not tested with.
+offers a public way for its purpose. Each changes nothing for a run that uses none of the plugin's keys. Where they go
+is written in `patch_table.py`.
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import field, make_dataclass
 from functools import wraps
-from types import ModuleType
 
 from sefe_plugin.methods import methods
 from sefe_plugin.options import option_types, own_options
@@ -22,67 +21,69 @@ from sefe_plugin.recipe.options import (
 )
 
 
-class HostChangedError(RuntimeError):
-    """An anchor in LLaMA-Factory is not where this plugin expects it."""
+_looked_at: list[str] = []
 
 
-def _anchor(module: ModuleType, name: str):
-    if name not in vars(module):
-        raise HostChangedError(
-            f"{module.__name__}.{name} does not exist in this version of LLaMA-Factory. Install a version that "
-            "sefe-plugin supports, or set SEFE_PLUGIN_DISABLE=1 to use LLaMA-Factory without it."
-        )
-    return vars(module)[name]
+def command(host_function: Callable[[], None]) -> tuple[Callable[[], None]]:
+    """Let `train` run a sequence of tasks, and check recipes that use the plugin's keys.
 
+    `llamafactory-cli` comes by here twice: at `cli.main`, before the host imports anything heavy, and at
+    `launcher.launch`, where `python -m llamafactory.cli` comes by alone, since it runs a copy of `cli` as `__main__`.
+    """
 
-def patch_cli(module: ModuleType) -> None:
-    """Let `llamafactory-cli train` run a sequence of tasks, and check recipes that use the plugin's keys."""
-    host_main = _anchor(module, "main")
+    @wraps(host_function)
+    def function():
+        from sefe_plugin.recipe.load import RecipeError
 
-    @wraps(host_main)
-    def main():
-        if sys.argv[1:2] == ["train"]:
+        if sys.argv[1:2] == ["train"] and sys.argv != _looked_at:
             from sefe_plugin.hosts.llamafactory.sequence import intercept
 
+            _looked_at[:] = sys.argv
             if intercept(sys.argv[2:]):
                 return
-        host_main()
+        try:
+            host_function()
+        except RecipeError as error:
+            raise SystemExit(str(error)) from None
 
-    module.main = main
+    return (function,)
 
 
-def patch_model_args(module: ModuleType) -> None:
+def model_keys(host_class: type) -> tuple[type]:
     """Add the keys of the model's view of images to the host's arguments and to `--help`."""
-    module.ModelArguments = _with_options(_anchor(module, "ModelArguments"), [ImageOptions])
+    return (_with_options(host_class, [ImageOptions]),)
 
 
-def patch_finetuning_args(module: ModuleType) -> None:
+def method_keys(host_class: type) -> tuple[type]:
     """Add the keys of the methods and of the sequence to the host's arguments and to `--help`."""
 
-    def check(arguments) -> None:
-        for key in SEQUENCE_KEYS:
-            if getattr(arguments, key) is not None:
-                raise ValueError(f"`{key}` describes a sequence: start it with `llamafactory-cli train RECIPE.yaml`.")
+    def check(arguments) -> list[str]:
+        errors = [
+            f"`{key}` describes a sequence: start it with `llamafactory-cli train RECIPE.yaml`."
+            for key in SEQUENCE_KEYS
+            if getattr(arguments, key) is not None
+        ]
         if arguments.cl_method is not None and arguments.cl_method not in methods():
-            raise ValueError(f"`cl_method` must be one of {tuple(methods())}; got {arguments.cl_method!r}.")
+            errors.append(f"`cl_method` must be one of {tuple(methods())}; got {arguments.cl_method!r}.")
+        return errors
 
-    module.FinetuningArguments = _with_options(_anchor(module, "FinetuningArguments"), method_options(), check)
+    return (_with_options(host_class, method_options(), check),)
 
 
-def patch_data_args(module: ModuleType) -> None:
+def data_keys(host_class: type) -> tuple[type]:
     """Add the keys of the data to the host's arguments and to `--help`."""
-    module.DataArguments = _with_options(_anchor(module, "DataArguments"), [DataOptions])
+    return (_with_options(host_class, [DataOptions]),)
 
 
 def _with_options(
-    host_class: type, options: list[type], check: Callable[[object], None] = lambda arguments: None
+    host_class: type, options: list[type], check: Callable[[object], list[str]] = lambda arguments: []
 ) -> type:
     """Return the host's dataclass of arguments with options of the plugin, under the host's name and in its place.
 
     Args:
         host_class: The host's class.
         options: Dataclasses of options.
-        check: What else to check once the values are read.
+        check: Lists what else is wrong once the values are read.
     """
     keys = [
         (name, option_types(cls)[name], field(default=declared.default, metadata={"help": declared.metadata["help"]}))
@@ -96,9 +97,10 @@ def _with_options(
             value = getattr(self, name)
             if annotation == list[str] | None and isinstance(value, str):
                 setattr(self, name, [word.strip() for word in value.split(",")])
-        check(self)
-        if errors := key_value_errors(vars(self)):
-            raise ValueError(" ".join(errors))
+        if errors := check(self) + key_value_errors(vars(self)):
+            from sefe_plugin.recipe.load import RecipeError
+
+            raise RecipeError("This run", errors)
 
     ours = make_dataclass(host_class.__name__, keys, bases=(host_class,), namespace={"__post_init__": __post_init__})
     ours.__doc__ = host_class.__doc__
@@ -107,9 +109,22 @@ def _with_options(
     return ours
 
 
-def patch_model_loader(module: ModuleType) -> None:
-    """Pad images to a square with `pad_images`, and let a sequence start from whole checkpoints only."""
-    host_tokenizer, host_model = _anchor(module, "load_tokenizer"), _anchor(module, "load_model")
+def run_check(host_function: Callable) -> tuple[Callable]:
+    """Check a run that uses the plugin's keys as a whole, by whatever way its arguments have come."""
+
+    @wraps(host_function)
+    def get_train_args(args=None):
+        parsed = host_function(args)
+        from sefe_plugin.hosts.llamafactory.run_check import check_run
+
+        check_run(parsed)
+        return parsed
+
+    return (get_train_args,)
+
+
+def pad_images(host_tokenizer: Callable) -> tuple[Callable]:
+    """Pad images to a square with `pad_images`."""
 
     @wraps(host_tokenizer)
     def load_tokenizer(model_args):
@@ -120,6 +135,12 @@ def patch_model_loader(module: ModuleType) -> None:
             pad_images(loaded["processor"])
         return loaded
 
+    return (load_tokenizer,)
+
+
+def whole_checkpoint(host_model: Callable) -> tuple[Callable]:
+    """Let a sequence start from whole checkpoints only."""
+
     @wraps(host_model)
     def load_model(tokenizer, model_args, finetuning_args, *args, **kwargs):
         if not finetuning_args.test_sets:
@@ -129,39 +150,48 @@ def patch_model_loader(module: ModuleType) -> None:
         with whole_checkpoint():
             return host_model(tokenizer, model_args, finetuning_args, *args, **kwargs)
 
-    module.load_tokenizer, module.load_model = load_tokenizer, load_model
+    return (load_model,)
 
 
-def patch_adapter(module: ModuleType) -> None:
+def adapter(host_function: Callable) -> tuple[Callable]:
     """Make the host build, or continue, a method's adapter in place of plain LoRA, on top of stacked ones if any."""
-    host_function = _anchor(module, "_setup_lora_tuning")
-    for name in ("LoraConfig", "PeftModel"):
-        _anchor(module, name)
 
     @wraps(host_function)
     def _setup_lora_tuning(config, model, model_args, finetuning_args, is_trainable, cast_trainable_params_to_fp32):
         arguments = (config, model, model_args, finetuning_args, is_trainable, cast_trainable_params_to_fp32)
         if not is_trainable:
+            if finetuning_args.stacked_adapter:
+                raise ValueError(
+                    "`stacked_adapter` is for training. To chat with or export the model of all tasks, remove it and "
+                    "name the folder `stacked` of the last task as `adapter_name_or_path`."
+                )
             return host_function(*arguments)
         if not (finetuning_args.cl_method or finetuning_args.stacked_adapter or finetuning_args.test_sets):
             return host_function(*arguments)
         from sefe_plugin.hosts.llamafactory.adapter import set_up_adapter
 
+        module = sys.modules["llamafactory.model.adapter"]
         return set_up_adapter(module, host_function, *arguments)
 
-    module._setup_lora_tuning = _setup_lora_tuning
+    return (_setup_lora_tuning,)
 
 
-def patch_loader(module: ModuleType) -> None:
-    """Rewrite the share `asd_ratio` of every training dataset, after it is aligned and before it is tokenized."""
-    host_merge, host_align = _anchor(module, "_get_merged_dataset"), _anchor(module, "align_dataset")
+def asd(host_merge: Callable, host_align: Callable, host_split: Callable) -> tuple[Callable, Callable, Callable]:
+    """Rewrite the share `asd_ratio` of every training dataset, after it is aligned and before it is tokenized.
+
+    With `val_size` the host first holds a part back, which stays as it is.
+    """
     names = iter(())  # of the training datasets that are still to be aligned, one after the other
+    waiting = None  # the training arguments of a run whose datasets are marked, and not yet split
 
     @wraps(host_merge)
     def _get_merged_dataset(dataset_names, model_args, data_args, training_args, *args, **kwargs):
-        nonlocal names
-        diversified = dataset_names is data_args.dataset and data_args.asd_ratio and training_args.do_train
+        nonlocal names, waiting
+        is_training = dataset_names is data_args.dataset
+        diversified = is_training and data_args.asd_ratio and training_args.do_train
         names = iter(dataset_names if diversified else ())
+        if is_training:
+            waiting = training_args if diversified and data_args.val_size else None
         return host_merge(dataset_names, model_args, data_args, training_args, *args, **kwargs)
 
     @wraps(host_align)
@@ -170,16 +200,28 @@ def patch_loader(module: ModuleType) -> None:
         name = next(names, None)
         if name is None:
             return aligned
-        from sefe_plugin.hosts.llamafactory.dataset import diversify_dataset
+        from sefe_plugin.hosts.llamafactory.dataset import await_split, diversify_dataset
 
+        if waiting is not None:
+            return await_split(aligned, name)
         return diversify_dataset(aligned, name, data_args.asd_ratio, training_args)
 
-    module._get_merged_dataset, module.align_dataset = _get_merged_dataset, align_dataset
+    @wraps(host_split)
+    def split_dataset(dataset, eval_dataset, data_args, seed):
+        nonlocal waiting
+        train, held_out = host_split(dataset, eval_dataset, data_args, seed)
+        if waiting is None:
+            return train, held_out
+        from sefe_plugin.hosts.llamafactory.dataset import diversify_training_part
+
+        parts, waiting = diversify_training_part({**train, **held_out}, data_args.asd_ratio, waiting), None
+        return {"train": parts.pop("train")}, parts
+
+    return _get_merged_dataset, align_dataset, split_dataset
 
 
-def patch_tuner(module: ModuleType) -> None:
+def task(host_function: Callable) -> tuple[Callable]:
     """Add the callbacks of a task to supervised fine-tuning, and score and merge after it."""
-    host_function = _anchor(module, "run_sft")
 
     @wraps(host_function)
     def run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks=None):
@@ -190,12 +232,11 @@ def patch_tuner(module: ModuleType) -> None:
 
         return run_task(host_function, arguments, callbacks)
 
-    module.run_sft = run_sft
+    return (run_sft,)
 
 
-def patch_sft_trainer(module: ModuleType) -> None:
+def projector(host_function: Callable) -> tuple[Callable]:
     """Train the multimodal projector at `projector_learning_rate`."""
-    host_function = _anchor(module, "create_custom_optimizer")
 
     @wraps(host_function)
     def create_custom_optimizer(model, training_args, finetuning_args):
@@ -205,4 +246,4 @@ def patch_sft_trainer(module: ModuleType) -> None:
 
         return projector_optimizer(model, training_args, finetuning_args.projector_learning_rate)
 
-    module.create_custom_optimizer = create_custom_optimizer
+    return (create_custom_optimizer,)

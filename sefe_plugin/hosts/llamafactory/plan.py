@@ -1,5 +1,6 @@
 """The plan of a sequence recipe: the host measures the model and the data, `sefe_plugin.plan` does the sums."""
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
 from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.lengths import Lengths
+from sefe_plugin.hosts.llamafactory.trial import try_sequence
+from sefe_plugin.hosts.llamafactory.trial_process import with_data
 from sefe_plugin.plan.disk import disk_space
 from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan
@@ -57,6 +60,7 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
         raise RecipeError(str(file), errors)
     if not recipe.tasks:
         raise PlanError(f"{file} describes no sequence. Give it `tasks` or a `benchmark`.")
+    notes = _try(recipe, with_records=not errors)
     processes = gpus or torch.cuda.device_count() or 1
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
@@ -73,8 +77,39 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
     )
     disk = disk_space(architecture, arguments, tasks, steps)
     return Plan(
-        str(file), errors, processes, _global_batch(arguments, processes), architecture, tasks, steps, memory, disk
+        str(file),
+        errors,
+        processes,
+        _global_batch(arguments, processes),
+        architecture,
+        tasks,
+        steps,
+        memory,
+        disk,
+        notes,
     )
+
+
+def _try(recipe: Recipe, with_records: bool) -> list[str]:
+    """Let the host try a recipe as before a training; return what it could not try here.
+
+    Args:
+        recipe: The checked recipe.
+        with_records: Whether its data is there.
+
+    Raises:
+        RecipeError: With all that the host would refuse.
+    """
+    here, bar = torch.cuda.is_available(), sys.stderr
+    if with_records:
+        with tempfile.TemporaryDirectory() as folder, with_data(recipe, Path(folder)) as (ready, tasks):
+            found = try_sequence(ready, tasks, here, bar)
+    else:
+        found = try_sequence(recipe, [], here, bar)
+    parts = [found, *(part for _, part in sorted(found["tasks"].items()))]
+    if errors := [error for part in parts for error in part["errors"]]:
+        raise RecipeError(recipe.source, errors)
+    return [note for part in parts for note in part["notes"]]
 
 
 def _steps(samples: int | None, keys: Mapping[str, Any], processes: int) -> int | None:

@@ -5,20 +5,26 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from sefe_plugin.carry.quantized import quantization_of
 from sefe_plugin.evaluation.report import format_report
 from sefe_plugin.hosts.llamafactory.host import LlamaFactory, on_command_line, read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.hosts.llamafactory.watch import announce_runner
+from sefe_plugin.hosts.llamafactory.nodes import environment_errors, follow, lead, num_nodes
+from sefe_plugin.hosts.llamafactory.patch_table import switched_off_errors
+from sefe_plugin.hosts.llamafactory.switches import switch_errors
+from sefe_plugin.hosts.llamafactory.trial_process import require_trial
+from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID, Terminated, announce_runner
 from sefe_plugin.recipe.keys import RENAMED
-from sefe_plugin.recipe.load import Recipe, RecipeError, load_recipe, single_run_errors
+from sefe_plugin.recipe.load import Recipe, RecipeError, carry_errors, load_recipe, single_run_errors
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, plugin_keys
-from sefe_plugin.run.folder import RunFolderError
+from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.job import TaskFailedError
 from sefe_plugin.run.runner import run_sequence
+from sefe_plugin.run.whole import require_whole
 
 
-#: What the host takes for true in an environment variable.
-_ON = ("true", "y", "1")
+#: Continue on purpose although what complete tasks were made of has changed.
+ACCEPT = "--accept-changed-data"
 
 
 def intercept(arguments: list[str]) -> bool:
@@ -35,32 +41,45 @@ def intercept(arguments: list[str]) -> bool:
     """
     if not arguments or Path(arguments[0]).suffix not in (".yaml", ".yml", ".json"):
         return False
-    source, overrides = arguments[0], arguments[1:]
+    source, overrides = arguments[0], [word for word in arguments[1:] if word != ACCEPT]
+    accept = len(overrides) < len(arguments) - 1
+    recipe = None
     try:
         keys = read_recipe(Path(source), overrides)
         if not any(key in keys for key in (*plugin_keys(), *RENAMED)):
             return False
-        if switches := [name for name in ("USE_V1", "USE_MCA") if os.environ.get(name, "0").lower() in _ON]:
-            reason = "the training that it switches to is not the one that sefe-plugin extends. Unset it."
-            raise RecipeError(source, [f"{name} is set: {reason}" for name in switches])
+        if errors := switch_errors():
+            raise RecipeError(source, errors)
         if not any(key in keys for key in SEQUENCE_KEYS):
-            errors = single_run_errors(keys, host_keys())
+            errors = switched_off_errors(keys) + single_run_errors(keys, host_keys(), RUNNER_PID in os.environ)
+            errors += [f"`{ACCEPT}` belongs to a sequence that is continued. Remove it."] if accept else []
             if errors:
                 raise RecipeError(source, errors)
             return False
         recipe = load_recipe(keys, source, host_keys())
+        keys_of_tasks = [{**recipe.arguments, **task.overrides} for task in recipe.tasks]
+        of_tasks = [error for keys in keys_of_tasks for error in switched_off_errors(keys)]
+        if of_tasks:
+            raise RecipeError(source, list(dict.fromkeys(of_tasks)))
         if any(map(str.isspace, on_command_line(recipe.output_dir.absolute()))):
             rule = "must hold no blanks, at which the host's launcher of several processes cuts its command"
             raise RecipeError(source, [f"`output_dir` {rule}; got {str(recipe.output_dir)!r}."])
+        # a model of the hub has not been asked yet
+        if quantization_of(recipe.arguments, fetch=True) and (errors := carry_errors(recipe)):
+            raise RecipeError(source, errors)
         announce_runner()
         # waiting threads that sleep instead of spin: several times faster wherever cores are shared
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        report = _run(recipe, source)
+        report = _run(recipe, source, accept)
         if report is None:
             return True
-    except KeyboardInterrupt:
-        print("Stopped. The same command continues after the last step that is whole.", file=sys.stderr, flush=True)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as interrupt:
+        by, status = ("SIGTERM", 143) if isinstance(interrupt, Terminated) else ("Ctrl-C", 130)
+        log = recipe and RunFolder(recipe.output_dir).newest_log()
+        said = f" What the task said is in {log}." if log else ""
+        message = f"Stopped by {by}. The same command continues after the last step that is whole.{said}"
+        print(message, file=sys.stderr, flush=True)
+        raise SystemExit(status) from None
     except (RecipeError, RunFolderError, TaskFailedError) as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(1) from None
@@ -68,20 +87,22 @@ def intercept(arguments: list[str]) -> bool:
     return True
 
 
-def _run(recipe: Recipe, source: str) -> dict | None:
+def _run(recipe: Recipe, source: str, accept: bool) -> dict | None:
     """Run a sequence, on the first of several nodes for all of them; return its report there."""
     say = partial(print, flush=True)
-    if int(os.environ.get("NNODES", "1")) == 1:
-        host = LlamaFactory()
-        return run_sequence(recipe, host, host.keys(), say)
-    from sefe_plugin.hosts.llamafactory.nodes import environment_errors, follow, lead
-
     if errors := environment_errors():
         raise RecipeError(source, errors)
+    if num_nodes() == 1:
+        require_whole(recipe)
+        require_trial(recipe, say)
+        host = LlamaFactory()
+        return run_sequence(recipe, host, host.keys(), say, accept)
     os.environ["FORCE_TORCHRUN"] = "1"  # the host joins nodes by torchrun only
     if int(os.environ["NODE_RANK"]) > 0:
-        follow()
+        follow(recipe)
         return None
-    with lead() as announce:
+    with lead(recipe) as announce:
+        require_whole(recipe)
+        require_trial(recipe, say)
         host = LlamaFactory(announce)
-        return run_sequence(recipe, host, host.keys(), say)
+        return run_sequence(recipe, host, host.keys(), say, accept)

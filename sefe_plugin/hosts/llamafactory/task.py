@@ -8,6 +8,9 @@ from llamafactory.model import load_model, load_tokenizer
 from transformers import TrainerCallback
 
 from sefe_plugin.evaluation.results import SCORES_FILE
+from sefe_plugin.files import replacing_folder
+from sefe_plugin.hosts.llamafactory.base_check import check_base
+from sefe_plugin.hosts.llamafactory.dataset import scored_by
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.callback import MethodCallback
@@ -37,6 +40,7 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
     end_with_runner()
     output_dir, is_first = Path(training_args.output_dir), training_args.process_index == 0
     if training_args.do_train:
+        check_base(model_args, finetuning_args)
         model = _train(host_run_sft, arguments, callbacks)
         if is_first:
             record_step(output_dir, TRAINED)
@@ -71,7 +75,8 @@ def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
         method = methods()[finetuning_args.cl_method](vars(finetuning_args))
         earlier = vars(finetuning_args)[method.earlier] if method.earlier else None
         added.append(MethodCallback(method, earlier or ()))
-    host_run_sft(*arguments, [*(callbacks or ()), *added])
+    with scored_by(finetuning_args.test_sets):
+        host_run_sft(*arguments, [*(callbacks or ()), *added])
     return trained.model
 
 
@@ -87,14 +92,10 @@ def _save_merged(model, model_args, folder: Path) -> None:
 
     The official code does the same with the scale alpha / r after every task.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    for stale in (temporary, folder):
-        if stale.exists():
-            shutil.rmtree(stale)
-    merged = model.merge_and_unload()
-    merged.save_pretrained(temporary)
-    loaded = load_tokenizer(model_args)
-    loaded["tokenizer"].save_pretrained(temporary)
-    if loaded["processor"] is not None:
-        loaded["processor"].save_pretrained(temporary)
-    temporary.replace(folder)
+    with replacing_folder(folder) as temporary:
+        merged = model.merge_and_unload()
+        merged.save_pretrained(temporary)
+        loaded = load_tokenizer(model_args)
+        loaded["tokenizer"].save_pretrained(temporary)
+        if loaded["processor"] is not None:
+            loaded["processor"].save_pretrained(temporary)

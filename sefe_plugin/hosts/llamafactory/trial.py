@@ -1,0 +1,85 @@
+"""A sequence tried in the host before anything is trained: keys, template, adapters, records and test sets.
+
+Everything is asked of LLaMA-Factory itself, in a process that has it loaded. `trial_process` starts one.
+"""
+
+import tempfile
+from collections.abc import Collection, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from llamafactory.data import get_template_and_fix_tokenizer
+from llamafactory.data.template import TEMPLATES
+from llamafactory.extras.misc import has_tokenized_data
+from tqdm import tqdm
+
+from sefe_plugin.hosts.llamafactory.dataset import scored_by
+from sefe_plugin.hosts.llamafactory.key_trial import Keys
+from sefe_plugin.hosts.llamafactory.record_trial import try_dataset
+from sefe_plugin.hosts.llamafactory.test_trial import test_set_trial_errors
+from sefe_plugin.recipe.load import Recipe
+
+
+def try_sequence(recipe: Recipe, tasks: Collection[int], here: bool, bar: TextIO) -> dict[str, Any]:
+    """Try the keys of all tasks, and the data of some.
+
+    Args:
+        recipe: The checked recipe; of a benchmark, with the keys that point to its data.
+        tasks: Indices of the tasks whose data is tried.
+        here: Whether this machine is the one that trains. Elsewhere what only that machine has is not tried.
+        bar: Where progress is shown.
+
+    Returns:
+        "errors" and "notes" of the keys, and under "tasks" those of each task's data by its index, with the "media"
+        that were opened.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Keys(recipe, Path(folder) / "run", here)
+    found: dict[int, dict[str, list[str]]] = {}
+    for index in tasks if recipe.arguments["template"] in TEMPLATES else ():
+        if index in keys.parsed:
+            found[index] = _try_task(recipe, index, keys, here, bar)
+    return {"errors": keys.errors, "notes": keys.notes, "tasks": found}
+
+
+def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -> dict[str, list[str]]:
+    parsed, task = keys.parsed[index], recipe.tasks[index]
+    errors, notes, media = [], [], []
+    loaded = keys.loaded(index)
+    if loaded is None:
+        sentence = (
+            f"`model_name_or_path`: the tokenizer of {parsed.model.model_name_or_path} cannot be read; "
+            "without it no record can be tried."
+        )
+        errors, notes = ([f"{sentence} Download the whole model."], []) if here else ([], [sentence])
+    elif parsed.data.tokenized_path and has_tokenized_data(parsed.data.tokenized_path):
+        notes.append("`tokenized_path`: tokenized data is tried by LLaMA-Factory only when its task starts.")
+    else:
+        try:
+            template = get_template_and_fix_tokenizer(loaded["tokenizer"], parsed.data)
+        except Exception as error:  # of a tool format, or of what the template cannot do
+            errors.append(f"`template`: LLaMA-Factory refuses it: {error}.")
+        else:
+            named = [("dataset", name) for name in parsed.data.dataset]
+            named += [("eval_dataset", name) for name in parsed.data.eval_dataset or ()]
+            with scored_by([{"scorer": task.scorer}]):
+                for key, name in named:
+                    show = partial(_show, f"Trying {task.name}, {name}", bar)
+                    one = try_dataset(key, name, parsed[:3], loaded, template, show)
+                    errors, notes, media = errors + one.errors, notes + one.notes, media + one.media
+        errors += test_set_trial_errors(
+            parsed.finetuning.test_sets, parsed.model, parsed.data, parsed.finetuning, parsed.generating
+        )
+    where = f"task {index + 1} ({task.name}): "
+    return {
+        "errors": [where + error for error in errors],
+        "notes": [where + note for note in notes],
+        "media": media,
+    }
+
+
+def _show(title: str, bar: TextIO, steps: Iterable, count: int) -> Iterable:
+    """Show how far a trial is, if it takes longer than a moment."""
+    interval = 0.5 if bar.isatty() else 30.0
+    return tqdm(steps, title, count, file=bar, delay=2, mininterval=interval, unit=" records")
