@@ -6,9 +6,13 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from sefe_plugin.hosts.llamafactory.tested import TESTED
 
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +96,18 @@ def test_install_activates_the_hook_and_uninstall_leaves_nothing(kind, environme
     assert {path.name for path in packages.iterdir()} == before
     gone = run(python, "-c", "import sys; print([f for f in sys.meta_path if 'sefe' in getattr(f, '__module__', '')])")
     assert gone.strip() == "[]"
+
+
+def test_wheel_excludes_hosts_that_fail(built):
+    """PyTorch 2.9 fails on Qwen2.5-VL, 2.12 has no torchaudio; transformers 5.6.0 loads no adapters."""
+    with zipfile.ZipFile(built["wheel"]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        needed = [Requirement(line) for line in Parser().parsestr(wheel.read(name).decode()).get_all("Requires-Dist")]
+    needed = {requirement.name: requirement.specifier for requirement in needed if requirement.marker is None}
+    for package, version in (("torch", "2.9.1"), ("torch", "2.12.0"), ("transformers", "5.6.0")):
+        assert not needed[package].contains(version), package
+    for package, (oldest, newest) in TESTED.items():
+        assert all(needed[package].contains(version) for version in (oldest, newest) if package in needed), package
 
 
 def test_wheel_holds_what_users_need(built):

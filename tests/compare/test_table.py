@@ -46,8 +46,9 @@ for number, task in enumerate("AB", start=1):
 carry = keys.get("carry", "merge")
 accuracy, formats = [[80, None], [40 + gain, 70]], [[100, None], [90, 100]]
 write_json(out / "report.json", build_report(["A", "B"], accuracy, formats))
-complete = [{"seconds": 1.5}, {"seconds": 2.0}]
-write_json(out / "manifest.json", {"version": 2, "recipe": {"carry": carry}, "complete": complete})
+complete = [{"name": "A", "seconds": 1.5}, {"name": "B", "seconds": 2.0}]
+recipe = {"carry": carry, "tasks": [{"name": "A"}, {"name": "B"}]}
+write_json(out / "manifest.json", {"version": 2, "recipe": recipe, "complete": complete})
 """
 
 
