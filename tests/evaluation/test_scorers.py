@@ -106,7 +106,10 @@ def test_silence_is_never_right_and_every_gold_that_passes_can_be_matched(scorer
             ("box", {"answer_bbox": box}, "x1 < x2 and y1 < y2")
             for box in ("[0.5, 0.5, 0.2, 0.3]", "[0.1, 0.1, 0.1, 0.5]", "[0, 0, 0, 0]")
         ],
-        *[("box", {"answer_bbox": box}, "written as") for box in ("", "[]", "[0.1, 0.2, 0.3]", "[nan, 0, 1, 1]", "[0, 0, 1e999, 1]")],
+        *[
+            ("box", {"answer_bbox": box}, "written as")
+            for box in ("", "[]", "[0.1, 0.2, 0.3]", "[nan, 0, 1, 1]", "[0, 0, 1e999, 1]")
+        ],
         *[
             (scorer, {SCORERS[scorer].gold: gold}, "needs a text")
             for scorer in SCORERS

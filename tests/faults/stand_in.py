@@ -94,14 +94,18 @@ def run_step(step: str, keys: dict) -> None:
     write_scores(folder, keys["test_sets"], None)
     record_step(folder, SCORED)
     with replacing_folder(folder / "merged") as merged:
-        merged.mkdir()
-        save_weights(merged / "model.safetensors", state)
-        slowly(merged / "config.json", b"{}")
+        merge(folder, merged)
     record_step(folder, CARRIED)
 
 
+def merge(adapter: Path, folder: Path) -> None:
+    folder.mkdir()
+    save_weights(folder / "model.safetensors", further((adapter / "adapter_model.safetensors").read_bytes().hex()))
+    slowly(folder / "config.json", b"{}")
+
+
 class StandIn:
-    """The host, whose merged models the process of a task writes or its scoring does."""
+    """The host; the process of a task merges too, if it is not ended before."""
 
     def train(self, file, keys):
         file.write_text(yaml.safe_dump(dict(keys)))
@@ -112,8 +116,7 @@ class StandIn:
         return [sys.executable, __file__, "score", str(file)]
 
     def merge(self, file, keys, adapter, folder):
-        code = "import shutil, sys; shutil.copytree(sys.argv[1], sys.argv[2])"
-        return [sys.executable, "-c", code, str(file.parent / "merged"), str(folder)]
+        return [sys.executable, __file__, "merge", str(adapter), str(folder)]
 
 
 def run(folder: Path) -> None:
@@ -130,10 +133,11 @@ def run(folder: Path) -> None:
                 info[f"{name}_{split}"] = {"file_name": f"{name}_{split}.json"}
         (data / "dataset_info.json").write_text(json.dumps(info))
     tasks = tuple(Task(name, f"{name}_train", f"{name}_test", "yes_no", {}) for name in "ABC")
-    keys = {"cl_method": "reglora", "carry": "merge", "model_name_or_path": "base", "dataset_dir": str(data)}
+    keys = {"cl_method": "lora", "carry": "merge", "model_name_or_path": "base", "dataset_dir": str(data)}
     recipe = Recipe("stand_in.yaml", keys, tasks, folder / "run", None)
     sequence.read_recipe = lambda file, overrides: {"tasks": []}
     sequence.load_recipe = lambda *arguments: recipe
+    sequence.require_trial = lambda recipe, say: None  # which asks LLaMA-Factory
     sequence.LlamaFactory = StandIn
     StandIn.keys = lambda self: sequence.host_keys()
     sequence.intercept(["stand_in.yaml", *sys.argv[2:]])
@@ -142,5 +146,7 @@ def run(folder: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1] in ("train", "score"):
         run_step(sys.argv[1], yaml.safe_load(Path(sys.argv[2]).read_text()))
+    elif sys.argv[1] == "merge":
+        merge(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         run(Path(sys.argv[1]))
