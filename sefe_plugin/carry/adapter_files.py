@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from sefe_plugin.files import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
@@ -96,6 +94,8 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
     Raises:
         ValueError: If it is absent, cut short, or of another kind.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(file, framework="numpy") as archive:
             return {name: archive.get_slice(name).get_shape() for name in archive.keys()}  # noqa: SIM118

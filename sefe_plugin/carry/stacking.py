@@ -105,7 +105,7 @@ def attach_frozen(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
             module = modules[name.removesuffix(_A)]
             held = (weights[key.removesuffix(_A) + _B].shape[0], weights[key].shape[1])
             own = tuple(getattr(module, side, None) for side in ("out_features", "in_features"))
-            if held != own:
+            if None not in own and held != own:  # a quantized layer may name its sides otherwise
                 raise ValueError(
                     f"{folder}: {name.removesuffix(_A)} has shape {held} in the adapter and {own} in the model. Use "
                     "the base of its run."

@@ -47,6 +47,7 @@ def folder(tmp_path_factory) -> Path:
     keys = {
         "model_name_or_path": str(BASE),
         "template": "llava",
+        "default_system": "",
         "lora_rank": 4,
         "lora_target": "all",
         "dataset_dir": str(folder / "data"),
@@ -80,7 +81,7 @@ def longest_question(folder: Path) -> int:
     """Tokens of the longest question with the four of its image, counted by hand."""
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     records = json.loads((folder / "data" / TASK.name / "test.json").read_text())
-    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="llava"))
+    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="llava", default_system=""))
     lengths = []
     for record in records:
         turns = [{"role": "user", "content": record["text"].replace("<image>", "<image>" * 4)}]

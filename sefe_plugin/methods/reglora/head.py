@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 
 FORMAT = "sefe_plugin.key_elements"
 VERSION = "3"
@@ -18,6 +16,8 @@ def read_head(file: Path) -> dict[str, str]:
     Raises:
         ValueError: If the file is damaged, or of another kind or version; names it and says what to do.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(file, framework="numpy") as archive:
             head = archive.metadata() or {}
