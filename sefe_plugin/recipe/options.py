@@ -106,8 +106,8 @@ class DataOptions:
     )
     trial_samples: int = option(
         20_000,
-        "Most training records of a dataset that a sequence tries before it starts, with LLaMA-Factory's own steps up "
-        "to the model; of a larger dataset that many, evenly spread. 0 tries none.",
+        "Most records of a dataset, for training or test, that a sequence tries before it starts, with the steps of "
+        "LLaMA-Factory up to the model; of a larger dataset that many, evenly spread. 0 tries none.",
         rule="a whole number of at least 0",
         holds=lambda value: value >= 0,
         scope="computing",

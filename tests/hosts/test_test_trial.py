@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
+from sefe_plugin.hosts.llamafactory import many_records
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.test_trial import test_set_trial_errors as trial_errors
 from sefe_plugin.recipe.load import RecipeError, load_recipe
@@ -137,3 +138,14 @@ def test_no_task_asks_the_questions_of_earlier_ones_in_another_way(key):
         load_recipe(recipe, "test.yaml", host_keys(), check_data=False)
     rule = f"task 2 (B): `{key}` belongs to the whole sequence. Move it out of the task"
     assert any(error.startswith(rule) for error in caught.value.errors)
+
+
+def test_of_many_records_some_are_tried_and_others_in_several_processes(tried, monkeypatch):
+    records = [{"text": f"What is at {i}?", "answer": "red" if i != 5 else "<think>a</think>b"} for i in range(8)]
+    (alone,) = tried(records)
+    monkeypatch.setattr(many_records, "_WORTH_PROCESSES", 4)
+    monkeypatch.setattr(many_records, "_CHUNK", 2)
+    assert tried(records, preprocessing_num_workers=2) == [alone]
+    assert "1 of 8 records of 'x' cannot be used: record 6: " in alone
+    assert tried(records, trial_samples=4) == []  # records 1, 3, 5 and 7
+    assert tried(records, trial_samples=0) == []

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.cli import main
-from sefe_plugin.hosts.llamafactory import record_trial, trial_process
+from sefe_plugin.hosts.llamafactory import many_records, trial_process
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.trial_process import require_trial
 from sefe_plugin.recipe.load import RecipeError, load_recipe
@@ -345,12 +345,13 @@ def test_large_data_is_sampled_and_said_so(sequence, try_here):
 def test_no_record_is_tried_where_the_recipe_says_so(sequence, try_here):
     said = []
     require_trial(sequence([talk("What?", " ")], trial_samples=0), said.append, try_here)
-    assert said[-1] == "task 2 (B): `dataset`: no record of 'b' was tried (`trial_samples: 0`)."
+    assert "task 2 (B): `dataset`: no record of 'b' was tried (`trial_samples: 0`)." in said
+    assert said[-1] == "task 2 (B): `test_dataset`: no record of 'test' was tried (`trial_samples: 0`)."
 
 
 def test_several_processes_find_the_same(sequence, errors_of, monkeypatch):
-    monkeypatch.setattr(record_trial, "_WORTH_PROCESSES", 4)
-    monkeypatch.setattr(record_trial, "_CHUNK", 2)
+    monkeypatch.setattr(many_records, "_WORTH_PROCESSES", 4)
+    monkeypatch.setattr(many_records, "_CHUNK", 2)
     records = [*SOUND, talk("What?", None), *SOUND, talk("What?", "")]
     alone = errors_of(sequence(records))
     assert errors_of(sequence(records, preprocessing_num_workers=2)) == alone

@@ -1,15 +1,12 @@
 """Training records, tried by the host's own converter, template and processor before anything is trained."""
 
 import copy
-import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from llamafactory.data import loader
 from llamafactory.data.converter import DATASET_CONVERTERS, get_dataset_converter
 from llamafactory.data.parser import DatasetAttr, get_dataset_list
@@ -20,14 +17,11 @@ from PIL import Image
 from sefe_plugin.asd.dataset import ORIGIN
 from sefe_plugin.data.text_faults import encoding_fault, record_fault
 from sefe_plugin.hosts.llamafactory.dataset import rewrite
+from sefe_plugin.hosts.llamafactory.many_records import sampling_note, spread, tried
 from sefe_plugin.hosts.llamafactory.media import media_fault, media_files
 from sefe_plugin.words import near
 
 
-#: Records that a process tries before it reports.
-_CHUNK = 64
-#: Below this number of records other processes take longer to start than they save.
-_WORTH_PROCESSES = 512
 #: Numbers of records that a message names.
 _NAMED = 5
 #: Characters of the host's own words that a message quotes.
@@ -89,7 +83,7 @@ def try_dataset(key: str, name: str, arguments: tuple, loaded: Mapping[str, Any]
         how = "streamed" if data_args.streaming else "no local file"
         return Found([], [f"`{key}`: {name!r} is {how}: LLaMA-Factory tries it only when its task starts."], [])
     if not data_args.trial_samples:
-        return Found([], [f"`{key}`: no record of {name!r} was tried (`trial_samples: 0`)."], [])
+        return Found([], [f"`{key}`: {sampling_note(name, 0, 0)}"], [])
     file = Path(data_args.dataset_dir) / attributes.dataset_name
     try:
         records = _load(attributes, arguments)
@@ -100,27 +94,14 @@ def try_dataset(key: str, name: str, arguments: tuple, loaded: Mapping[str, Any]
         return Found([f"`{key}`: {where} holds no records. Give it some."], [], [])
     trial = _Trial(attributes, data_args, loaded, template)
     numbers = spread(len(records), data_args.trial_samples)
-    verdicts = list(show(_verdicts(trial, records, numbers, data_args.preprocessing_num_workers), len(numbers)))
+    verdicts = list(show(tried(trial, records, numbers, data_args.preprocessing_num_workers), len(numbers)))
     errors = [f"`{key}`: {error}" for error in _summaries(where, numbers, verdicts)]
     notes = []
     if len(numbers) < len(records):
-        notes.append(
-            f"`{key}`: {len(numbers):,} of {len(records):,} records of {name!r} were tried, evenly spread "
-            "(`trial_samples`)."
-        )
+        notes.append(f"`{key}`: {sampling_note(name, len(numbers), len(records))}")
     if key == "dataset" and data_args.asd_ratio and not errors:
         errors = _asd_errors(name, records, attributes, data_args, training_args)
     return Found(errors, notes, sorted({file for verdict in verdicts for file in verdict.media}))
-
-
-def spread(count: int, limit: int) -> list[int]:
-    """Return at most `limit` of the numbers below `count`, evenly spread.
-
-    Example:
-        >>> spread(10, 4), spread(3, 4)
-        ([0, 2, 5, 7], [0, 1, 2])
-    """
-    return [i * count // limit for i in range(limit)] if count > limit else list(range(count))
 
 
 def _entry_errors(attributes: DatasetAttr, dataset_dir: str) -> list[str]:
@@ -172,30 +153,6 @@ def _loading_fault(file: Path, attributes: DatasetAttr, error: Exception) -> str
     while error.__cause__ is not None:  # the reader's own words lie below those of its library
         error = error.__cause__
     return f"cannot be read by LLaMA-Factory: {_quote(error)}"
-
-
-def _verdicts(trial: "_Trial", records, numbers: Sequence[int], workers: int | None) -> Iterator[Verdict]:
-    """Yield what the host makes of the records at `numbers`, in this process or in several."""
-    if (workers or 1) < 2 or len(numbers) < _WORTH_PROCESSES:
-        yield from (trial(records[number]) for number in numbers)
-        return
-    chunks = [numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK)]
-    context = multiprocessing.get_context("fork")  # what the host has loaded is shared
-    with ProcessPoolExecutor(min(workers, len(chunks)), context, _start_worker, (trial, records)) as pool:
-        for verdicts in pool.map(_try_chunk, chunks):
-            yield from verdicts
-
-
-def _start_worker(trial: "_Trial", records) -> None:
-    torch.set_num_threads(1)  # the threads of the parent do not exist here
-    _worker.update(trial=trial, records=records)
-
-
-def _try_chunk(numbers: Sequence[int]) -> list[Verdict]:
-    return [_worker["trial"](_worker["records"][number]) for number in numbers]
-
-
-_worker: dict[str, Any] = {}
 
 
 class _Trial:

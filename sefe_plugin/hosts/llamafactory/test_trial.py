@@ -1,19 +1,20 @@
 """The test sets of a recipe, tried before anything starts: asked, read and scored by the code that scores them."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from llamafactory.extras import logging
 from llamafactory.model.loader import load_config
 from llamafactory.model.model_utils.rope import configure_rope
 from PIL import Image
-from tqdm import tqdm
 
 from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import listed_faults, read_test_set
 from sefe_plugin.evaluation.results import write_predictions, write_scores
 from sefe_plugin.evaluation.scorers import SCORERS, Scorer
+from sefe_plugin.hosts.llamafactory.many_records import sampling_note, spread, tried
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
 
@@ -21,11 +22,18 @@ logger = logging.get_logger()  # the host shows what its own logger says
 
 
 def test_set_trial_errors(
-    test_sets: Sequence[Mapping[str, str]], model_args, data_args, finetuning_args, generating_args
+    test_sets: Sequence[Mapping[str, str]],
+    model_args,
+    data_args,
+    finetuning_args,
+    generating_args,
+    show: Callable[[str, Iterable, int], Iterable] = lambda name, steps, count: steps,
+    note: Callable[[str], None] = lambda sentence: None,
 ) -> list[str]:
     """List what would keep test sets from being answered and scored, or make every answer to a record wrong.
 
-    Every question is made by the host, with its pictures, and not cut. Every gold answer goes through the host's
+    Every question is made by the host, with its pictures, and not cut; of more than `trial_samples` records that many,
+    evenly spread, in `preprocessing_num_workers` processes. Every gold answer goes through the host's
     template and back, as if the model had written it, and through the scorer. Results are written to a folder that is
     then removed.
 
@@ -35,6 +43,8 @@ def test_set_trial_errors(
         data_args: the host's arguments of the data.
         finetuning_args: the host's arguments of the method, with the plugin's.
         generating_args: the host's arguments of the generation.
+        show: makes a progress bar of a dataset's name, an iterator and the number of its steps.
+        note: given one sentence for each test set of which not all records were tried.
 
     Returns:
         One sentence for each test set at fault.
@@ -50,7 +60,7 @@ def test_set_trial_errors(
     trial = _Trial(reader, most_tokens(model_args, finetuning_args), generating_args.max_new_tokens)
     errors = []
     for test_set in test_sets:
-        if error := trial.error(test_set, data_args.dataset_dir):
+        if error := trial.error(test_set, data_args, show, note):
             errors.append(f"`test_dataset`: {error}")
     return errors
 
@@ -71,29 +81,38 @@ class _Trial:
         self._reader, self._most_tokens, self._max_new_tokens = reader, most_tokens, max_new_tokens
         self._collate = reader.collate()
 
-    def error(self, test_set: Mapping[str, str], dataset_dir: str) -> str | None:
+    def error(self, test_set: Mapping[str, str], data_args, show: Callable, note: Callable) -> str | None:
         """Say what is wrong with a test set."""
         dataset, scorer = test_set["dataset"], SCORERS[test_set["scorer"]]
         try:
-            records = read_test_set(dataset, dataset_dir, scorer)
+            records = read_test_set(dataset, data_args.dataset_dir, scorer)
         except (OSError, ValueError) as error:
             return f"{dataset!r} cannot be read: {error}."
-        faults, replies = {}, []
-        # the bar shows where pictures take their time
-        for number, record in enumerate(tqdm(records, desc=f"Trying {dataset}", leave=False, delay=10), start=1):
-            try:
-                replies.append(self._reply(dataset, record, scorer))
-            except ValueError as error:
-                faults[number] = str(error)
+        numbers = spread(len(records), data_args.trial_samples)
+        if len(numbers) < len(records):
+            note(f"`test_dataset`: {sampling_note(dataset, len(numbers), len(records))}")
+        if not data_args.trial_samples:
+            return None
+        results = tried(partial(self._try, dataset, scorer), records, numbers, data_args.preprocessing_num_workers)
+        found = list(show(dataset, results, len(numbers)))
+        faults = {number + 1: fault for number, (_, fault) in zip(numbers, found, strict=True) if fault}
         if faults:
-            return f"{len(faults)} of {len(records)} records of {dataset!r} cannot be used: {listed_faults(faults)}."
+            return f"{len(faults)} of {len(numbers)} records of {dataset!r} cannot be used: {listed_faults(faults)}."
+        asked, replies = [records[number] for number in numbers], [reply for reply, _ in found]
         with tempfile.TemporaryDirectory() as folder:
             try:
-                write_predictions(Path(folder), test_set["name"], records, replies, self._reader.replies.answer)
+                write_predictions(Path(folder), test_set["name"], asked, replies, self._reader.replies.answer)
                 write_scores(Path(folder), [test_set], official_rule)
             except (TypeError, ValueError) as error:
                 return f"the answers to {dataset!r} cannot be scored by {test_set['scorer']!r}: {error}."
         return None
+
+    def _try(self, dataset: str, scorer: Scorer, record: Mapping) -> tuple[str, str]:
+        """Return the reply to a record, and what is wrong with the record; one of them is empty."""
+        try:
+            return self._reply(dataset, record, scorer), ""
+        except ValueError as error:
+            return "", str(error)
 
     def _reply(self, dataset: str, record: Mapping, scorer: Scorer) -> str:
         """Return the gold answer to a record as the model would write it.

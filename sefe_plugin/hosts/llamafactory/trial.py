@@ -69,7 +69,13 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
                     one = try_dataset(key, name, parsed[:3], loaded, template, show)
                     errors, notes, media = errors + one.errors, notes + one.notes, media + one.media
         errors += test_set_trial_errors(
-            parsed.finetuning.test_sets, parsed.model, parsed.data, parsed.finetuning, parsed.generating
+            parsed.finetuning.test_sets,
+            parsed.model,
+            parsed.data,
+            parsed.finetuning,
+            parsed.generating,
+            show=lambda name, steps, count: _show(f"Trying {task.name}, {name}", bar, steps, count),
+            note=notes.append,
         )
     where = f"task {index + 1} ({task.name}): "
     return {
