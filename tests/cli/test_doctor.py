@@ -1,6 +1,7 @@
 """`sefe doctor`: one line for each finding, status 1 on a fault, never a traceback."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,9 +72,12 @@ def test_packages_that_the_checks_themselves_need_are_told_to_be_absent(tmp_path
     assert re.search(r"^ok +environment ", out, re.MULTILINE)
 
 
-def test_a_command_that_cannot_even_be_read_says_what_is_absent():
+def test_a_command_that_cannot_even_be_read_says_what_is_absent(tmp_path):
     """A plugin without its dependencies, as `pip install --no-deps` leaves it."""
+    shutil.copytree(ROOT / "sefe_plugin", tmp_path / "sefe_plugin")
     code = "import sys; sys.path.insert(0, sys.argv[1]); from sefe_plugin.cli import main; sys.exit(main(['doctor']))"
-    ended = subprocess.run([sys.executable, "-I", "-S", "-c", code, ROOT], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, tmp_path], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 1
     assert ended.stderr == "No module named 'PIL'. Install the plugin with what it needs: pip install sefe-plugin\n"
