@@ -171,8 +171,9 @@ def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[
         arguments: Keys that the host knows; absent ones have their defaults.
         in_sequence: Whether the run is a task's own, started by a sequence.
     """
-    errors = _name_errors(arguments) + _value_errors(arguments)
-    if not _name_errors(arguments):
+    name_errors = _name_errors(arguments)
+    errors = name_errors + _value_errors(arguments)
+    if not name_errors:
         errors += _other_methods_errors(arguments)
     if "carry" in arguments:
         errors.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")

@@ -24,6 +24,14 @@ def python(code: str, **environment: str) -> str:
     return result.stdout
 
 
+def write_host(folder: Path, cli: str) -> None:
+    """A package with the host's name, whose module `cli` holds what is given."""
+    package = folder / "llamafactory"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "cli.py").write_text(cli)
+
+
 def test_hook_imports_nothing_but_itself():
     code = (
         "import os; before = set(sys.modules)\n"
@@ -70,10 +78,7 @@ def test_the_hook_waits_for_the_modules_of_the_table():
 
 
 def test_names_of_patches_switch_them_off_and_an_unknown_name_ends_the_command(tmp_path):
-    package = tmp_path / "llamafactory"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "cli.py").write_text("def main():\n    print('host')\n")
+    write_host(tmp_path, "def main():\n    print('host')\n")
     code = (
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "import sefe_plugin.hosts.hook as h; h.install()\n"
@@ -88,10 +93,7 @@ def test_names_of_patches_switch_them_off_and_an_unknown_name_ends_the_command(t
 
 
 def test_anchor_is_patched_and_keeps_its_own_loader(tmp_path):
-    package = tmp_path / "llamafactory"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "cli.py").write_text("def main():\n    print('host')\n")
+    write_host(tmp_path, "def main():\n    print('host')\n")
     code = (
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "import sefe_plugin.hosts.hook as h; h.install()\n"
@@ -102,10 +104,7 @@ def test_anchor_is_patched_and_keeps_its_own_loader(tmp_path):
 
 
 def test_missing_anchor_is_named(tmp_path):
-    package = tmp_path / "llamafactory"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "cli.py").touch()
+    write_host(tmp_path, "")
     code = (
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "import sefe_plugin.hosts.hook as h; h.install()\n"
