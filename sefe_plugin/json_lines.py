@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sefe_plugin.files import replacing
+from sefe_plugin.files import parse_json, replacing
 
 
 def json_line(record: Any) -> bytes:
@@ -116,6 +116,6 @@ class GrowingFile:
 
 def _parsed(file: Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return parse_json(line)
+    except ValueError as error:
         raise ValueError(f"{file}, line {number}: each line must be one JSON object; {error}") from error

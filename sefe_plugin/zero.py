@@ -1,9 +1,10 @@
 """The DeepSpeed configuration of a recipe, as far as it decides what else is possible."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from sefe_plugin.files import parse_json, read_json
 
 
 def read_deepspeed(arguments: Mapping[str, Any]) -> dict | None:
@@ -14,7 +15,7 @@ def read_deepspeed(arguments: Mapping[str, Any]) -> dict | None:
     """
     value = arguments.get("deepspeed")
     if isinstance(value, str):
-        value = json.loads(value if value.lstrip().startswith("{") else Path(value).read_text(encoding="utf-8"))
+        value = parse_json(value) if value.lstrip().startswith("{") else read_json(Path(value))
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"it holds {value!r}")
     return value

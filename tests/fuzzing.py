@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 
 SHORT, LONG = 100, 10_000
+#: Cases of one drawing. Hypothesis remembers them all, which takes up to 100 MB for a thousand.
+_DRAWING = 1000
 _SECONDS, _MEGABYTES = 10.0, 400
 
 #: What breaks readers of texts: numbers that are none, half a surrogate pair, depth, foreign encodings, blanks.
@@ -95,8 +97,9 @@ def fuzzed(**strategies) -> Callable:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             limits = {"deadline": 1000 * _SECONDS, "suppress_health_check": list(HealthCheck), "database": None}
             # a failing case is shown as it was drawn: to shrink it may take minutes
-            drawing = settings(max_examples=cases, derandomize=cases == SHORT, phases=[Phase.generate], **limits)
-            drawing(given(**strategies)(run))()
+            limits |= {"max_examples": min(cases, _DRAWING), "derandomize": cases == SHORT}
+            for _ in range(0, cases, _DRAWING):
+                settings(phases=[Phase.generate], **limits)(given(**strategies)(run))()
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
             assert grown < _MEGABYTES, f"{grown:.0f} MB"
 

@@ -17,21 +17,27 @@ from sefe_plugin.files import (
 from sefe_plugin.words import shown
 
 
-_A, _B = ".lora_A.weight", ".lora_B.weight"
+_LORA, _A, _B = "LORA", ".lora_A.weight", ".lora_B.weight"
 
 _REMEDY = "Put the whole file back, or train that task again."
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Read the configuration of a LoRA adapter.
+def read_adapter_config(folder: Path, peft_type: str = _LORA) -> dict[str, Any]:
+    """Read the configuration of an adapter.
+
+    Args:
+        folder: The adapter's.
+        peft_type: Its type, as PEFT names it.
 
     Raises:
-        ValueError: If it is absent, no JSON, or none of a LoRA; names the file, and the key where one is at fault.
+        ValueError: If it is absent, no JSON, or of another type; names the file, and the key where one is at fault.
     """
     file = folder / ADAPTER_CONFIG_FILE
     config = _read_mapping(file)
-    if config.get("peft_type") != "LORA":
-        raise ValueError(f"{file}: `peft_type` must be 'LORA'; got {shown(config.get('peft_type'))}. {_REMEDY}")
+    if config.get("peft_type") != peft_type:
+        raise ValueError(f"{file}: `peft_type` must be {peft_type!r}; got {shown(config.get('peft_type'))}. {_REMEDY}")
+    if not _has_factors(config):
+        return config
     rules = {
         "r": ("a whole number above 0", lambda value: isinstance(value, int) and value > 0),
         "lora_alpha": ("a number", lambda value: isinstance(value, int | float)),
@@ -43,14 +49,20 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_adapter(folder: Path) -> dict[str, Any]:
-    """Check that a LoRA adapter is whole and fits its own configuration, and return the configuration.
+def check_adapter(folder: Path, peft_type: str = _LORA) -> dict[str, Any]:
+    """Check that an adapter is whole and fits its own configuration, and return the configuration.
+
+    Args:
+        folder: The adapter's.
+        peft_type: Its type, as PEFT names it. The factors A and B are looked at where it is a kind of LoRA.
 
     Raises:
         ValueError: If a file is absent, damaged or foreign; names it, and the matrix where one is at fault.
     """
-    config, file = read_adapter_config(folder), folder / ADAPTER_WEIGHTS_FILE
+    config, file = read_adapter_config(folder, peft_type), folder / ADAPTER_WEIGHTS_FILE
     shapes = tensor_shapes(file)
+    if not _has_factors(config):
+        return config
     factors = {name for name in shapes if name.endswith((_A, _B))}
     if not factors:
         raise ValueError(f"{file}: holds no factors of a LoRA. {_REMEDY}")
@@ -67,14 +79,18 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_carried(folder: Path) -> None:
+def check_carried(folder: Path, peft_type: str = _LORA) -> None:
     """Check that a saved model or adapter can be read, and that no file of its weights was cut short.
+
+    Args:
+        folder: The model's or adapter's.
+        peft_type: The adapter's type.
 
     Raises:
         ValueError: Names the first file that is at fault.
     """
     if (folder / ADAPTER_CONFIG_FILE).exists() or not (folder / MODEL_CONFIG_FILE).exists():
-        check_adapter(folder)
+        check_adapter(folder, peft_type)
         return
     _read_mapping(folder / MODEL_CONFIG_FILE)
     single, index = (folder / name for name in MODEL_WEIGHTS_FILES)
@@ -103,10 +119,15 @@ def tensor_shapes(file: Path) -> dict[str, list[int]]:
         raise ValueError(f"{file}: absent, damaged, or not a safetensors file ({error}). {_REMEDY}") from error
 
 
+def _has_factors(config: Mapping[str, Any]) -> bool:
+    """Tell whether a configuration is that of LoRA, or of an adapter built on it."""
+    return config["peft_type"] == _LORA or "lora_alpha" in config
+
+
 def _read_mapping(file: Path) -> Mapping[str, Any]:
     try:
         content = read_json(file)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file}: absent, or not valid JSON ({error}). {_REMEDY}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file}: must hold a mapping; got {shown(content)}. {_REMEDY}")

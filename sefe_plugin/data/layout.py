@@ -220,7 +220,7 @@ def _read_info(info: Path) -> dict[str, Any]:
         entries = read_json(info)
     except UnicodeDecodeError as error:
         raise ValueError(f"{info} must be in UTF-8; byte {error.start} is not. Save it in UTF-8.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{info} must be valid JSON: {error}") from error
     if not isinstance(entries, dict):
         raise ValueError(f"{info} must be a mapping from names to datasets, got {str(entries)[:200]!r}")

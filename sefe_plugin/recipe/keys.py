@@ -1,10 +1,10 @@
 """The keys of a recipe and the types of their values, checked against the host's."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sefe_plugin.files import parse_json
 from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.options import option_faults, plugin_keys
 from sefe_plugin.recipe.secrets import shown_of
@@ -159,6 +159,6 @@ def _fits(value: Any, types: tuple) -> bool:
 def _is_json(text: str) -> bool:
     """Tell whether a text is a mapping in JSON, as the host reads it."""
     try:
-        return text.startswith("{") and isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
+        return text.startswith("{") and isinstance(parse_json(text), dict)
+    except ValueError:
         return False

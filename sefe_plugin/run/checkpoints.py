@@ -4,11 +4,10 @@ The host goes on from the last checkpoint that it finds, whatever is in it. With
 silently begin a new one, and without the schedule a new warm-up. So only whole checkpoints are left for it to find.
 """
 
-import json
 import zipfile
 from pathlib import Path
 
-from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, MODEL_WEIGHTS_FILES, is_whole_safetensors
+from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, MODEL_WEIGHTS_FILES, is_whole_safetensors, read_json
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
@@ -38,7 +37,7 @@ def is_whole_checkpoint(folder: Path) -> bool:
 
 def _is_json(file: Path) -> bool:
     try:
-        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+        return isinstance(read_json(file), dict)
     except (OSError, ValueError):
         return False
 
@@ -56,7 +55,7 @@ def _has_weights(folder: Path) -> bool:
         return single.is_file() or (folder / ADAPTER_WEIGHTS_FILE).is_file()
     if not _is_json(index):
         return False
-    shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    shards = set(read_json(index).get("weight_map", {}).values())
     return bool(shards) and all((folder / name).is_file() for name in shards)
 
 

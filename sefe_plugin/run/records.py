@@ -29,7 +29,7 @@ def read_record(file: Path, rule: str, holds: Callable[[Any], bool], remedy: str
         content = read_json(file)
     except FileNotFoundError:
         raise RunFolderError(f"{file} is missing. {remedy}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunFolderError(f"{file} is damaged: {error}. {remedy}") from error
     if not holds(content):
         raise RunFolderError(f"{file} is damaged: it must hold {rule}; got {shown(content)}. {remedy}")

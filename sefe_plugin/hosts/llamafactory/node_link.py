@@ -22,6 +22,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sefe_plugin.files import parse_json
 from sefe_plugin.recipe.load import RecipeError
 from sefe_plugin.run.folder import SECRET_FILE
 
@@ -255,8 +256,8 @@ class _Lines:
         if not line:
             raise ConnectionResetError("the connection was closed")
         try:
-            texts = json.loads(line)
-        except (ValueError, RecursionError):
+            texts = parse_json(line)
+        except ValueError:
             texts = None
         if not isinstance(texts, dict) or texts.keys() != set(names) or {type(t) for t in texts.values()} != {str}:
             raise ForeignError("it does not speak as a node of a run does.")

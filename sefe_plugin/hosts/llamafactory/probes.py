@@ -71,7 +71,6 @@ def deepspeed() -> dict[str, Any]:
 
 def main(name: str) -> None:
     """Run one probe and print its answer, or the error that it ended with, as one line of JSON."""
-    logging.disable(logging.WARNING)
     try:
         answer = {"start_up": start_up, "devices": devices, "four_bit": four_bit, "deepspeed": deepspeed}[name]()
     except Exception as error:  # whatever a package raises when it is imported or used is what was looked for
@@ -80,4 +79,5 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     main(sys.argv[1])
