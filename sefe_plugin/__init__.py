@@ -4,6 +4,8 @@ Names load on first use, so that importing the package costs nothing and does no
 """
 
 _PUBLIC = {
+    "MoeLoraConfig": "sefe_plugin.methods.moelora",
+    "MoeLoraModel": "sefe_plugin.methods.moelora",
     "RegLoraConfig": "sefe_plugin.methods.reglora",
     "RegLoraModel": "sefe_plugin.methods.reglora",
     "SefeCallback": "sefe_plugin.methods.reglora",

@@ -1,6 +1,7 @@
 """The rooms of the package and the order in which they may import each other."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,16 @@ def test_no_two_modules_import_each_other_when_they_load():
 
     for name in graph:
         visit(name)
+
+
+@pytest.mark.parametrize("method", ["olora", "lota", "ewc"])
+def test_only_its_file_the_table_and_arms_name_a_method(method):
+    word = re.compile(rf"\b{method}\b", re.IGNORECASE)
+    named = {module_of(file) for file in FILES if word.search(file.read_text(encoding="utf-8"))}
+    own = {name for name in named if name.startswith(f"sefe_plugin.methods.{method}")}
+    other = {"sefe_plugin.methods.reglora.config"} if method == "olora" else set()  # PEFT's initialisation
+    assert own
+    assert named - own - other <= {"sefe_plugin.methods", "sefe_plugin.compare.arms"}
 
 
 def test_only_its_folder_and_the_table_name_a_method():

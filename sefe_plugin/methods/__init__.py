@@ -20,6 +20,12 @@ GROUP = "sefe_plugin.methods"
 _OWN = {
     "lora": "sefe_plugin.methods.lora:Lora",
     "full": "sefe_plugin.methods.full:Full",
+    "ewc": "sefe_plugin.methods.ewc:Ewc",
+    "keeplora": "sefe_plugin.methods.keeplora.method:KeepLora",
+    "lota": "sefe_plugin.methods.lota.method:Lota",
+    "moelora": "sefe_plugin.methods.moelora.method:MoeLora",
+    "olora": "sefe_plugin.methods.olora:OLora",
+    "osf": "sefe_plugin.methods.osf:Osf",
     "reglora": "sefe_plugin.methods.reglora.method:RegLora",
 }
 

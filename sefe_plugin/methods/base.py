@@ -9,10 +9,12 @@ nothing: they import PyTorch within their hooks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+from sefe_plugin.files import is_file
 from sefe_plugin.options import own_options
 from sefe_plugin.patching import Patch
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sefe_plugin.methods.gradients import Gradients
+    from sefe_plugin.methods.task_data import TaskData
 
 
 #: What a host may be asked to train: an adapter, or the model itself.
@@ -56,15 +59,31 @@ class Sizes(Protocol):
     Attributes:
         matrices: (out_features, in_features) of every adapted matrix.
         trainable_parameters: Number of what is trained.
+        layers: Number of layers of the language model.
     """
 
     matrices: Sequence[tuple[int, int]]
     trainable_parameters: int
+    layers: int
 
 
 @dataclass
 class NoOptions:
     """The options of a method that has none."""
+
+
+def named_files(value: Sequence[str] | str | None) -> list[Path]:
+    """Return the files that an option names, as a list or separated by commas."""
+    return [Path(file) for file in (map(str.strip, value.split(",")) if isinstance(value, str) else value or ())]
+
+
+def absent_files(key: str, files: Sequence[Path]) -> list[str]:
+    """List which files of an option do not exist, one sentence each."""
+    return [
+        f"`{key}`: the file {file} does not exist. Train the earlier task first."
+        for file in files
+        if not is_file(file)
+    ]
 
 
 class Method:
@@ -82,6 +101,7 @@ class Method:
         earlier: The option that lists these files of the earlier tasks, the oldest first; a sequence fills it in.
         whole_sequence: Keys of the host in which the tasks of a sequence cannot differ.
         same_matrices: Whether the adapters of all tasks must change the same matrices.
+        peft_type: The type of adapter that a task leaves, as PEFT names it.
         patches: What it changes in other packages, and cannot work without.
     """
 
@@ -92,6 +112,7 @@ class Method:
     earlier: ClassVar[str | None] = None
     whole_sequence: ClassVar[tuple[str, ...]] = ()
     same_matrices: ClassVar[bool] = False
+    peft_type: ClassVar[str] = "LORA"
     patches: ClassVar[tuple[Patch, ...]] = ()
 
     def __init__(self, arguments: Mapping[str, Any] | None = None):
@@ -109,6 +130,16 @@ class Method:
         return [Phase()]
 
     @classmethod
+    def start(cls, arguments: Mapping[str, Any], earlier_tasks: int) -> dict[str, Any]:
+        """Return the keys that a task of a sequence has by its place in it, beside the list of files in `earlier`.
+
+        Args:
+            arguments: Recipe keys and values of the task.
+            earlier_tasks: How many tasks were trained before it.
+        """
+        return {}
+
+    @classmethod
     def memory(cls, sizes: Sizes, arguments: Mapping[str, Any], earlier_tasks: int) -> dict[str, float]:
         """Return the bytes that the method itself holds on a GPU while a task is trained, by part."""
         return {}
@@ -124,7 +155,7 @@ class Method:
 
         Args:
             folder: The task's folder.
-            arguments: Recipe keys and values.
+            arguments: The task's keys, the files of earlier tasks among them.
 
         Raises:
             ValueError: If it is missing, damaged, not of this task, or does not fit the recipe; names the file.
@@ -137,13 +168,22 @@ class Method:
         """Return the configuration of the adapter to train in place of the plain LoRA that the host makes."""
         return config
 
-    def begin(self, model: nn.Module, earlier: Sequence[Path], gradients: Gradients) -> None:
+    def building(self, base: nn.Module) -> AbstractContextManager:
+        """Return a context in which the adapter is built or loaded, for what must be different meanwhile.
+
+        Args:
+            base: The model that is adapted.
+        """
+        return nullcontext()
+
+    def begin(self, model: nn.Module, earlier: Sequence[Path], gradients: Gradients, data: TaskData) -> None:
         """Ready a training: load what earlier tasks left, and say which gradients are to be transformed.
 
         Args:
             model: What is trained, as the Trainer has it.
             earlier: The files of earlier tasks, the oldest first.
             gradients: For `Gradients.transform`.
+            data: What the task is trained on.
         """
 
     def on_step_begin(self, gradients: Gradients) -> None:
@@ -152,7 +192,7 @@ class Method:
     def on_step_end(self, model: nn.Module) -> None:
         """Look at the weights after the optimizer step, and mend them where the method promises something of them."""
 
-    def finish(self, model: nn.Module, file: Path | None, *, write: bool, seed: int) -> None:
+    def finish(self, model: nn.Module, file: Path | None, *, write: bool, seed: int, data: TaskData) -> None:
         """Leave what later tasks need.
 
         Args:
@@ -160,4 +200,5 @@ class Method:
             file: Where to; None if the method leaves nothing.
             write: Whether this process writes; under ZeRO-3 the others take part nevertheless.
             seed: The training's.
+            data: What the task was trained on.
         """

@@ -16,6 +16,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from sefe_plugin.methods.base import METHOD_LOG, Method
 from sefe_plugin.methods.gradients import AddInBackward, Gradients, add_to_grad
+from sefe_plugin.methods.task_data import TaskData
 from sefe_plugin.patching import is_on
 
 
@@ -55,13 +56,18 @@ class MethodCallback(TrainerCallback):
         self.save_to = None if save_to is None else Path(save_to)
         self._gradients: Gradients | None = None
         self._in_backward: AddInBackward | None = None
+        self._data: TaskData | None = None
         self._steps = 0
         self._step_begun = False
 
     @property
     def _adds(self) -> bool:
         """Whether the method adds to gradients."""
-        return type(self.method).on_step_begin is not Method.on_step_begin
+        return self._has_own("on_step_begin")
+
+    def _has_own(self, *hooks: str) -> bool:
+        """Tell whether the method does something in one of the hooks."""
+        return any(getattr(type(self.method), hook) is not getattr(Method, hook) for hook in hooks)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
@@ -73,7 +79,7 @@ class MethodCallback(TrainerCallback):
             ValueError: If the model or a file does not suit the method, if a file would be overwritten at the end, or
                 if the way of training would not give what the method adds its weight.
         """
-        if self._adds:
+        if self._has_own("begin", "on_step_begin", "on_step_end"):
             _refuse_unsupported(args)
         file = self._file(args)
         if file is not None and file.resolve() in {earlier.resolve() for earlier in self.earlier}:
@@ -87,7 +93,8 @@ class MethodCallback(TrainerCallback):
             self._gradients.release()
         self._in_backward = AddInBackward() if _is_deepspeed() else None
         self._gradients = Gradients(self._in_backward or add_to_grad, PartialState().num_processes)
-        self.method.begin(model, self.earlier, self._gradients)
+        self._data = TaskData(kwargs["train_dataloader"], args)
+        self.method.begin(model, self.earlier, self._gradients, self._data)
         self._steps, self._step_begun = 0, False
         apply_method_log(self)
 
@@ -132,7 +139,7 @@ class MethodCallback(TrainerCallback):
         undo_method_log(self)
         self._gradients.release()
         file = self._file(args)
-        self.method.finish(model, file, write=state.is_world_process_zero, seed=args.seed)
+        self.method.finish(model, file, write=state.is_world_process_zero, seed=args.seed, data=self._data)
         if file is not None and state.is_world_process_zero:
             logger.info("Left for later tasks: %s", file)
 
@@ -217,15 +224,15 @@ def _loss_scale(args: TrainingArguments, optimizer: Optimizer) -> float:
 
 
 def _refuse_unsupported(args: TrainingArguments) -> None:
-    """Refuse ways of training in which what a method adds cannot join the gradients of the loss."""
+    """Refuse ways of training in which a method has no hold on whole gradients and weights between the steps."""
     kind = PartialState().distributed_type
     if kind in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
         raise ValueError(
-            f"Methods that add to gradients do not support {kind.value}: parameters and gradients are kept in parts "
-            "there. Train with DDP (torchrun without an FSDP configuration) or with DeepSpeed."
+            f"Methods that change gradients or weights do not support {kind.value}: parameters and gradients are kept "
+            "in parts there. Train with DDP (torchrun without an FSDP configuration) or with DeepSpeed."
         )
     if "lomo" in args.optim or "layerwise" in args.optim:
         raise ValueError(
-            f"Methods that add to gradients do not support `optim={args.optim.value}`, which updates the weights "
-            "inside the backward pass. Use another optimizer, such as adamw_torch."
+            f"Methods that change gradients or weights do not support `optim={args.optim.value}`, which updates the "
+            "weights inside the backward pass. Use another optimizer, such as adamw_torch."
         )

@@ -16,17 +16,16 @@ class Full(Method):
     @classmethod
     def errors(cls, arguments: Mapping[str, Any]) -> list[str]:
         """List which other keys full fine-tuning cannot work with."""
-        errors = []
+        errors, method = [], f"`cl_method: {arguments.get('cl_method', 'full')}`"
         if arguments.get("quantization_bit"):
             errors.append(
-                "`quantization_bit` cannot be combined with `cl_method: full`: quantized weights cannot be trained. "
-                "Drop one."
+                f"`quantization_bit` cannot be combined with {method}: quantized weights cannot be trained. Drop one."
             )
         zero = zero_section(arguments)
         gathers = zero.get("stage3_gather_16bit_weights_on_model_save")
         if zero.get("stage") == 3 and not gathers:
             errors.append(
-                "`deepspeed`: with `cl_method: full` ZeRO-3 must save the whole model, which the next task starts "
-                'from. Set "stage3_gather_16bit_weights_on_model_save": true in its section "zero_optimization".'
+                f"`deepspeed`: with {method} ZeRO-3 must save the whole model, which the next task starts from. Set "
+                '"stage3_gather_16bit_weights_on_model_save": true in its section "zero_optimization".'
             )
         return errors

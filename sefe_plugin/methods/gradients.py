@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -82,6 +84,49 @@ def gathered(*parameters: nn.Parameter) -> AbstractContextManager:
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(list(parameters))
+
+
+def full_weight(parameter: nn.Parameter) -> torch.Tensor:
+    """Return a trained parameter as the optimizer holds it: whole, and not rounded to what a forward pass takes.
+
+    Example: DeepSpeed with `bf16` trains a copy in fp32, and gives the model its rounding after every step.
+
+    Args:
+        parameter: All processes must ask for it together.
+
+    Returns:
+        Of the shape of the whole `parameter`, fp32.
+    """
+    if PartialState().distributed_type == DistributedType.DEEPSPEED:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        kept = safe_get_full_fp32_param(parameter)  # None where it keeps no copy
+        if kept is not None:
+            return kept.float()
+    return parameter.detach().float()
+
+
+def set_weight(parameter: nn.Parameter, value: torch.Tensor) -> None:
+    """Set a trained parameter once its training has begun, also in the copy that DeepSpeed's optimizer keeps.
+
+    Args:
+        parameter: Not partitioned; all processes must set it together, to the same.
+        value: Of its shape.
+
+    Raises:
+        RuntimeError: If DeepSpeed's optimizer keeps a copy that it gives no access to.
+    """
+    with torch.no_grad():
+        parameter.copy_(value)
+    if PartialState().distributed_type == DistributedType.DEEPSPEED:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        if not hasattr(parameter, "_hp_mapping") and parameter.dtype != torch.float32:
+            raise RuntimeError(
+                "DeepSpeed without ZeRO gives no access to what its optimizer trains in place of weights in 16 bit. "
+                "Use ZeRO-1 or 2, or train in 32 bit."
+            )
+        safe_set_full_fp32_param(parameter, value.to(parameter.device, torch.float32))
 
 
 def add_to_grad(parameter: nn.Parameter, grad: torch.Tensor) -> None:

@@ -16,6 +16,8 @@ from transformers.trainer_callback import CallbackHandler
 
 from sefe_plugin import SefeCallback
 from sefe_plugin.methods import callback as callback_module
+from sefe_plugin.methods import methods
+from sefe_plugin.methods.callback import MethodCallback, undo_method_log
 from sefe_plugin.methods.reglora import RegLoraModel, find_reglora_model
 from sefe_plugin.methods.reglora.files import read_key_elements
 from sefe_plugin.methods.reglora.method import PENALTY_LOG
@@ -532,6 +534,22 @@ def test_sharded_training_is_refused(train, kind, monkeypatch):
 
     with pytest.raises(ValueError, match=rf"do not support {kind.value}.*DDP"):
         train(Shard(), SefeCallback())
+
+
+def test_sharded_training_is_refused_to_methods_that_transform_or_mend_too(tmp_path, tiny_llama, monkeypatch):
+    args = arguments(tmp_path)
+    assert args.device  # sets up the state that is changed below
+    monkeypatch.setitem(PartialState._shared_state, "distributed_type", DistributedType.FSDP)
+
+    def begin(name):
+        callback = MethodCallback(methods()[name]())
+        callback.on_train_begin(args, None, None, tiny_llama(), train_dataloader=None)
+        undo_method_log(callback)
+
+    for name in ("keeplora", "lota", "osf"):
+        with pytest.raises(ValueError, match="do not support FSDP"):
+            begin(name)
+    begin("full")
 
 
 @pytest.mark.parametrize("optim", ["lomo", "adalomo", "galore_adamw_layerwise", "apollo_adamw_layerwise"])

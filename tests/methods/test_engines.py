@@ -21,12 +21,12 @@ from sefe_plugin.methods.reglora.method import PENALTY_LOG
 
 
 ZERO = {f"zero{stage}": Path(__file__).parents[1] / "deepspeed" / f"zero{stage}.json" for stage in (1, 2, 3)}
+needs_deepspeed = pytest.mark.skipif(not is_deepspeed_available(), reason="needs deepspeed")
 ENGINES = [
     "ddp",
-    *(
-        pytest.param(name, marks=pytest.mark.skipif(not is_deepspeed_available(), reason="needs deepspeed"))
-        for name in ZERO
-    ),
+    pytest.param("zero1", marks=[needs_deepspeed, pytest.mark.slow]),
+    pytest.param("zero2", marks=needs_deepspeed),
+    pytest.param("zero3", marks=[needs_deepspeed, pytest.mark.slow]),
 ]
 #: Per optimizer step, over all processes.
 SAMPLES_PER_STEP = 4
@@ -86,17 +86,18 @@ def main(folder, *engines):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_reglora):
-    """The folder in which the same training has run in one process and on every engine with two."""
+def runs(tmp_path_factory, tiny_reglora, request):
+    """The folder in which the same training has run in one process and on the engines asked for with two."""
     folder = tmp_path_factory.mktemp("engines")
     files = [folder / f"task{i}.safetensors" for i in range(2)]
     for i, file in enumerate(files):
         find_reglora_model(tiny_reglora(seed=100 + i, reglora_key_ratio=0.1)).save_key_elements(file)
     train("one", folder, files, tiny_reglora)
+    asked = {item.callspec.params["engine"] for item in request.session.items if item.path == request.path}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
     paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
     result = subprocess.run(
-        [*command, str(folder), "ddp", *(ZERO if is_deepspeed_available() else ())],
+        [*command, str(folder), *sorted(asked if is_deepspeed_available() else {"ddp"})],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from sefe_plugin.methods.base import Method
 from sefe_plugin.methods.callback import MethodCallback
-from sefe_plugin.methods.gradients import AddInBackward
+from sefe_plugin.methods.gradients import AddInBackward, set_weight
 
 
 class Line(torch.nn.Module):
@@ -76,7 +78,7 @@ MASK = torch.tensor([[1.0, 0, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0]])
 class Masked(Method):
     """Leaves alone what `MASK` is 0 at."""
 
-    def begin(self, model, earlier, gradients):
+    def begin(self, model, earlier, gradients, data):
         gradients.transform(model.weight, lambda grad: MASK * grad)
 
 
@@ -86,8 +88,8 @@ class MaskedAndPulled(Masked):
     def on_step_begin(self, gradients):
         gradients.add(self.weight, torch.full((3, 5), 2.0))
 
-    def begin(self, model, earlier, gradients):
-        super().begin(model, earlier, gradients)
+    def begin(self, model, earlier, gradients, data):
+        super().begin(model, earlier, gradients, data)
         self.weight = model.weight
 
 
@@ -185,7 +187,7 @@ def test_a_method_may_mend_the_weights_after_a_step(train):
     """As one does that promises something of the weights, which moments and weight decay would break."""
 
     class Frozen(Method):
-        def begin(self, model, earlier, gradients):
+        def begin(self, model, earlier, gradients, data):
             self.first = model.weight.detach()[0].clone()
 
         def on_step_end(self, model):
@@ -201,12 +203,29 @@ def test_what_a_method_leaves_is_one_file_in_the_output_folder(train, tmp_path):
     class Leaving(Method):
         file = "left.txt"
 
-        def finish(self, model, file, *, write, seed):
+        def finish(self, model, file, *, write, seed, data):
             if write:
                 file.write_text(f"seed {seed}")
 
     train(Leaving())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("left.txt", "seed 0")]
+
+
+def test_a_method_sees_the_data_of_its_task_before_the_first_step_and_at_the_end(train):
+    class Looking(Method):
+        def __init__(self):
+            super().__init__()
+            self.drawn = []
+
+        def begin(self, model, earlier, gradients, data):
+            self.drawn.append(data.draw(100, seed=1))
+
+        def finish(self, model, file, *, write, seed, data):
+            self.drawn.append(data.draw(100, seed=1))
+
+    method = Looking()
+    train(method)
+    assert sorted(method.drawn[0]) == list(range(8)) and method.drawn[0] == method.drawn[1]
 
 
 def test_what_is_added_twice_before_a_backward_pass_adds_up():
@@ -219,3 +238,12 @@ def test_what_is_added_twice_before_a_backward_pass_adds_up():
     assert later.drop() == 0
     (3 * parameter).sum().backward()
     assert parameter.grad.tolist() == [17.0, 28.0]
+
+
+def test_a_weight_whose_copy_cannot_be_reached_is_not_set(monkeypatch):
+    PartialState()
+    monkeypatch.setitem(PartialState._shared_state, "distributed_type", DistributedType.DEEPSPEED)
+    set_weight(whole := torch.nn.Parameter(torch.zeros(2)), torch.ones(2))
+    assert whole.tolist() == [1, 1]  # what the optimizer trains itself
+    with pytest.raises(RuntimeError, match="DeepSpeed without ZeRO"):
+        set_weight(torch.nn.Parameter(torch.zeros(2).bfloat16()), torch.ones(2))

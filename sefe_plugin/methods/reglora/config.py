@@ -1,6 +1,5 @@
 """The configuration of a RegLoRA adapter: LoRA's options and RegLoRA's own, and how both are kept on disk."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from peft import LoraConfig
 from peft.utils import CONFIG_NAME
 
-from sefe_plugin.files import write_json
+from sefe_plugin.files import read_json, write_json
+from sefe_plugin.methods.peft_types import add_type
 from sefe_plugin.methods.reglora.options import AdapterOptions
-from sefe_plugin.methods.reglora.peft_type import REGLORA
 from sefe_plugin.options import option_errors, own_options
 
+
+REGLORA = add_type("REGLORA")
 
 #: Written beside PEFT's ``adapter_config.json``.
 OPTIONS_FILE = "reglora_config.json"
@@ -136,7 +137,7 @@ class RegLoraConfig(AdapterOptions, LoraConfig):
                 "or build a RegLoraConfig with the options you want."
             )
         try:
-            options = json.loads(file.read_text(encoding="utf-8"))
+            options = read_json(file)
         except ValueError as error:
             raise ValueError(f"{file}: not valid JSON ({error}). Save the adapter again.") from error
         if not isinstance(options, dict) or sorted(options) != sorted(_OPTIONS):

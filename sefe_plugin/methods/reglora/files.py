@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, replacing
+from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, parse_json, replacing
 from sefe_plugin.methods.reglora.codec import decode
 from sefe_plugin.methods.reglora.head import FORMAT, REMEDY, VERSION, read_head
 from sefe_plugin.methods.reglora.key_elements import key_count
@@ -117,7 +117,7 @@ def read_key_elements(file: str | Path) -> KeyElements:
     elements = KeyElements(
         file=file,
         key_ratio=float(metadata["key_ratio"]),
-        shapes={name: tuple(shape) for name, shape in json.loads(metadata["shapes"]).items()},
+        shapes={name: tuple(shape) for name, shape in parse_json(metadata["shapes"]).items()},
         codes=codes,
         adapter_sha256=metadata["adapter_sha256"],
         selection=metadata["selection"],
@@ -159,7 +159,7 @@ def adapter_fingerprint(folder: Path) -> str:
 def _in_order(content: bytes) -> bytes:
     """Put the head of a safetensors file in order; the library writes its metadata in a random one."""
     start = 8 + int.from_bytes(content[:8], "little")
-    head = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    head = json.dumps(parse_json(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)  # the tensors begin at a multiple of eight bytes
     return len(head).to_bytes(8, "little") + head + content[start:]
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sefe_plugin.files import is_file
-from sefe_plugin.methods.base import Method, Sizes
+from sefe_plugin.methods.base import Method, Sizes, absent_files, named_files
+from sefe_plugin.methods.peft_types import PEFT_TYPE
 from sefe_plugin.methods.reglora.head import head_errors, read_head
 from sefe_plugin.methods.reglora.options import AdapterOptions, RegLoraOptions
-from sefe_plugin.patching import Patch
 
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sefe_plugin.methods.gradients import Gradients
+    from sefe_plugin.methods.task_data import TaskData
 
 
 #: The logged value: lambda * R, mean over the optimizer steps since the last log.
@@ -32,23 +32,6 @@ _REFUSED = {
     "use_unsloth": "Unsloth has layers of its own",
     "fsdp": "FSDP leaves no process a whole matrix",
 }
-
-
-def _unregister() -> None:
-    tuner = sys.modules.get("sefe_plugin.methods.reglora.tuner")
-    if tuner is not None:
-        tuner.unregister()
-
-
-#: RegLoRA's type in PEFT.
-PEFT_TYPE = Patch(
-    "peft_type",
-    "peft.utils",
-    ("PeftType",),
-    "the member REGLORA in the list of adapter types, which is closed",
-    lasts="from the first use of RegLoRA on",
-    undo=_unregister,
-)
 
 
 class RegLora(Method):
@@ -64,13 +47,9 @@ class RegLora(Method):
     @classmethod
     def errors(cls, arguments: Mapping[str, Any]) -> list[str]:
         """List which other keys RegLoRA cannot work with, and files of earlier tasks that are absent or foreign."""
-        named = arguments.get(cls.earlier) or []
-        files = [Path(file) for file in (map(str.strip, named.split(",")) if isinstance(named, str) else named)]
-        errors, heads = [], {}
-        for file in files:
-            if not is_file(file):
-                errors.append(f"`{cls.earlier}`: the file {file} does not exist. Train the earlier task first.")
-                continue
+        files = named_files(arguments.get(cls.earlier))
+        errors, heads = absent_files(cls.earlier, files), {}
+        for file in filter(is_file, files):
             try:
                 heads[file] = read_head(file)
             except ValueError as error:
@@ -123,7 +102,7 @@ class RegLora(Method):
         lora = {f.name: vars(config)[f.name] for f in fields(LoraConfig)}
         return RegLoraConfig(**lora, **{f.name: vars(self.options)[f.name] for f in fields(AdapterOptions)})
 
-    def begin(self, model: nn.Module, earlier: Sequence[Path], gradients: Gradients) -> None:
+    def begin(self, model: nn.Module, earlier: Sequence[Path], gradients: Gradients, data: TaskData) -> None:
         """Find the RegLoRA model and load the key elements of earlier tasks; without any, those loaded before stay.
 
         Raises:
@@ -143,6 +122,6 @@ class RegLora(Method):
         )
         gradients.log(PENALTY_LOG, penalty)
 
-    def finish(self, model: nn.Module, file: Path | None, *, write: bool, seed: int) -> None:
+    def finish(self, model: nn.Module, file: Path | None, *, write: bool, seed: int, data: TaskData) -> None:
         """Save the key elements of this task."""
         self._model.save_key_elements(file, write=write, seed=seed)

@@ -1,0 +1,1 @@
+"""LoTA: sparse full fine-tuning, each task in weights that no earlier one has changed."""
