@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from llamafactory.data import get_template_and_fix_tokenizer
@@ -13,6 +13,7 @@ from llamafactory.hparams import DataArguments, ModelArguments
 from llamafactory.model import load_tokenizer
 from transformers import HfArgumentParser
 
+from sefe_plugin.data.added import mix_names
 from sefe_plugin.data.records import RecordFile
 from sefe_plugin.plan.sizes import TaskSize
 from sefe_plugin.recipe.load import Task
@@ -59,20 +60,23 @@ class Lengths:
         """
         keys = {**self._arguments, **task.overrides, "dataset": task.dataset}
         (data_args,) = HfArgumentParser([DataArguments]).parse_dict(keys, allow_extra_keys=True)
-        samples, lengths = 0, []
+        samples, measured = 0, []
         for attributes in get_dataset_list(data_args.dataset, data_args.dataset_dir):
-            count, drawn = _read(attributes, Path(data_args.dataset_dir))
+            count, lengths = self._measure(attributes, data_args)
             if count is None:
                 samples = None
                 break
             limits = [n for n in (attributes.num_samples, data_args.max_samples) if n]
-            samples += min([count, *limits])
-            if self._loaded is not None:
-                lengths += self._encoded(attributes, drawn, data_args)
+            own = min([count, *limits])
+            samples += own
+            measured += [(own, fmean(lengths), max(lengths))] if lengths else []
         (tests,) = get_dataset_list([task.test_dataset], data_args.dataset_dir)
         test_file = Path(data_args.dataset_dir) / tests.dataset_name
         test_records, _ = _read(tests, Path(data_args.dataset_dir))
-        average, longest = (round(mean(lengths)), max(lengths)) if lengths else self.estimate()
+        average, longest = self.estimate()
+        if measured:
+            counts, means, most = zip(*measured, strict=True)
+            average, longest = round(fmean(means, counts)), max(most)
         return TaskSize(
             task.name,
             samples,
@@ -80,8 +84,27 @@ class Lengths:
             longest,
             test_records,
             test_file.stat().st_size,
-            "measured" if lengths else "counted",
+            "measured" if measured else "counted",
         )
+
+    def of_mix(self, task: Task) -> dict[str, tuple[float, int]]:
+        """Return the mean and the longest length of each general dataset of a task, in tokens, if known.
+
+        Args:
+            task: As in `of_task`.
+        """
+        keys = {**self._arguments, **task.overrides, "dataset": task.dataset}
+        (data_args,) = HfArgumentParser([DataArguments]).parse_dict(keys, allow_extra_keys=True)
+        names, found = mix_names(keys), {}
+        for name, attributes in zip(names, get_dataset_list(names, data_args.dataset_dir), strict=True):
+            if lengths := self._measure(attributes, data_args)[1]:
+                found[name] = fmean(lengths), max(lengths)
+        return found
+
+    def _measure(self, attributes: DatasetAttr, data_args: DataArguments) -> tuple[int | None, list[int]]:
+        """Count a dataset, and measure some of its samples if there is a tokenizer."""
+        count, drawn = _read(attributes, Path(data_args.dataset_dir))
+        return count, [*self._encoded(attributes, drawn, data_args)] if self._loaded is not None and drawn else []
 
     def _encoded(self, attributes: DatasetAttr, records: list[dict], data_args: DataArguments) -> Iterator[int]:
         """Yield the lengths of samples as the host trains on them."""
