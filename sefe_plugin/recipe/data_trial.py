@@ -3,16 +3,24 @@
 What the records are worth, the host tries before the first task starts.
 """
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sefe_plugin.data.added import mix_names
 from sefe_plugin.data.layout import SUFFIXES
 from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.data.text_faults import encoding_fault
 from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.files import read_json
 from sefe_plugin.words import near
+
+
+#: What a dataset is to a task, by the key that names it.
+_USES = {"dataset": "the training data", "eval_dataset": "the validation data", "test_dataset": "the test set"}
+#: Keys of an entry that lead elsewhere than to a local file.
+_ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 
 
 def data_errors(arguments: Mapping[str, Any]) -> list[str]:
@@ -30,7 +38,7 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
     except ValueError as error:
         return [f"{info_file} {error}."]
     errors = []
-    for key, name in _named(arguments):
+    for key, name in dataset_names(arguments):
         if name not in info:
             errors.append(f"`{key}`: {name!r} is not declared in {info_file}.{near(name, info)}")
             continue
@@ -39,7 +47,7 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
             errors += found
             continue
         file = folder / entry.get("file_name", "")
-        if "file_name" in entry and not file.exists():
+        if "file_name" in entry and not os.path.exists(file):  # noqa: PTH110 - never fails
             errors.append(f"`{key}`: the file {file} of {name!r} does not exist.")
         elif key == "test_dataset" and not (file.suffix in SUFFIXES and file.is_file()):
             errors.append(f"`test_dataset`: {name!r} must be a local .json or .jsonl file; got {entry!r}.")
@@ -55,26 +63,75 @@ def _read_info(file: Path) -> dict[str, Any]:
         ValueError: With what is wrong, as a clause whose subject is the file.
     """
     try:
-        if fault := encoding_fault(file):
-            raise ValueError(fault)
-        info = json.loads(file.read_text(encoding="utf-8"))
+        fault = encoding_fault(file)
+        info = None if fault else read_json(file)
     except FileNotFoundError:
         raise ValueError("does not exist. Set `dataset_dir` to the folder that holds it") from None
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"is no valid JSON: {error}") from None
+    if fault:
+        raise ValueError(fault)
     if not isinstance(info, dict):
         raise ValueError('must be one mapping, {"name": {"file_name": ...}, ...}; it holds a ' + _kind(info))
     return info
 
 
-def _named(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+def dataset_names(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the datasets of a task by the keys that name them; the host takes several, separated by commas."""
-    named = [("dataset", name.strip()) for name in arguments["dataset"].split(",")]
-    held_out = arguments.get("eval_dataset") or ()
-    names = held_out.split(",") if isinstance(held_out, str) else held_out
-    return [*named, *(("eval_dataset", name.strip()) for name in names), ("test_dataset", arguments["test_dataset"])]
+    named = []
+    for key in ("dataset", "eval_dataset"):
+        value = arguments.get(key) or ()
+        names = value.split(",") if isinstance(value, str) else value
+        named += [(key, name.strip()) for name in names]
+    named += [("mix", name) for name in mix_names(arguments)]
+    return [*named, ("test_dataset", arguments["test_dataset"])]
+
+
+def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """List general datasets that are none: the data of a task or its test set, under whatever name.
+
+    Two names are one dataset where they lead to the same file, or to the same part of one on a hub.
+
+    Args:
+        tasks: Name of each task, and all its keys as in `data_errors`.
+    """
+    used: dict[Any, tuple[str, str]] = {}
+    general: dict[str, set] = {}
+    for task, arguments in tasks:
+        for key, name in dataset_names(arguments):
+            sources = _sources(name, Path(arguments.get("dataset_dir") or "data"))
+            if key == "mix":
+                general.setdefault(name, set()).update(sources)
+            else:
+                used |= dict.fromkeys(sources, (name, f"{_USES[key]} of {task}"))
+    errors = []
+    for name, sources in general.items():
+        for other, use in {used[source] for source in sources if source in used}:
+            also = "" if other == name else f", there called {other!r}"
+            errors.append(
+                f"`mix`: {name!r} is {use}{also}, no general data. Name another, or use `replay_ratio` for earlier "
+                "tasks."
+            )
+    return sorted(errors)
+
+
+def _sources(name: str, folder: Path) -> set[Any]:
+    """Return where the samples of a dataset come from; its name where that is not known."""
+    try:
+        entry = _read_info(folder / "dataset_info.json").get(name)
+    except ValueError:
+        entry = None
+    if _entry_errors(entry):
+        return {name}
+    part = [str(entry.get(key) or default) for key, default in (("subset", ""), ("folder", ""), ("split", "train"))]
+    if elsewhere := {(key, str(entry[key]), *part) for key in _ELSEWHERE if key in entry}:
+        return elsewhere
+    file = folder / entry.get("file_name", "")
+    if not os.path.exists(file):  # noqa: PTH110 - never fails
+        return {name}
+    return {path.resolve() for path in (file.iterdir() if file.is_dir() else [file])}
 
 
 def _entry_errors(entry: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import ADAPTER_CONFIG_FILE, MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods, unusable_methods
+from sefe_plugin.methods.base import Method
 from sefe_plugin.options import plain_fault
-from sefe_plugin.recipe.data_trial import data_errors
+from sefe_plugin.recipe.data_trial import data_errors, mix_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors, plugin_keys
 from sefe_plugin.recipe.secrets import secret_errors
@@ -38,13 +39,32 @@ class RecipeError(ValueError):
     """A recipe that cannot start, with all that is wrong with it.
 
     Attributes:
+        source: Name of the recipe.
         errors: One sentence each: key or file, rule, value, remedy.
     """
 
     def __init__(self, source: str, errors: list[str]):
-        self.errors = errors
+        self.source, self.errors = source, errors
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
         super().__init__("\n".join([f"{source} cannot start: {count}.", *(f"  - {error}" for error in errors)]))
+
+    def with_places(self, places: Mapping[str, Path]) -> "RecipeError":
+        """Return the same, with the file of each key that an included recipe supplies (key -> file)."""
+        return RecipeError(self.source, [with_place(error, places) for error in self.errors])
+
+
+def with_place(error: str, places: Mapping[str, Path]) -> str:
+    """Add to an error where the keys stand that its first sentence names, as far as an included recipe supplies them.
+
+    Those that come later are advice.
+
+    Example:
+        >>> with_place("`seed` must be a whole number; got 'x'.", {"seed": Path("base.yaml")})
+        "`seed` must be a whole number; got 'x'. (`seed` stands in base.yaml.)"
+    """
+    named = re.findall(r"`(\w+)", error.partition(". ")[0]) + ["tasks"] * error.startswith("task ")
+    stands = [f"`{key}` stands in {places[key]}" for key in dict.fromkeys(named) if key in places]
+    return f"{error} ({', '.join(stands)}.)" if stands else error
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     elif "tasks" in arguments:
         tasks, task_errors = _read_tasks(arguments["tasks"], common, host, check_data)
         errors += task_errors
+    errors += _mix_errors(common, tasks, benchmark is not None)
     if "task_order" in arguments and "benchmark" not in arguments:
         errors.append(
             "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks` in the order you want; got "
@@ -177,10 +198,19 @@ def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[
         errors += _other_methods_errors(arguments)
     if "carry" in arguments:
         errors.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")
+    if arguments.get("replay_ratio") and arguments.get("replay_from") is None:
+        errors.append(
+            "`replay_ratio` draws from earlier tasks, and a single run has none. Add `tasks` or `benchmark`, or "
+            "remove it."
+        )
+    if not (errors or in_sequence):
+        errors += _phase_errors(arguments)
+    if not errors:
+        errors += _continued_errors(arguments)
     if arguments.get("stage", "sft") != "sft":
         errors += [
             f"`{key}` works in `stage: sft` only; got {arguments['stage']!r}. Remove one."
-            for key in ("test_sets", "merge_adapter", "projector_learning_rate")
+            for key in ("test_sets", "merge_adapter", "projector_learning_rate", "replay_ratio", "mix")
             if arguments.get(key)
         ]
     if not arguments.get("do_train"):
@@ -197,6 +227,12 @@ def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[
         errors.append(
             "`scoring_backend` belongs to a sequence. Set `scoring_backend: generate`, or remove `test_sets`."
         )
+    if arguments.get("mix") and not errors:
+        keys = {**arguments, "dataset": None, "eval_dataset": None}
+        errors += mix_errors(
+            (test_set["name"], {**keys, "test_dataset": test_set["dataset"]})
+            for test_set in arguments.get("test_sets") or ()
+        )
     if arguments.get("merge_adapter") and not errors:
         if arguments.get("finetuning_type", "lora") != "lora":
             errors.append(f"`merge_adapter` needs `finetuning_type: lora`; got {arguments['finetuning_type']!r}.")
@@ -211,6 +247,34 @@ def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[
     return errors
 
 
+def _phase_errors(arguments: Mapping[str, Any]) -> list[str]:
+    """List what the last training of a task needs of those before it, which a single run does not make."""
+    name = arguments.get("cl_method")
+    if name is None or not arguments.get("do_train") or arguments.get("test_sets"):
+        return []  # a task of a sequence has test sets, also where its keys are only tried
+    *before, last = methods()[name].phases({"output_dir": ".", **arguments})
+    return [
+        f"`cl_method: {name}` trains every task {len(before) + 1} times, and a single run is the last of these "
+        f"trainings, which needs `{key}`. Add `tasks` or `benchmark`, or name the file that an earlier one has left."
+        for key in last.keys
+        if before and arguments.get(key) is None
+    ]
+
+
+def _continued_errors(arguments: Mapping[str, Any]) -> list[str]:
+    """List what is wrong with a run that has files of earlier tasks, and not the adapter that must go on."""
+    name = arguments.get("cl_method")
+    method = methods()[name] if name else Method
+    if method.carries != ("continue",) or not arguments.get("do_train") or not arguments.get(str(method.earlier)):
+        return []
+    if arguments.get("adapter_name_or_path") and not arguments.get("create_new_adapter"):
+        return []
+    return [
+        f"`{method.earlier}` is of an adapter that goes on with `cl_method: {name}`. Name its folder as "
+        "`adapter_name_or_path`, without `create_new_adapter`."
+    ]
+
+
 def carry_errors(recipe: Recipe) -> list[str]:
     """List what its way to carry tasks on cannot work with; asked again when more is known of the base."""
     return CARRIES[recipe.arguments["carry"]].errors(recipe.arguments)
@@ -218,11 +282,11 @@ def carry_errors(recipe: Recipe) -> list[str]:
 
 def _adapter_errors(arguments: Mapping[str, Any]) -> list[str]:
     """List local adapters of a single run that cannot be read; the host leaves that to PyTorch."""
-    errors = []
+    errors, method = [], methods().get(str(arguments.get("cl_method") or DEFAULT))
     for folder in map(str.strip, (arguments.get("adapter_name_or_path") or "").split(",")):
         if is_file(Path(folder) / ADAPTER_CONFIG_FILE):
             try:
-                check_adapter(Path(folder))
+                check_adapter(Path(folder), method.peft_type if method else Method.peft_type)
             except ValueError as error:
                 errors.append(f"`adapter_name_or_path`: {error}")
     return errors
@@ -289,8 +353,11 @@ def _deepspeed_errors(arguments: Mapping[str, Any]) -> list[str]:
         config = read_deepspeed(arguments) or {}
     except (OSError, ValueError) as error:
         return [f"`deepspeed` must be a DeepSpeed configuration or a JSON file with one; {error}."]
-    if not isinstance(config.get("zero_optimization") or {}, dict):
-        return [f"`deepspeed`: `zero_optimization` must be a mapping; got {shown(config['zero_optimization'])}."]
+    sections = {name: config.get(name) for name in ("zero_optimization", "bf16", "fp16", "optimizer")}
+    if isinstance(sections["optimizer"], dict):
+        sections["params"] = sections["optimizer"].get("params")
+    if odd := {name: value for name, value in sections.items() if not isinstance(value or {}, dict)}:
+        return [f"`deepspeed`: `{name}` must be a mapping; got {shown(value)}." for name, value in odd.items()]
     if config.get("optimizer") and arguments.get("projector_learning_rate") is not None:
         return [
             "`projector_learning_rate` needs the Trainer's optimizer, but the configuration of `deepspeed` brings its "
@@ -328,6 +395,19 @@ def _ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
         rule = f"one of {tuple(named)} or a list of all tasks of the benchmark"
         errors = [f"`task_order` must be {rule}; got {shown(order)}.{near(order, named)}"]
     return ([] if errors else [by_name[name] for name in order]), errors
+
+
+def _mix_errors(common: Mapping[str, Any], tasks: Sequence[Task], is_benchmark: bool) -> list[str]:
+    """List general datasets that are none: a task's own data, or its test set."""
+    if is_benchmark and common.get("mix"):
+        return [
+            "`mix` needs a `dataset_info.json` of yours, and a `benchmark` brings its own. List its tasks as `tasks`, "
+            "or remove `mix`."
+        ]
+    return mix_errors(
+        (task.name, {**common, **task.overrides, "dataset": task.dataset, "test_dataset": task.test_dataset})
+        for task in tasks
+    )
 
 
 def _sequence_errors(common: Mapping[str, Any], host: HostKeys, faults: Mapping[str, str]) -> list[str]:

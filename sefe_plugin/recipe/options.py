@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sefe_plugin.carry.adapter_files import check_adapter
+from sefe_plugin.data.added import AddedOptions
 from sefe_plugin.files import ADAPTER_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods
 from sefe_plugin.options import Scope, keys_of_scope, option, option_errors, option_types, own_options
@@ -120,6 +121,9 @@ class DataOptions:
     )
 
 
+#: The dataclasses of the keys in the section "dataset".
+DATA_OPTIONS = (DataOptions, AddedOptions)
+
 #: Keys that describe a whole sequence and never reach a single run.
 SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
 
@@ -146,7 +150,8 @@ class PluginKey(NamedTuple):
 @cache
 def plugin_keys() -> dict[str, PluginKey]:
     """Return every recipe key of the plugin and of all methods."""
-    sections = [(ImageOptions, "model", None), (SequenceOptions, "method", None), (DataOptions, "dataset", None)]
+    sections = [(ImageOptions, "model", None), (SequenceOptions, "method", None)]
+    sections += [(options, "dataset", None) for options in DATA_OPTIONS]
     sections += [(method.Options, "method", name) for name, method in methods().items()]
     keys = {}
     for options, section, method in sections:
@@ -167,7 +172,7 @@ def all_keys_of_scope(scope: Scope) -> tuple[str, ...]:
 
 
 def _all_options() -> list[type]:
-    return [ImageOptions, *method_options(), DataOptions]
+    return [ImageOptions, *method_options(), *DATA_OPTIONS]
 
 
 def option_faults(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -189,7 +194,7 @@ def key_value_errors(arguments: Mapping[str, Any]) -> list[str]:
     """
     errors = option_faults(arguments)
     sound = {key: value for key, value in arguments.items() if key not in errors}
-    rules = (_projector_errors, _method_errors, _stack_errors, _scoring_errors, _asd_errors)
+    rules = (_projector_errors, _method_errors, _stack_errors, _scoring_errors, _asd_errors, _added_errors)
     return [*errors.values(), *(error for rule in rules for error in rule(sound))]
 
 
@@ -268,3 +273,21 @@ def _asd_errors(arguments: Mapping[str, Any]) -> list[str]:
             "the two."
         )
     return errors
+
+
+def _added_errors(arguments: Mapping[str, Any]) -> list[str]:
+    errors = []
+    if arguments.get("replay_size") is not None and not arguments.get("replay_ratio"):
+        errors.append("`replay_size` has no effect without `replay_ratio`. Add that, or remove it.")
+    reasons = {
+        "streaming": "an exact share needs the number of samples",
+        "tokenized_path": "a tokenized dataset skips the step that adds samples, and would train without them",
+        "disable_shuffling": "all added samples would come after the task's own",
+    }
+    return errors + [
+        f"`{key}` cannot be combined with `{added}`: {reason}. Drop one of the two."
+        for added in ("replay_ratio", "mix")
+        if arguments.get(added)
+        for key, reason in reasons.items()
+        if arguments.get(key)
+    ]

@@ -9,7 +9,7 @@ from sefe_plugin.benchmarks import benchmark_names, load_benchmark, named_orders
 from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe.load import RecipeError, load_recipe, single_run_errors
+from sefe_plugin.recipe.load import RecipeError, load_recipe, run_errors, single_run_errors
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_all_errors_come_at_once(recipe):
             {"use_reglora": True},
             "`use_reglora` is gone: write `cl_method: reglora` for true, `cl_method: lora` for false; got True.",
         ),
-        ({"cl_method": "regolra"}, "('lora', 'full', 'reglora'); got 'regolra'. Did you mean `reglora`?"),
+        ({"cl_method": "regolra"}, "got 'regolra'. Did you mean `reglora`?"),
         ({"cl_method": ["lora"]}, "`cl_method` must be text; got ['lora']."),
         (
             {"cl_method": "full", "carry": "stack"},
@@ -436,10 +436,33 @@ def test_options_of_another_method_have_no_effect_in_a_task_either(recipe):
     assert error.startswith("task 2 (B): `reglora_weight` belongs to `cl_method: reglora` and has no effect with")
 
 
+def test_a_single_run_is_the_last_training_of_a_task_that_has_several(tmp_path):
+    keys = {"do_train": True, "finetuning_type": "full", "cl_method": "lota"}
+    (error,) = run_errors(keys)
+    assert error.startswith("`cl_method: lota` trains every task 2 times") and "needs `lota_mask`" in error
+    mask = tmp_path / "mask.safetensors"
+    mask.touch()
+    assert run_errors(keys | {"lota_mask": str(mask)}) == []
+    assert run_errors(keys, in_sequence=True) == []
+    assert run_errors(keys | {"do_train": False}) == []
+    assert run_errors(keys | {"test_sets": [{"name": "A"}]}) == []
+
+
+def test_files_of_an_adapter_that_must_go_on_need_it():
+    keys = {"do_train": True, "cl_method": "ewc", "ewc_fisher": [__file__]}
+    for odd in (keys, keys | {"adapter_name_or_path": "a", "create_new_adapter": True}):
+        (error,) = run_errors(odd)
+        assert error.startswith("`ewc_fisher` is of an adapter that goes on with `cl_method: ewc`")
+    assert run_errors(keys | {"adapter_name_or_path": "a"}) == []
+
+
 def test_a_deepspeed_section_that_is_no_mapping(recipe):
     load_recipe(recipe | {"deepspeed": {"zero_optimization": None}}, "test.yaml", host_keys())
     (error,) = errors_of(recipe | {"deepspeed": {"zero_optimization": 3}})
     assert error == "`deepspeed`: `zero_optimization` must be a mapping; got 3."
+    for config, name in (({"optimizer": [1]}, "optimizer"), ({"optimizer": {"params": 1}}, "params")):
+        (error,) = errors_of(recipe | {"deepspeed": config})
+        assert error.startswith(f"`deepspeed`: `{name}` must be a mapping; got ")
 
 
 def test_a_comma_in_the_run_folder_is_refused_where_adapters_are_trained(recipe):
@@ -452,3 +475,68 @@ def test_vllm_needs_merged_models_for_padding_and_whole_modules(recipe, monkeypa
     monkeypatch.setattr("sefe_plugin.recipe.options.find_spec", lambda name: name)
     keys = {"carry": carry, "scoring_backend": "vllm", "pad_images": True, "additional_target": "lm_head"}
     assert [error.split(" with")[0] for error in errors_of(recipe | keys)] == ["`pad_images`", "`additional_target`"]
+
+
+def test_general_data_is_none_of_the_tasks(recipe, tmp_path):
+    (tmp_path / "general.json").write_text('[{"output": "red"}]')
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info | {"general": {"file_name": "general.json"}}))
+    sound = recipe | {"replay_ratio": 0.1, "mix": [{"dataset": "general", "share": 1.0}]}
+    assert load_recipe(sound, "test.yaml", host_keys()).arguments["mix"] == sound["mix"]
+    leaks = [{"dataset": name, "share": 1.0} for name in ("a_test", "b_train")]
+    assert errors_of(recipe | {"mix": leaks}) == [
+        f"`mix`: {what}, no general data. Name another, or use `replay_ratio` for earlier tasks."
+        for what in ("'a_test' is the test set of A", "'b_train' is the training data of B")
+    ]
+    recipe["tasks"][1]["mix"] = [{"dataset": "genral", "share": 1.0}]
+    (error,) = errors_of(recipe)
+    assert error.startswith("task 2 (B): `mix`: 'genral' is not declared in") and "Did you mean `general`?" in error
+
+
+def declare(folder: Path, **entries) -> None:
+    file = folder / "dataset_info.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def test_general_data_is_none_of_the_tasks_under_another_name(recipe, tmp_path):
+    (tmp_path / "same.json").symlink_to("a_test.json")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "b.json").symlink_to(tmp_path / "b_test.json")
+    for name in ("./a_test.json", "same.json", "tests"):
+        declare(tmp_path, general={"file_name": name})
+        whose = "B, there called 'b_test'" if name == "tests" else "A, there called 'a_test'"
+        for place in (recipe, recipe["tasks"][1]):
+            place["mix"] = [{"dataset": "general", "share": 1.0}]
+            (error,) = errors_of(recipe)
+            assert error.startswith(f"`mix`: 'general' is the test set of {whose}, no general data.")
+            del place["mix"]
+    hub = {"hf_hub_url": "owner/name", "subset": "one"}
+    declare(tmp_path, hub=hub, general={**hub, "split": "train"})
+    recipe["tasks"][0]["dataset"] = "a_train,hub"
+    (error,) = errors_of(recipe | {"mix": [{"dataset": "general", "share": 1.0}]})
+    assert error.startswith("`mix`: 'general' is the training data of A, there called 'hub', no")
+    declare(tmp_path, general={**hub, "split": "other"})
+    load_recipe(recipe | {"mix": [{"dataset": "general", "share": 1.0}]}, "test.yaml", host_keys())
+
+
+def test_general_data_of_a_single_run_is_none_of_its_test_sets(recipe, tmp_path):
+    declare(tmp_path, general={"file_name": "a_test.json"})
+    keys = {"cl_method": "lora", "do_train": True, "dataset": "a_train", "dataset_dir": str(tmp_path)}
+    keys["mix"] = [{"dataset": "general", "share": 1.0}]
+    assert single_run_errors(keys, host_keys()) == []
+    keys["test_sets"] = [{"name": "A", "dataset": "a_test", "scorer": "short_answer"}]
+    (error,) = single_run_errors(keys, host_keys())
+    assert error.startswith("`mix`: 'general' is the test set of A, there called 'a_test', no general data.")
+
+
+def test_replay_holds_for_the_whole_sequence_and_mix_needs_data_of_ones_own(recipe):
+    recipe["tasks"][1]["replay_ratio"] = 0.1
+    (error,) = errors_of(recipe)
+    assert "`replay_ratio` belongs to the whole sequence" in error
+    single = {"cl_method": "lora", "replay_ratio": 0.1}
+    (error,) = single_run_errors(single, host_keys())
+    assert error.startswith("`replay_ratio` draws from earlier tasks, and a single run has none.")
+    assert single_run_errors(single | {"replay_from": []}, host_keys(), in_sequence=True) == []
+    keys = {key: value for key, value in recipe.items() if key not in ("tasks", "dataset_dir", "template")}
+    found = errors_of({**keys, "benchmark": "minicoin", "mix": [{"dataset": "general", "share": 1.0}]})
+    assert any(error.startswith("`mix` needs a `dataset_info.json` of yours") for error in found)

@@ -14,6 +14,7 @@ from sefe_plugin.files import write_text
 from sefe_plugin.hosts.base import Host
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.nodes import num_nodes
+from sefe_plugin.recipe.include import INCLUDE, resolve_includes
 from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.load import RecipeError
 from sefe_plugin.recipe.options import plugin_keys
@@ -21,21 +22,43 @@ from sefe_plugin.recipe.options import plugin_keys
 
 _SECTIONS = ("model", "method", "dataset", "output", "train", "generation")
 
+#: How reading a YAML file fails.
+_UNREADABLE = (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException)
+
 
 def read_recipe(file: Path, overrides: list[str]) -> dict[str, Any]:
-    """Read a recipe as the host does, command-line overrides last.
+    """Read a recipe as the host does, with all that it includes, command-line overrides last.
 
     Raises:
-        RecipeError: if the file cannot be read, or is no YAML with keys at the top.
+        RecipeError: if a file cannot be read, is no YAML with keys at the top, or `include` is at fault.
     """
+    return read_recipe_with_places(file, overrides)[0]
+
+
+def read_recipe_with_places(file: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Return what `read_recipe` does, and for each key that an included recipe supplies the file that holds it."""
+    keys, places = resolve_includes(file, _read)
     try:
-        merged = OmegaConf.merge(OmegaConf.load(file), OmegaConf.from_cli(overrides))
-        keys = OmegaConf.to_container(merged)
+        changes = OmegaConf.from_cli(overrides)
+        merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(keys), changes))
+    except _UNREADABLE as error:
+        raise RecipeError(str(file), [f"it cannot be read: {error}"]) from None
+    if INCLUDE in changes:
+        raise RecipeError(
+            str(file), [f"`{INCLUDE}` stands in a recipe file, not on the command line. Remove it there."]
+        )
+    return merged, {key: place for key, place in places.items() if key not in changes}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read one file of a recipe."""
+    try:
+        keys = OmegaConf.to_container(OmegaConf.load(file))
     except FileNotFoundError:
         raise RecipeError(str(file), ["the file does not exist."]) from None
     except UnicodeDecodeError as error:
         raise RecipeError(str(file), [f"it is not in UTF-8: {error}. Save it in UTF-8."]) from None
-    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except _UNREADABLE as error:
         raise RecipeError(str(file), [f"it cannot be read: {error}"]) from None
     if not isinstance(keys, dict):
         raise RecipeError(str(file), ["it must hold keys and values at the top."])
@@ -89,7 +112,7 @@ class LlamaFactory(Host):
             key: value for key, value in keys.items() if section_of(key) == "model" and "quantization" not in key
         }
         export = {"adapter_name_or_path": str(adapter), "export_dir": str(folder), "export_device": "cpu"}
-        method = {"template": keys["template"], "finetuning_type": "lora"}
+        method = {"template": keys["template"], "finetuning_type": "lora", "cl_method": keys["cl_method"]}
         return _command("export", file, {**model_keys, **export, **method})
 
 

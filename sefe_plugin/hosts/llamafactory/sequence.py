@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sefe_plugin.carry.quantized import quantization_of
 from sefe_plugin.evaluation.report import format_report
-from sefe_plugin.hosts.llamafactory.host import LlamaFactory, on_command_line, read_recipe
+from sefe_plugin.hosts.llamafactory.host import LlamaFactory, on_command_line, read_recipe_with_places
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.nodes import environment_errors, follow, lead, num_nodes
 from sefe_plugin.hosts.llamafactory.patch_table import switched_off_errors
@@ -43,9 +43,9 @@ def intercept(arguments: list[str]) -> bool:
         return False
     source, overrides = arguments[0], [word for word in arguments[1:] if word != ACCEPT]
     accept = len(overrides) < len(arguments) - 1
-    recipe = None
+    recipe, places = None, {}
     try:
-        keys = read_recipe(Path(source), overrides)
+        keys, places = read_recipe_with_places(Path(source), overrides)
         if not any(key in keys for key in (*plugin_keys(), *RENAMED)):
             return False
         if errors := switch_errors():
@@ -81,7 +81,8 @@ def intercept(arguments: list[str]) -> bool:
         print(message, file=sys.stderr, flush=True)
         raise SystemExit(status) from None
     except (RecipeError, RunFolderError, TaskFailedError) as error:
-        print(error, file=sys.stderr, flush=True)
+        said = error.with_places(places) if isinstance(error, RecipeError) else error
+        print(said, file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     print(format_report(report, f"{source}: report in {recipe.output_dir}"), flush=True)
     return True

@@ -1,0 +1,58 @@
+"""What a task's training takes is timed step by step, with the method's work in it."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from sefe_plugin.hosts.llamafactory import task
+from sefe_plugin.run.costs import read_costs
+
+
+def test_a_step_is_timed_from_begin_to_end_and_the_training_as_a_whole(tmp_path, monkeypatch):
+    now = [100.0]
+
+    def passes(seconds):
+        now[0] += seconds
+
+    class Method(TrainerCallback):
+        """Stands in for the method's callback: takes time at the beginning and at the end of each step."""
+
+        def __init__(self, *_):
+            pass
+
+        def on_train_begin(self, *_, **__):
+            passes(50)
+
+        def on_step_begin(self, *_, **__):
+            passes(2)
+
+        def on_step_end(self, *_, **__):
+            passes(4)
+
+    def host(callbacks):
+        state, arguments = SimpleNamespace(global_step=5), SimpleNamespace(device=torch.device("cpu"))
+
+        def event(name):
+            for callback in callbacks:
+                getattr(callback, name)(arguments, state, None, model=None)
+
+        event("on_train_begin")
+        for _ in range(3):
+            event("on_step_begin")
+            passes(1)
+            state.global_step += 1
+            event("on_step_end")
+            passes(1000)  # evaluation, a checkpoint
+        event("on_train_end")
+
+    monkeypatch.setattr(task, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(task, "MethodCallback", Method)
+    training_args = SimpleNamespace(process_index=0, output_dir=str(tmp_path))
+    finetuning_args = SimpleNamespace(cl_method="lora", stacked_adapter=None, test_sets=None)
+    task._train(lambda *given: host(given[-1]), (None, None, training_args, finetuning_args, None), None)
+    (cost,) = read_costs(tmp_path)
+    assert (cost.steps, cost.steps_before) == (3, 5)
+    assert cost.step_seconds == pytest.approx(7)
+    assert cost.seconds == pytest.approx(50 + 3 * 1007)
