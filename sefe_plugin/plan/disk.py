@@ -13,6 +13,8 @@ from sefe_plugin.zero import read_deepspeed
 
 #: What a line of predictions has beside its record: the answer and its key.
 _ANSWER_BYTES = 32
+#: A sample as it is kept for later tasks: a question and an answer of a line or two, and the names of its pictures.
+_SAMPLE_BYTES = 250
 
 
 def disk_space(
@@ -27,7 +29,7 @@ def disk_space(
         architecture: the model and its adapter.
         arguments: the recipe's keys.
         tasks: the data of the tasks.
-        steps: optimizer steps of each task, None where unknown.
+        steps: optimizer steps of each training, None where unknown; a method may train a task several times.
 
     Returns:
         Bytes by part; "total" is their sum.
@@ -37,13 +39,18 @@ def disk_space(
     carry = CARRIES[arguments.get("carry") or method.carries[0]]
     is_full = method.parametrisation == "full"
     trained_bytes = model_bytes(architecture, arguments) if is_full else architecture.trainable_bytes
-    parts: dict[str, float] = {"models" if is_full else "adapters": count * trained_bytes}
+    trainings = count * len(method.phases(arguments))  # each leaves what it has trained
+    parts: dict[str, float] = {"models" if is_full else "adapters": trainings * trained_bytes}
     parts |= {name: count * size for name, size in method.disk(architecture, arguments).items()}
     parts |= carry.disk(architecture, count)
     # a checkpoint holds what is trained and, to be continued from, the states of its optimizer
     states = 0 if arguments.get("save_only_model") else saved_state_bytes(arguments)
     checkpoint = trained_bytes + states * architecture.trainable_parameters
     parts["checkpoints"] = checkpoint * sum(checkpoints(number, arguments) for number in steps if number)
+    if arguments.get("replay_ratio"):
+        limit = arguments.get("replay_size")
+        kept = [min(task.samples or 0, limit or task.samples or 0) for task in tasks]
+        parts["kept samples"] = _SAMPLE_BYTES * sum(kept)
     parts["predictions"] = sum(
         (count - index) * (task.test_bytes + _ANSWER_BYTES * task.test_records) for index, task in enumerate(tasks)
     )

@@ -69,7 +69,8 @@ class Plan:
 def format_plan(plan: Plan) -> str:
     """Return the plan as text: the model, a table of the tasks, memory and disk by part."""
     model = plan.architecture
-    samples = [task.samples for task in plan.tasks]
+    samples = [_samples(task) for task in plan.tasks]
+    added = sum(task.added for task in plan.tasks)
     lines = [
         f"{plan.source}: {len(plan.tasks)} tasks on {plan.gpus} GPU{'s' * (plan.gpus > 1)}, global batch "
         f"{plan.global_batch}",
@@ -80,13 +81,14 @@ def format_plan(plan: Plan) -> str:
     ]
     for task, steps in zip(plan.tasks, plan.steps, strict=True):
         lines.append(
-            f"{task.name:<20}{_number(task.samples):>12}{_number(steps):>10}{_number(_tokens(task)):>16}"
+            f"{task.name:<20}{_number(_samples(task)):>12}{_number(steps):>10}{_number(_tokens(task)):>16}"
             f"{task.mean_tokens:>12}{task.longest_tokens:>9}"
         )
     tokens = [_tokens(task) for task in plan.tasks]
     lines += [
         f"{'total':<20}{_sum(samples):>12}{_sum(plan.steps):>10}{_sum(tokens):>16}",
         *sorted({_SOURCES[task.source] for task in plan.tasks}),
+        *([f"{added:,} of the samples are of earlier tasks or general data"] if added else []),
         "",
         f"memory of one GPU at the peak of the last task, within {UNCERTAINTY:.0%}, driver's context aside:",
         *_parts(plan.memory),
@@ -100,7 +102,12 @@ def format_plan(plan: Plan) -> str:
 
 def _tokens(task: TaskSize) -> int | None:
     """Tokens of one pass over a task's data."""
-    return None if task.samples is None else task.samples * task.mean_tokens
+    return None if task.samples is None else _samples(task) * task.mean_tokens
+
+
+def _samples(task: TaskSize) -> int | None:
+    """Samples of one pass: its own, and those that join them."""
+    return None if task.samples is None else task.samples + task.added
 
 
 def _number(value: int | None) -> str:

@@ -58,12 +58,13 @@ class TaskSize:
 
     Attributes:
         name: of the task.
-        samples: of training, or None if they cannot be counted here.
-        mean_tokens: of a sample.
-        longest_tokens: of the longest sample seen.
+        samples: of its own training data, or None if they cannot be counted here.
+        mean_tokens: of a sample, the added ones among them.
+        longest_tokens: of the longest sample seen, likewise.
         test_records: to answer after this task and every later one.
         test_bytes: of their file.
         source: "measured"; "counted": the tokens are estimated; "published": the samples are published figures.
+        added: samples of earlier tasks and general ones that are trained with them.
     """
 
     name: str
@@ -73,3 +74,4 @@ class TaskSize:
     test_records: int
     test_bytes: int
     source: str
+    added: int = 0

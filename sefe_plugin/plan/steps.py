@@ -4,23 +4,34 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from sefe_plugin.data.added import added_samples
 
-def optimizer_steps(samples: int, arguments: Mapping[str, Any], processes: int) -> int:
+
+def own_samples(samples: int, arguments: Mapping[str, Any]) -> int:
+    """Return how many of a task's own samples are trained: the host first takes `val_size` of them away."""
+    held_back = float(arguments.get("val_size", 0))
+    return samples - (int(held_back) if held_back > 1 else math.ceil(held_back * samples))
+
+
+def optimizer_steps(samples: int, arguments: Mapping[str, Any], processes: int, earlier_tasks: int = 0) -> int:
     """Return the number of optimizer steps of one task.
 
     Args:
-        samples: of its training data, before the host takes `val_size` of them away.
+        samples: of its own data, before the host takes `val_size` of them away.
         arguments: the task's keys.
         processes: that train together, each with batches of its own.
+        earlier_tasks: how many there are.
 
     Example:
+        >>> optimizer_steps(1000, {"replay_ratio": 0.1, "num_train_epochs": 1.0}, processes=1, earlier_tasks=1)
+        138
         >>> optimizer_steps(12726, {"per_device_train_batch_size": 16, "num_train_epochs": 1.0}, processes=8)
         100
     """
     if int(arguments.get("max_steps", -1)) > 0:
         return int(arguments["max_steps"])
-    held_back = float(arguments.get("val_size", 0))
-    samples -= int(held_back) if held_back > 1 else math.ceil(held_back * samples)
+    samples = own_samples(samples, arguments)
+    samples += added_samples(samples, arguments, earlier_tasks)
     batches = math.ceil(samples / (int(arguments.get("per_device_train_batch_size", 8)) * processes))
     steps = max(math.ceil(batches / int(arguments.get("gradient_accumulation_steps", 1))), 1)
     return math.ceil(float(arguments.get("num_train_epochs", 3.0)) * steps)

@@ -8,8 +8,10 @@ data/                     the benchmark's dataset folder, if the recipe names a 
     inputs.json             what it was made of: data, base and other files, with their digests
     log.txt                 what its processes said
     steps.json              which of its steps are whole: trained, scored, carried
+    cost.json               what its training took
     key_elements.safetensors  or what else the method leaves for later tasks
     asd.jsonl               what every rewritten sample was
+    kept_samples/           with `replay_ratio`: what later tasks may draw of this one's samples
     predictions/*.jsonl     one line per answer
     scores.json             accuracy and format share of every task learned so far; official accuracy, if any
     merged/                 the base of the next task (`carry: merge`), or

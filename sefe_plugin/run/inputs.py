@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sefe_plugin.data.added import mix_names
 from sefe_plugin.data.layout import SUFFIXES, listed
 from sefe_plugin.data.reader import read_records
 from sefe_plugin.files import file_digest, read_json, write_json
@@ -56,8 +57,9 @@ def task_inputs(arguments: Mapping[str, Any], task: Task, recorded: Inputs) -> I
     folder = Path(keys.get("dataset_dir") or "data")
     media_dir = Path(keys.get("media_dir") or folder)
     found: Inputs = {}
-    for use, names in ((TRAINING, task.dataset), (TEST, task.test_dataset)):
-        for name in map(str.strip, names.split(",")):
+    named = {TRAINING: [*task.dataset.split(","), *mix_names(keys)], TEST: task.test_dataset.split(",")}
+    for use, names in named.items():
+        for name in map(str.strip, names):
             found |= {key: {"for": use, **record} for key, record in _dataset(name, folder, media_dir, recorded)}
     others = {key: {"for": TRAINING, **record} for key, record in (*_base(keys, recorded), *_files(keys, recorded))}
     return found | others

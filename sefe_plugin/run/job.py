@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 
 from sefe_plugin.carry import CARRIES
+from sefe_plugin.data.added import KEPT_FOLDER
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.files import (
     ADAPTER_CONFIG_FILE,
@@ -88,7 +89,7 @@ class Job:
             keys = {**self._keys, **phase.keys, "output_dir": str(folder)}
             if phase is not phases[-1]:
                 self._run_folder.clear_unfinished(folder)
-                keys |= {"test_sets": None, "merge_adapter": False}
+                keys |= {"test_sets": None, "merge_adapter": False, "replay_to": None}
             self._do(self._host.train(folder / "task.yaml", keys))
             self._require_trained(folder)
             record_step(folder, TRAINED)
@@ -166,7 +167,10 @@ def task_arguments(
     method = methods()[arguments["cl_method"]]
     if method.earlier is not None:
         keys[method.earlier] = [str(path / method.file) for path in earlier]
-    return keys
+    if keys.get("replay_ratio"):
+        keys["replay_from"] = [str(path / KEPT_FOLDER) for path in earlier]
+        keys["replay_to"] = str(folder.task_folder(index, task.name) / KEPT_FOLDER)
+    return keys | method.start(keys, len(earlier))
 
 
 def _test_set(task: Task) -> dict[str, str]:

@@ -10,6 +10,7 @@ import yaml
 from safetensors import SafetensorError
 
 from sefe_plugin.benchmarks import official_rule
+from sefe_plugin.data.added import KEPT_FOLDER, check_kept
 from sefe_plugin.evaluation.report import REPORT_FILE, build_report
 from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_rows
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, is_whole_safetensors, read_json
@@ -66,6 +67,23 @@ def verify_run(path: Path, check_models: ModelCheck) -> Iterator[Finding]:
     yield _report(folder, [task["name"] for task in recipe["tasks"]], len(complete))
 
 
+def input_changes(path: Path) -> list[str]:
+    """List what the complete tasks of a run were made of and has changed since, one sentence each.
+
+    Args:
+        path: The run folder.
+    """
+    folder, found = RunFolder(path), []
+    manifest = folder.read_manifest()
+    for index in range(len(manifest["complete"])):
+        entry = manifest["recipe"]["tasks"][index]
+        place = folder.task_folder(index, entry["name"])
+        if read_inputs(place):
+            keys = yaml.safe_load((place / "task.yaml").read_text(encoding="utf-8"))
+            found += _changes(manifest["recipe"], entry, keys, place)
+    return list(dict.fromkeys(found))
+
+
 def _guarded(check: Callable, *arguments: Any) -> Iterator[tuple[bool | None, str]]:
     """Turn what a check stumbles over into a finding."""
     try:
@@ -80,16 +98,22 @@ def _inputs(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[s
     if not recorded:
         yield None, "inputs: not recorded, an earlier version of this plugin trained this task"
         return
-    overrides = {key: value for key, value in entry.items() if key not in TASK_KEYS}
-    task = Task(**{key: entry[key] for key in TASK_KEYS}, overrides=overrides)
-    # the folders of a benchmark are those of the run
-    folders = {key: keys[key] for key in ("dataset_dir", "media_dir") if key in keys}
-    found = changes(recorded, task_inputs({**recipe, **folders}, task, recorded))
+    found = _changes(recipe, entry, keys, place)
     yield from ((False, f"input changed: {sentence}") for sentence in found)
     if not found:
         accepted = [name for name, record in recorded.items() if "accepted" in record]
         said = f"; changed and accepted since the training: {', '.join(accepted)}" if accepted else ""
         yield True, f"inputs: {len(recorded)} as recorded{said}"
+
+
+def _changes(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> list[str]:
+    recorded = read_inputs(place)
+    overrides = {key: value for key, value in entry.items() if key not in TASK_KEYS}
+    task = Task(**{key: entry[key] for key in TASK_KEYS}, overrides=overrides)
+    folders = {key: keys[key] for key in ("dataset_dir", "media_dir") if key in keys}
+    if recipe.get("benchmark"):  # its data is the run's own, and moves with it
+        folders["dataset_dir"] = str(RunFolder(place.parent).data)
+    return changes(recorded, task_inputs({**recipe, **folders}, task, recorded))
 
 
 def _weights(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:
@@ -106,7 +130,12 @@ def _left_behind(
 ) -> Iterator:
     method = methods()[recipe["cl_method"]]
     if method.file is not None:
-        yield True, f"{method.file}: {method.check_file(place, recipe)}"
+        if method.earlier is not None:  # where they lie now, should the run have been moved
+            earlier = [place.parent / Path(file).parent.name / method.file for file in keys.get(method.earlier) or ()]
+            keys = {**keys, method.earlier: [str(file) for file in earlier]}
+        yield True, f"{method.file}: {method.check_file(place, keys)}"
+    if recipe.get("replay_ratio"):
+        yield True, f"{KEPT_FOLDER}: {check_kept(place / KEPT_FOLDER)} samples"
 
 
 def _scores(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:

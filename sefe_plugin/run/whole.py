@@ -4,10 +4,12 @@ from functools import partial
 
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.carry.adapter_files import check_carried
+from sefe_plugin.data.added import KEPT_FOLDER, check_kept
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.methods import methods
 from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.job import task_arguments
 from sefe_plugin.run.records import RunFolderError
 from sefe_plugin.run.steps import steps_of
 
@@ -16,7 +18,7 @@ def require_whole(recipe: Recipe) -> None:
     """Check the files that a continued run reads, so that nothing damaged is found in the middle of a training.
 
     These are the manifest, the steps of all tasks, the scores of the complete ones, and what these have left for the
-    next one: the model or adapter that it starts from, and the files of the method.
+    next one: the model or adapter that it starts from, the files of the method, and with `replay_ratio` their samples.
 
     Raises:
         RunFolderError: With all files that are at fault.
@@ -34,9 +36,13 @@ def require_whole(recipe: Recipe) -> None:
     if 0 < len(complete) < len(places):
         method, carry = methods()[recipe.arguments["cl_method"]], CARRIES[recipe.arguments["carry"]]
         done = places[: len(complete)]
-        checks.append(partial(check_carried, (done[-1] / carry.result).parent))
+        checks.append(partial(check_carried, (done[-1] / carry.result).parent, method.peft_type))
         if method.file is not None:
-            checks += [partial(method.check_file, place, recipe.arguments) for place in done]
+            for index, place in enumerate(done):
+                keys = task_arguments(recipe.arguments, recipe.tasks, index, folder)
+                checks.append(partial(method.check_file, place, keys))
+        if recipe.arguments.get("replay_ratio"):
+            checks += [partial(check_kept, place / KEPT_FOLDER) for place in done]
     errors = []
     for check in checks:
         try:

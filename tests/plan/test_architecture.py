@@ -4,6 +4,7 @@ import pytest
 import torch
 from llamafactory.hparams import FinetuningArguments, ModelArguments
 from llamafactory.model.adapter import init_adapter
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig, LlamaConfig
 
 from sefe_plugin.benchmarks.minicoin import BASE
@@ -32,12 +33,12 @@ def small_llama(tmp_path_factory):
 
 
 def build(keys: dict, **options):
-    """The RegLoRA model that the host builds with these keys, weights and all."""
+    """The model that the host builds with these keys, of RegLoRA if they name no method, weights and all."""
     automatic = AutoModelForImageTextToText if keys["model_name_or_path"] == str(BASE) else AutoModelForCausalLM
     base = automatic.from_pretrained(keys["model_name_or_path"], dtype="auto", **options)
     before = {"parameters": base.num_parameters(), "bytes": sum(p.nbytes for p in base.parameters())}
     rest = {key: value for key, value in keys.items() if key != "model_name_or_path"}
-    finetuning_args = FinetuningArguments(**rest, cl_method="reglora")
+    finetuning_args = FinetuningArguments(**{"cl_method": "reglora", **rest})
     model = init_adapter(
         base.config, base, ModelArguments(model_name_or_path=keys["model_name_or_path"]), finetuning_args, True
     )
@@ -70,6 +71,24 @@ def test_counts_are_those_of_the_built_model(keys):
     assert measured.lora_bytes == sum(p.nbytes for name, p in trainable.items() if "lora_" in name)
     assert list(measured.matrices) == list(find_reglora_model(model)._shapes().values())
     assert measured.quantized_bytes == 0
+
+
+@pytest.mark.parametrize("method", ["moelora", "osf"])
+def test_counts_are_those_of_the_built_model_with_other_adapters(small_llama, method):
+    keys = {"model_name_or_path": small_llama, "lora_target": "all", "cl_method": method}
+    measured = measure_architecture({**keys, "bf16": True})
+    model, base = build(keys)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert measured.weight_bytes == measured.saved_bytes == base["bytes"]
+    assert measured.trainable_parameters == sum(p.numel() for p in trainable)
+    assert measured.trainable_bytes == sum(p.nbytes for p in trainable)
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    assert list(measured.matrices) == [(layer.out_features, layer.in_features) for layer in layers]
+    own = [p for p in model.get_base_model().get_decoder().layers[0].named_parameters() if "base_layer" in p[0]]
+    assert measured.layer_parameters == sum(p.numel() for _, p in own) + 2 * 512  # and two norms
+    # with a weight that is put together in every step, a token keeps about what it keeps with LoRA
+    lora = measure_architecture({**keys, "cl_method": "lora", "lora_rank": 8, "bf16": True})
+    assert measured.layer_bytes_per_token == pytest.approx(lora.layer_bytes_per_token, rel=0.25)
 
 
 def test_optimizer_states_are_what_adamw_allocates(keys):

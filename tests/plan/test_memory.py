@@ -128,6 +128,16 @@ def test_disk_of_a_stack_grows_and_merges_nothing():
     assert merged["predictions"] == 6 * (1000 + 10 * 32)
 
 
+def test_disk_of_samples_that_later_tasks_may_draw():
+    tasks = [
+        TaskSize(name, count, 50, 60, 10, 1000, "measured") for name, count in (("a", 100), ("b", 30), ("c", None))
+    ]
+    keys = {"save_strategy": "no", "replay_ratio": 0.1}
+    assert disk_space(MODEL, keys, tasks, [10, 10, None])["kept samples"] == 130 * 250
+    assert disk_space(MODEL, keys | {"replay_size": 50}, tasks, [10, 10, None])["kept samples"] == 80 * 250
+    assert "kept samples" not in disk_space(MODEL, {"save_strategy": "no"}, tasks, [10, 10, None])
+
+
 @pytest.mark.parametrize(
     ("deepspeed", "model"),
     [
@@ -143,3 +153,26 @@ def test_disk_of_full_fine_tuning_is_a_model_for_every_task(deepspeed, model):
     parts = disk_space(architecture, keys, tasks, [10, 10, 10])
     assert parts["models"] == 3 * model
     assert not {"adapters", "merged models", "stacked adapters", "key elements"} & parts.keys()
+
+
+def test_what_methods_hold_and_leave():
+    columns = sum(columns for _, columns in MODEL.matrices)
+    held = memory({"cl_method": "olora", "lora_rank": 4}, earlier_tasks=3)
+    assert held["A of earlier tasks"] == 2 * 3 * 4 * columns  # 16 bit
+    first, later = (memory({"cl_method": "ewc"}, earlier_tasks=count)["Fisher information"] for count in (0, 5))
+    assert (first, later) == (0, 8 * MODEL.trainable_parameters)  # two tensors in fp32, however many tasks
+    assert memory({"cl_method": "lota"}, earlier_tasks=5)["mask"] == MODEL.trainable_parameters / 8
+    tasks = [TaskSize(name, 100, 50, 60, 10, 1000, "measured") for name in "abc"]
+    left = disk_space(MODEL, {"cl_method": "ewc"}, tasks, [10] * 3)["Fisher information"]
+    assert left == 3 * 8 * MODEL.trainable_parameters
+
+
+def test_a_task_that_is_trained_twice_leaves_two_models():
+    tasks = [TaskSize(name, 100, 50, 60, 10, 1000, "measured") for name in "abc"]
+    keys = {"output_dir": "run", "save_strategy": "epoch", "num_train_epochs": 1.0}
+    once, twice = (
+        disk_space(MODEL, {**keys, "cl_method": method}, tasks, steps)
+        for method, steps in (("full", [10] * 3), ("lota", [10] * 6))
+    )
+    assert (twice["models"], twice["checkpoints"]) == (2 * once["models"], 2 * once["checkpoints"])
+    assert twice["masks"] == round(3 * MODEL.trainable_parameters / 4)

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from published_models import PUBLISHED
 
+from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.cli import main
 from sefe_plugin.hosts.llamafactory.plan import make_plan
 from sefe_plugin.plan.plan import format_plan
@@ -71,6 +72,32 @@ def test_samples_and_steps_of_every_task(recipe):
     assert {task.source for task in plan.tasks} == {"counted"}
     assert plan.tasks[0].mean_tokens == 576 + 100
     assert make_plan(write(), ["max_samples=5"], gpus=1).tasks[0].samples == 10  # of either dataset
+
+
+def test_the_mean_length_is_of_all_samples_each_part_by_its_number(recipe, tmp_path):
+    keys, write = recipe
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    for name, words in (("long", 20), ("longer", 60)):
+        talk = [{"from": "human", "value": "a " * words}, {"from": "gpt", "value": "b"}]
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"conversations": talk}] * 40))
+        info[name] = {**info["list"], "file_name": f"{name}.json"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    keys |= {"model_name_or_path": str(BASE), "bf16": False, "max_new_tokens": 8}
+
+    def sizes(datasets, **changes):
+        for task, dataset in zip(keys["tasks"], datasets, strict=True):
+            task["dataset"] = dataset
+        keys.update(changes)
+        return [(task.samples, task.mean_tokens, task.longest_tokens) for task in make_plan(write(), [], gpus=1).tasks]
+
+    (_, short, _), (_, long, longest) = sizes(["list", "long"])
+    together, (_, longer, _) = sizes(["list,few,long", "longer"])
+    assert together == (83, round((43 * short + 40 * long) / 83), longest)
+    assert longer > long + 30 > short + 40
+    mix = [{"dataset": "longer", "share": 2.0}]
+    first, second = sizes(["long", "list"], mix=mix, replay_ratio=0.5)
+    assert first == (40, round((long + 2 * longer) / 3), longer)
+    assert second == (33, round((33 * short + 16 * long + 66 * longer) / (33 + 16 + 66)), longer)
 
 
 def test_a_dataset_that_is_not_here_is_not_guessed(recipe):

@@ -167,3 +167,15 @@ def test_the_cache_of_the_hub_is_asked_for_the_revision(tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text("abc123")
     assert inputs._cached_revision("owner/name", "main") == "abc123"
     assert inputs._cached_revision("no/such/name", "main") is None
+
+
+def test_general_data_is_an_input_of_training(keys, tmp_path):
+    info = json.loads((tmp_path / "data/dataset_info.json").read_text())
+    write_json(tmp_path / "data/dataset_info.json", info | {"general": {"file_name": "general.json"}})
+    write_json(tmp_path / "data/general.json", [{}])
+    keys = {**keys, "mix": [{"dataset": "general", "share": 1.0}]}
+    found = task_inputs(keys, TASK, {})
+    assert found["general"]["for"] == found["general in dataset_info.json"]["for"] == TRAINING
+    in_place(tmp_path / "data/general.json")
+    (change,) = changes(found, task_inputs(keys, TASK, found), TRAINING)
+    assert change.startswith("general (for training")

@@ -167,11 +167,12 @@ def test_another_engine_answers_with_what_is_carried_on(run, task):
 
 
 def test_every_phase_is_trained_once_in_its_own_folder(run, task, two_phases):
-    assert run(cl_method=two_phases) == ["train first", TRAIN, SCORE, MERGE]
+    assert run(cl_method=two_phases, replay_ratio=0.1) == ["train first", TRAIN, SCORE, MERGE]
     first, last = (yaml.safe_load((folder / "task.yaml").read_text()) for folder in (task / "first", task))
     assert (first["output_dir"], last["output_dir"]) == (str(task / "first"), str(task))
     assert (first["learning_rate"], first["test_sets"], first["merge_adapter"]) == (1.0, None, False)
     assert "learning_rate" not in last
+    assert (first["replay_to"], last["replay_to"]) == (None, str(task / "kept_samples"))
     assert [test_set["name"] for test_set in last["test_sets"]] == ["A"]
     assert steps_of(task / "first") == [TRAINED]
     assert (task / "first/adapter_model.safetensors").is_file()

@@ -326,3 +326,13 @@ def test_arguments_of_a_task(tmp_path):
     assert task_arguments(common, tasks, 2, folder) == third
     assert "reglora_key_elements" not in task_arguments(common | {"cl_method": "lora"}, tasks, 2, folder)
     assert json.dumps(third)
+
+
+def test_a_task_is_told_where_the_earlier_ones_have_kept_their_samples(tmp_path):
+    folder = RunFolder(tmp_path)
+    keys = {**KEYS, "replay_ratio": 0.1}
+    told = [task_arguments(keys, TASKS, index, folder).get("replay_from") for index in range(3)]
+    places = [str(tmp_path / place / "kept_samples") for place in ("1_A", "2_B")]
+    assert told == [[], places[:1], places]
+    assert task_arguments(keys, TASKS, 1, folder)["replay_to"] == places[1]
+    assert not {"replay_from", "replay_to"} & task_arguments(KEYS, TASKS, 2, folder).keys()

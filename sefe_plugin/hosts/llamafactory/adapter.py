@@ -1,12 +1,13 @@
 """A method's adapter, on top of stacked ones if any, in the place where the host builds a LoRA adapter."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from peft import LoraConfig
+from peft import PeftConfig, PeftModel
+from torch import nn
 
 from sefe_plugin.carry.stacking import attach_frozen
 from sefe_plugin.hosts.llamafactory.base_check import check_quantized
@@ -34,12 +35,28 @@ def set_up_adapter(module: ModuleType, host_function: Callable, config, model, m
     """
     if finetuning_args.stacked_adapter is not None:
         attach_frozen(model, Path(finetuning_args.stacked_adapter), model_args.compute_dtype or torch.float32)
-    name = finetuning_args.cl_method
-    with adapted_by(module, methods()[name](vars(finetuning_args))) if name else nullcontext():
+    with ExitStack() as stack:
+        if name := finetuning_args.cl_method:
+            method = methods()[name](vars(finetuning_args))
+            stack.enter_context(method.building(model))
+            stack.enter_context(adapted_by(module, method))
         adapted = host_function(config, model, model_args, finetuning_args, *flags)
     if finetuning_args.test_sets and model_args.quantization_bit == 4 and model_args.quantization_method == "bnb":
         check_quantized(adapted)
     return adapted
+
+
+def merge_adapter(model: PeftModel) -> nn.Module:
+    """Merge an adapter into its base, whose weights keep their precision; some tuners of PEFT do not keep it.
+
+    Returns:
+        The base.
+    """
+    precisions = [(weight, weight.dtype) for weight in model.parameters()]
+    merged = model.merge_and_unload()
+    for weight, precision in precisions:
+        weight.data = weight.data.to(precision)
+    return merged
 
 
 @contextmanager
@@ -64,7 +81,7 @@ def adapted_by(module: ModuleType, method: Method) -> Iterator[None]:
         @classmethod
         def from_pretrained(cls, model, model_id, *args, is_trainable=False, **kwargs):
             if is_trainable:
-                config = method.adapt(LoraConfig.from_pretrained(model_id, **kwargs))
+                config = method.adapt(PeftConfig.from_pretrained(model_id, **kwargs))
                 config.inference_mode = False
                 kwargs["config"] = config
             return host_model.from_pretrained(model, model_id, *args, is_trainable=is_trainable, **kwargs)

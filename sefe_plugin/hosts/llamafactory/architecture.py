@@ -1,7 +1,7 @@
 """A model's sizes without its weights: built on the meta device, adapted by the host's own code, and counted."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from llamafactory.hparams import FinetuningArguments, ModelArguments
 from llamafactory.model.adapter import init_adapter
 from llamafactory.model.loader import load_config
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import (
     AttentionInterface,
@@ -24,7 +25,7 @@ from sefe_plugin.plan.memory import is_autocast
 from sefe_plugin.plan.sizes import Architecture, PlanError
 
 
-#: Tokens of the sequence on which a layer is measured; what it keeps grows in proportion to them.
+#: Tokens of the shorter of two sequences on which a layer is measured; what it keeps grows with them.
 _TOKENS = 64
 
 _KEEP_INPUTS = "sefe_plan_attention"
@@ -119,7 +120,7 @@ def _weight_sizes(base: nn.Module, model_args: ModelArguments) -> dict[str, int]
 
 def _trained_sizes(model: nn.Module) -> dict[str, Any]:
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     return {
         "trainable_parameters": sum(parameter.numel() for parameter in trainable.values()),
         "trainable_bytes": _bytes(trainable.values()),
@@ -204,7 +205,8 @@ def _layer_sizes(model: nn.Module, dtype: torch.dtype, dropout: float) -> dict[s
     decoder = model.get_decoder()
     layers, decoder.layers = decoder.layers, decoder.layers[:1]
     decoder.to(dtype).eval()
-    own = [parameter for name, parameter in layers[0].named_parameters() if "lora_" not in name]
+    added = {id(parameter) for parameter in _adapter_parameters(layers[0])}
+    own = [parameter for parameter in layers[0].parameters() if id(parameter) not in added]
     half = dtype != torch.float32
     for module in (module for module in decoder.modules() if half and isinstance(module, LoraLayer)):
         for name in module.lora_dropout:
@@ -212,19 +214,30 @@ def _layer_sizes(model: nn.Module, dtype: torch.dtype, dropout: float) -> dict[s
     adapted = [module for module in layers[0].modules() if isinstance(module, LoraLayer)]
     # dropout keeps a mask: of bytes in 16 bit, as GPUs have it, of numbers in fp32, as CPUs have it
     masks = sum(module.in_features * (1 if half else 4) for module in adapted) if dropout else 0
-    kept = []
-    for count in (0, 1):
-        decoder.layers = layers[:count]
-        kept.append(_kept_bytes(decoder, dtype))
+    kept = {}
+    for tokens in (_TOKENS, 2 * _TOKENS):
+        for count in (0, 1):
+            decoder.layers = layers[:count]
+            kept[tokens, count] = _kept_bytes(decoder, dtype, tokens)
     decoder.layers = layers
+    # what a layer keeps whatever the tokens, such as a weight that its adapter puts together, is no part of this
+    of_tokens = {count: kept[2 * _TOKENS, count] - kept[_TOKENS, count] for count in (0, 1)}
     return {
         "layer_parameters": sum(parameter.numel() for parameter in own),
-        "layer_bytes_per_token": (kept[1] - kept[0]) // _TOKENS + masks,
+        "layer_bytes_per_token": (of_tokens[1] - of_tokens[0]) // _TOKENS + masks,
         "layer_width": max(max(parameter.shape) for parameter in own),
     }
 
 
-def _kept_bytes(decoder: nn.Module, dtype: torch.dtype) -> int:
+def _adapter_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters that adapters have added."""
+    for layer in module.modules():
+        if isinstance(layer, BaseTunerLayer):
+            for name in layer.adapter_layer_names:
+                yield from getattr(layer, name).parameters()
+
+
+def _kept_bytes(decoder: nn.Module, dtype: torch.dtype, tokens: int) -> int:
     """Bytes of all tensors kept for the backward pass, each storage counted once, weights not."""
     kept = {}
     weights = {p.untyped_storage()._cdata for p in decoder.parameters()}
@@ -235,8 +248,8 @@ def _kept_bytes(decoder: nn.Module, dtype: torch.dtype) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    inputs = torch.empty(1, _TOKENS, decoder.config.hidden_size, dtype=dtype, requires_grad=True)
-    mask = torch.ones(1, 1, _TOKENS, _TOKENS, dtype=torch.bool)
+    inputs = torch.empty(1, tokens, decoder.config.hidden_size, dtype=dtype, requires_grad=True)
+    mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         decoder(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
     return sum(storage.nbytes() for storage in kept.values())

@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import yaml
-
 from sefe_plugin.asd.pictures import PictureError, small_picture
 from sefe_plugin.asd.writer.generators import NoReplyError, Reply, UnreadableImageError
+from sefe_plugin.hosts.llamafactory.host import read_recipe
 
 
 _PLACEHOLDER = "<image>\n"
@@ -20,20 +19,17 @@ class ChatGenerator:
 
     Args:
         config: YAML file with the host's arguments for a chat: `model_name_or_path`, `template`, and possibly
-            `adapter_name_or_path`, `infer_backend` and generating arguments such as `max_new_tokens`.
+            `adapter_name_or_path`, `infer_backend` and generating arguments such as `max_new_tokens`. It may `include`
+            another.
         concurrency: How many requests may be under way at once; more than 1 is of use to the engines that batch.
 
     Raises:
-        ValueError: Where the file names no model.
-        OSError: Where the file cannot be read.
+        ValueError: Where the file cannot be read, or names no model.
     """
 
     def __init__(self, config: Path, concurrency: int = 1):
-        try:
-            arguments = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"{config} must be YAML in UTF-8: {error}") from error
-        if not isinstance(arguments, dict) or "model_name_or_path" not in arguments:
+        arguments = read_recipe(config, [])
+        if "model_name_or_path" not in arguments:
             raise ValueError(f"{config} must be a YAML file with `model_name_or_path`, as for `llamafactory-cli chat`")
         self.model = str(arguments["model_name_or_path"])
         # Random draws would make a build that was interrupted differ from one that was not.

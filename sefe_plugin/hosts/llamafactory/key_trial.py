@@ -15,7 +15,7 @@ from llamafactory.hparams import get_train_args
 from llamafactory.model import load_tokenizer
 from llamafactory.model.loader import load_config
 from llamafactory.model.patcher import patch_config
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
@@ -183,7 +183,7 @@ class Keys:
             model = adapt(config, base, model_args, finetuning_args)
         except Exception as error:  # whatever the host says here, it would say when the task starts
             return [f"{kind} cannot be adapted as the recipe says: {_quote(error)}."], ()
-        adapted = tuple(name for name, module in model.named_modules() if isinstance(module, LoraLayer))
+        adapted = tuple(name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
         if not any(parameter.requires_grad for parameter in model.parameters()):
             return ["nothing is trained: all weights are frozen. Set one of the `freeze_...` keys to false."], ()
         errors = list(_unadapted_targets(adapted, finetuning_args))

@@ -60,6 +60,13 @@ TABLE = (
         replace=patches.command,
     ),
     HostPatch(
+        "include",
+        f"{_HPARAMS}.parser",
+        ("read_args",),
+        "`include` in recipes that the host itself reads",
+        replace=patches.include,
+    ),
+    HostPatch(
         "model_keys",
         f"{_HPARAMS}.model_args",
         ("ModelArguments",),
@@ -123,6 +130,15 @@ TABLE = (
         replace=patches.asd,
     ),
     HostPatch(
+        "added",
+        "llamafactory.data.loader",
+        ("get_dataset", "_get_preprocessed_dataset"),
+        "samples of earlier tasks and general ones beside a task's own",
+        keys=("replay_ratio", "mix"),
+        needs=("data_keys",),
+        replace=patches.added,
+    ),
+    HostPatch(
         "projector",
         "llamafactory.train.sft.trainer",
         ("create_custom_optimizer",),
@@ -163,8 +179,9 @@ ELSEWHERE = (
 
 
 def all_patches() -> list[Patch]:
-    """Return all patches, those of methods among them."""
-    return [*TABLE, *ELSEWHERE, *(patch for method in methods().values() for patch in method.patches)]
+    """Return all patches, those of methods among them; several methods may share one."""
+    shared = dict.fromkeys(patch for method in methods().values() for patch in method.patches)
+    return [*TABLE, *ELSEWHERE, *shared]
 
 
 def unknown_names() -> list[str]:

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import field, make_dataclass
 from functools import wraps
+from pathlib import Path
 
 from sefe_plugin.methods import methods
 from sefe_plugin.options import option_types, own_options
 from sefe_plugin.recipe.options import (
+    DATA_OPTIONS,
     SEQUENCE_KEYS,
-    DataOptions,
     ImageOptions,
     key_value_errors,
     method_options,
@@ -49,6 +50,23 @@ def command(host_function: Callable[[], None]) -> tuple[Callable[[], None]]:
     return (function,)
 
 
+def include(host_function: Callable) -> tuple[Callable]:
+    """Resolve `include` of a recipe that the host itself reads: one for an ordinary run, a chat or an export."""
+
+    @wraps(host_function)
+    def read_args(args=None):
+        from sefe_plugin.recipe.include import INCLUDE
+
+        found = host_function(args)
+        if args is None and isinstance(found, dict) and INCLUDE in found:
+            from sefe_plugin.hosts.llamafactory.host import read_recipe
+
+            return read_recipe(Path(sys.argv[1]), sys.argv[2:])
+        return found
+
+    return (read_args,)
+
+
 def model_keys(host_class: type) -> tuple[type]:
     """Add the keys of the model's view of images to the host's arguments and to `--help`."""
     return (_with_options(host_class, [ImageOptions]),)
@@ -72,7 +90,7 @@ def method_keys(host_class: type) -> tuple[type]:
 
 def data_keys(host_class: type) -> tuple[type]:
     """Add the keys of the data to the host's arguments and to `--help`."""
-    return (_with_options(host_class, [DataOptions]),)
+    return (_with_options(host_class, [*DATA_OPTIONS]),)
 
 
 def _with_options(
@@ -165,7 +183,10 @@ def adapter(host_function: Callable) -> tuple[Callable]:
                     "`stacked_adapter` is for training. To chat with or export the model of all tasks, remove it and "
                     "name the folder `stacked` of the last task as `adapter_name_or_path`."
                 )
-            return host_function(*arguments)
+            if finetuning_args.cl_method is None:
+                return host_function(*arguments)
+            with methods()[finetuning_args.cl_method](vars(finetuning_args)).building(model):
+                return host_function(*arguments)
         if not (finetuning_args.cl_method or finetuning_args.stacked_adapter or finetuning_args.test_sets):
             return host_function(*arguments)
         from sefe_plugin.hosts.llamafactory.adapter import set_up_adapter
@@ -218,6 +239,34 @@ def asd(host_merge: Callable, host_align: Callable, host_split: Callable) -> tup
         return {"train": parts.pop("train")}, parts
 
     return _get_merged_dataset, align_dataset, split_dataset
+
+
+def added(host_get: Callable, host_preprocess: Callable) -> tuple[Callable, Callable]:
+    """Add samples of earlier tasks (`replay_ratio`) and general ones (`mix`) to the training part.
+
+    It comes after the host has held back `val_size` and before it tokenizes.
+    """
+    loading = None  # the model's arguments of the run whose data is loaded
+
+    @wraps(host_get)
+    def get_dataset(template, model_args, *args, **kwargs):
+        nonlocal loading
+        loading = model_args
+        return host_get(template, model_args, *args, **kwargs)
+
+    @wraps(host_preprocess)
+    def _get_preprocessed_dataset(dataset, data_args, training_args, stage, *args, is_eval=False, **kwargs):
+        if training_args.do_train and not is_eval and (data_args.replay_ratio or data_args.mix):
+            from sefe_plugin.hosts.llamafactory.added import with_added
+
+            def load(name: str):
+                merge = sys.modules["llamafactory.data.loader"]._get_merged_dataset
+                return merge([name], loading, data_args, training_args, stage)
+
+            dataset = with_added(dataset, load, data_args, training_args)
+        return host_preprocess(dataset, data_args, training_args, stage, *args, is_eval=is_eval, **kwargs)
+
+    return get_dataset, _get_preprocessed_dataset
 
 
 def task(host_function: Callable) -> tuple[Callable]:

@@ -3,7 +3,10 @@
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -11,18 +14,20 @@ import torch
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.benchmarks.base import PublishedSize
 from sefe_plugin.carry import CARRIES
+from sefe_plugin.data.added import mix_count, replay_counts
 from sefe_plugin.hosts.llamafactory.architecture import measure_architecture
-from sefe_plugin.hosts.llamafactory.host import read_recipe
+from sefe_plugin.hosts.llamafactory.host import read_recipe_with_places
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.lengths import Lengths
 from sefe_plugin.hosts.llamafactory.trial import try_sequence
 from sefe_plugin.hosts.llamafactory.trial_process import with_data
+from sefe_plugin.methods import methods
 from sefe_plugin.plan.disk import disk_space
 from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan
 from sefe_plugin.plan.sizes import Architecture, PlanError, TaskSize
-from sefe_plugin.plan.steps import optimizer_steps
-from sefe_plugin.recipe.load import Recipe, RecipeError, load_recipe
+from sefe_plugin.plan.steps import optimizer_steps, own_samples
+from sefe_plugin.recipe.load import Recipe, RecipeError, load_recipe, with_place
 from sefe_plugin.zero import read_deepspeed
 
 
@@ -46,7 +51,14 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
         PlanError: if the recipe describes no sequence, or if the model's configuration or the DeepSpeed configuration
             is not on this machine.
     """
-    keys = read_recipe(file, overrides)
+    keys, places = read_recipe_with_places(file, overrides)
+    try:
+        return _plan_of(keys, places, file, gpus)
+    except RecipeError as error:
+        raise error.with_places(places) from None
+
+
+def _plan_of(keys: Mapping[str, Any], places: Mapping[str, Path], file: Path, gpus: int | None) -> Plan:
     try:
         recipe, errors = load_recipe(keys, str(file), host_keys()), []
     except RecipeError as error:
@@ -64,9 +76,11 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
     processes = gpus or torch.cuda.device_count() or 1
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
-    tasks = _task_sizes(recipe, architecture.image_tokens, published if errors else None)
     keys_of_tasks = [{**arguments, **task.overrides} for task in recipe.tasks]
-    steps = [_steps(size.samples, keys, processes) for keys, size in zip(keys_of_tasks, tasks, strict=True)]
+    sizes, general = _task_sizes(recipe, architecture.image_tokens, published if errors else None)
+    tasks = [_with_added(sizes[: index + 1], general[index], keys) for index, keys in enumerate(keys_of_tasks)]
+    trainings = [_steps(size.samples, keys_of_tasks[index], processes, index) for index, size in enumerate(tasks)]
+    steps = [None if None in counts else sum(counts) for counts in trainings]
     different = [keys for i, keys in enumerate(keys_of_tasks) if keys not in keys_of_tasks[:i]]
     memory = max(
         (
@@ -75,10 +89,10 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
         ),
         key=lambda parts: parts["total"],
     )
-    disk = disk_space(architecture, arguments, tasks, steps)
+    disk = disk_space(architecture, arguments, tasks, list(chain(*trainings)))
     return Plan(
         str(file),
-        errors,
+        [with_place(error, places) for error in errors],
         processes,
         _global_batch(arguments, processes),
         architecture,
@@ -112,11 +126,40 @@ def _try(recipe: Recipe, with_records: bool) -> list[str]:
     return [note for part in parts for note in part["notes"]]
 
 
-def _steps(samples: int | None, keys: Mapping[str, Any], processes: int) -> int | None:
-    """Return the optimizer steps of a task; None where packing makes them depend on the text of every sample."""
+def _with_added(
+    sizes: Sequence[TaskSize], general: Mapping[str, tuple[float, int]], keys: Mapping[str, Any]
+) -> TaskSize:
+    """Return the size of the last task's data with that of the samples which join it.
+
+    Args:
+        sizes: Of its own data, and of that of the tasks before it.
+        general: The mean and the longest number of tokens of its general datasets, as far as they are known.
+        keys: Its keys.
+    """
+    *earlier, size = sizes
+    if size.samples is None:
+        return size
+    own = own_samples(size.samples, keys)
+    parts = [(own, size.mean_tokens, size.longest_tokens)]
+    for count, task in zip(replay_counts(own, keys.get("replay_ratio") or 0.0, len(earlier)), earlier, strict=True):
+        parts.append((count, task.mean_tokens, task.longest_tokens))
+    for entry in keys.get("mix") or ():
+        tokens = general.get(entry["dataset"], (size.mean_tokens, size.longest_tokens))
+        parts.append((mix_count(own, entry["share"]), *tokens))
+    counts, means, longest = zip(*parts, strict=True)
+    mean = round(fmean(means, counts)) if any(counts) else size.mean_tokens
+    return replace(size, added=sum(counts[1:]), mean_tokens=mean, longest_tokens=max(longest))
+
+
+def _steps(samples: int | None, keys: Mapping[str, Any], processes: int, earlier_tasks: int) -> list[int | None]:
+    """Return the optimizer steps of every training of a task.
+
+    They are None where packing makes them depend on the text of every sample.
+    """
+    phases = methods()[keys["cl_method"]].phases(keys)
     if samples is None or keys.get("packing") or keys.get("neat_packing"):
-        return None
-    return optimizer_steps(samples, keys, processes)
+        return [None] * len(phases)
+    return [optimizer_steps(samples, {**keys, **phase.keys}, processes, earlier_tasks) for phase in phases]
 
 
 def _memory(
@@ -138,10 +181,13 @@ def _global_batch(arguments: Mapping[str, Any], processes: int) -> int:
     return processes * int(arguments.get("per_device_train_batch_size", 8)) * accumulated
 
 
-def _task_sizes(recipe: Recipe, image_tokens: int, published: Mapping[str, PublishedSize] | None) -> list[TaskSize]:
-    """Measure every task; a benchmark's data is drawn or found as for a run, in a folder that is then removed.
+def _task_sizes(
+    recipe: Recipe, image_tokens: int, published: Mapping[str, PublishedSize] | None
+) -> tuple[list[TaskSize], list[dict]]:
+    """Measure every task's own data, and its general data as `Lengths.of_mix` does.
 
-    Where the data is missing, published sizes stand in.
+    A benchmark's data is drawn or found as for a run, in a folder that is then removed. Where the data is missing,
+    published sizes stand in.
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = dict(recipe.arguments)
@@ -149,11 +195,11 @@ def _task_sizes(recipe: Recipe, image_tokens: int, published: Mapping[str, Publi
             arguments |= load_benchmark(recipe.benchmark).prepare(Path(folder), arguments)
         lengths = Lengths(arguments, image_tokens)
         if published is None:
-            return [lengths.of_task(task) for task in recipe.tasks]
+            return [lengths.of_task(task) for task in recipe.tasks], [lengths.of_mix(task) for task in recipe.tasks]
         average, longest = lengths.estimate()
         limit = recipe.arguments.get("max_samples")
         sizes = [(task.name, published[task.name]) for task in recipe.tasks]
-        return [
+        found = [
             TaskSize(
                 name,
                 min(size.train, int(limit or size.train)),
@@ -165,3 +211,4 @@ def _task_sizes(recipe: Recipe, image_tokens: int, published: Mapping[str, Publi
             )
             for name, size in sizes
         ]
+        return found, [{}] * len(found)

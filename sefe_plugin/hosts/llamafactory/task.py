@@ -1,19 +1,23 @@
 """One task's run in the host: its method's callback, then scores and the merged model, each step recorded."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from llamafactory.model import load_model, load_tokenizer
 from transformers import TrainerCallback
 
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.files import replacing_folder
+from sefe_plugin.hosts.llamafactory.adapter import merge_adapter
 from sefe_plugin.hosts.llamafactory.base_check import check_base
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.callback import MethodCallback
+from sefe_plugin.run.costs import COST_FILE, Cost, peak_memory_of_process, record_cost
 from sefe_plugin.run.steps import CARRIED, SCORED, STEPS_FILE, TRAINED, record_step
 
 
@@ -24,6 +28,52 @@ class _KeepModel(TrainerCallback):
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         self.model = model
+
+
+class _Clock(TrainerCallback):
+    """Times a training; stands before the method's callback, and its end of steps behind it: the method's work counts.
+
+    A step lasts from its beginning to its end: what the Trainer does between two steps is no part of it.
+    """
+
+    began = step_began = in_steps = 0.0
+    steps = steps_before = 0
+    on_gpu = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began, self.steps_before = time.perf_counter(), state.global_step
+        self.on_gpu = args.device.type == "cuda"
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.step_began = time.perf_counter()
+
+    def end_step(self, global_step: int) -> None:
+        """Count the step that has just ended."""
+        if self.on_gpu:
+            torch.cuda.synchronize()  # it would be awaited when the loss is logged, between two steps
+        self.in_steps += time.perf_counter() - self.step_began
+        self.steps = global_step - self.steps_before
+
+    def cost(self) -> Cost:
+        """Return what the training took that has just ended."""
+        return Cost(
+            seconds=round(time.perf_counter() - self.began, 3),
+            steps=self.steps,
+            steps_before=self.steps_before,
+            step_seconds=self.in_steps / max(self.steps, 1),
+            peak_memory=torch.cuda.max_memory_allocated() if self.on_gpu else peak_memory_of_process(),
+            memory_of="cuda" if self.on_gpu else "process",
+        )
+
+
+class _StepEnd(TrainerCallback):
+    """Tells the clock that a step has ended; stands behind the method's callback."""
+
+    def __init__(self, clock: _Clock):
+        self._clock = clock
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._clock.end_step(state.global_step)
 
 
 def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -> None:
@@ -69,21 +119,24 @@ def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
         _remove_results(Path(training_args.output_dir))
     if finetuning_args.stacked_adapter and training_args.ddp_broadcast_buffers is None:
         training_args.ddp_broadcast_buffers = False  # the stacked adapters are buffers, and the same everywhere
-    trained = _KeepModel()
-    added = [trained]
+    trained, clock = _KeepModel(), _Clock()
+    added = [trained, clock]
     if finetuning_args.cl_method is not None:
         method = methods()[finetuning_args.cl_method](vars(finetuning_args))
         earlier = vars(finetuning_args)[method.earlier] if method.earlier else None
         added.append(MethodCallback(method, earlier or ()))
+    added.append(_StepEnd(clock))
     with scored_by(finetuning_args.test_sets):
         host_run_sft(*arguments, [*(callbacks or ()), *added])
+    if training_args.process_index == 0:
+        record_cost(Path(training_args.output_dir), clock.cost())
     return trained.model
 
 
 def _remove_results(output_dir: Path) -> None:
     """Remove what an earlier training in this folder was worth."""
     shutil.rmtree(output_dir / "predictions", ignore_errors=True)
-    for name in (SCORES_FILE, STEPS_FILE):
+    for name in (SCORES_FILE, STEPS_FILE, COST_FILE):
         (output_dir / name).unlink(missing_ok=True)
 
 
@@ -93,7 +146,7 @@ def _save_merged(model, model_args, folder: Path) -> None:
     The official code does the same with the scale alpha / r after every task.
     """
     with replacing_folder(folder) as temporary:
-        merged = model.merge_and_unload()
+        merged = merge_adapter(model)
         merged.save_pretrained(temporary)
         loaded = load_tokenizer(model_args)
         loaded["tokenizer"].save_pretrained(temporary)

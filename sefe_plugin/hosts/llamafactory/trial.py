@@ -14,6 +14,7 @@ from llamafactory.data.template import TEMPLATES
 from llamafactory.extras.misc import has_tokenized_data
 from tqdm import tqdm
 
+from sefe_plugin.data.added import mix_names
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
 from sefe_plugin.hosts.llamafactory.key_trial import Keys
 from sefe_plugin.hosts.llamafactory.record_trial import try_dataset
@@ -63,6 +64,7 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
         else:
             named = [("dataset", name) for name in parsed.data.dataset]
             named += [("eval_dataset", name) for name in parsed.data.eval_dataset or ()]
+            named += [("mix", name) for name in mix_names(vars(parsed.data))]
             with scored_by([{"scorer": task.scorer}]):
                 for key, name in named:
                     show = partial(_show, f"Trying {task.name}, {name}", bar)

@@ -22,6 +22,7 @@ from typing import Any
 from huggingface_hub.constants import HF_HOME
 
 from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.data.added import mix_names
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.host import section_of
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
@@ -160,8 +161,10 @@ def _digest(*parts: Any) -> str:
 def _data_files(arguments: Mapping[str, Any], task: Task) -> list:
     """Return the entries of a task's datasets, and the state of their files."""
     folder = Path(arguments.get("dataset_dir", "data"))
-    named = {**arguments, **task.overrides}.get("eval_dataset") or ()
+    keys = {**arguments, **task.overrides}
+    named = keys.get("eval_dataset") or ()
     names = [*task.dataset.split(","), *(named.split(",") if isinstance(named, str) else named), task.test_dataset]
+    names += mix_names(keys)
     info = read_json(folder / "dataset_info.json")
     entries = {name: info.get(name.strip()) for name in names}
     files = [folder / str((entry or {}).get("file_name", "")) for entry in entries.values()]

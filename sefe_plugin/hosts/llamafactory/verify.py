@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import nn
 
 from sefe_plugin.files import ADAPTER_CONFIG_FILE
+from sefe_plugin.hosts.llamafactory.adapter import merge_adapter
 from sefe_plugin.hosts.llamafactory.host import section_of
+from sefe_plugin.methods import methods
+from sefe_plugin.methods.peft_types import added_types
 
 
 #: How far a merged matrix may be from the one merged again, as a share of its weight change. On another device sums
@@ -40,22 +43,26 @@ def check_models(keys: Mapping[str, Any], folder: Path) -> Iterator[tuple[bool |
         return
     dtype = _dtype(merged) if merged.is_dir() else "auto"
     model = _load(keys, base, dtype)
-    with warnings.catch_warnings():
+    method = methods()[keys["cl_method"]](keys)
+    with warnings.catch_warnings(), method.building(model):
+        known = f"PEFT as {method.peft_type}" if method.peft_type in added_types() else "plain PEFT"
         warnings.simplefilter("error", UserWarning)  # PEFT only warns of weights that are missing
         try:
             model = PeftModel.from_pretrained(model, folder)
         except (UserWarning, RuntimeError, KeyError) as error:
-            raise ValueError(f"the adapter does not load in plain PEFT: {error}") from error
-    adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-    yield True, f"adapter: loads in plain PEFT, {len(adapted)} matrices"
+            raise ValueError(f"the adapter does not load in {known}: {error}") from error
+    adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+    yield True, f"adapter: loads in {known}, {len(adapted)} matrices"
     if not merged.is_dir():
         return
-    prefix = "base_model.model."
-    changed = {
-        f"{name.removeprefix(prefix)}.weight": layer.get_delta_weight(layer.active_adapters[0]).float().norm().item()
+    weights = {
+        f"{name.removeprefix('base_model.model.')}.weight": layer.get_base_layer().weight
         for name, layer in adapted.items()
     }
-    yield _compare(model.merge_and_unload(), _load(keys, str(merged), dtype), changed)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    again = merge_adapter(model)
+    changed = {name: (weights[name] - before[name]).float().norm().item() for name in weights}
+    yield _compare(again, _load(keys, str(merged), dtype), changed)
 
 
 def _compare(again: nn.Module, merged: nn.Module, changed: Mapping[str, float]) -> tuple[bool, str]:

@@ -1,0 +1,88 @@
+"""What the training of a task took, recorded beside its other results, and what it leaves on disk for later tasks."""
+
+import resource
+import sys
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sefe_plugin.data.added import KEPT_FOLDER
+from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, write_json
+from sefe_plugin.run.records import read_record
+
+
+COST_FILE = "cost.json"
+
+#: Bytes of one unit of `ru_maxrss`.
+_MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Cost(NamedTuple):
+    """What one training took, as its first process saw it.
+
+    Attributes:
+        seconds: From before the method first looks at the model until everything is saved, with evaluation and
+            checkpoints on the way. Loading of the model and of the data is not part of it.
+        steps: Optimizer steps in that time.
+        steps_before: Steps of an earlier process that this one continued; their time is not known.
+        step_seconds: Mean time of a step from its beginning to its end, without what comes between two steps: reading
+            of data, evaluation, checkpoints.
+        peak_memory: Bytes, of the last process.
+        memory_of: What they were allocated on: "cuda", by PyTorch on this process's GPU; or "process", the resident
+            memory of the process, libraries and all.
+    """
+
+    seconds: float
+    steps: int
+    steps_before: int
+    step_seconds: float
+    peak_memory: int
+    memory_of: Literal["cuda", "process"]
+
+
+def record_cost(folder: Path, cost: Cost) -> None:
+    """Write what a training took into its folder."""
+    write_json(folder / COST_FILE, cost._asdict())
+
+
+def read_costs(folder: Path) -> list[Cost]:
+    """Return what the trainings of a task took: those of its phases and its last one; none where none is recorded.
+
+    Args:
+        folder: The task's.
+
+    Raises:
+        RunFolderError: If a record is damaged.
+    """
+    return [
+        Cost(**read_record(file, f"a mapping with {Cost._fields}", _is_cost, "Remove it; the run then has no costs."))
+        for file in (*sorted(folder.glob(f"*/{COST_FILE}")), folder / COST_FILE)
+        if file.is_file()
+    ]
+
+
+def bytes_left(folder: Path, method_file: str | None) -> int:
+    """Return the bytes of what a task leaves for later ones: adapter or trained model, method's file, kept samples.
+
+    The base that `carry: merge` makes of the adapter is not counted, and nothing that the next task replaces.
+
+    Args:
+        folder: The task's.
+        method_file: Name of what its method leaves, if anything.
+    """
+    names = {ADAPTER_WEIGHTS_FILE, method_file or ADAPTER_WEIGHTS_FILE}
+    files = {*(folder / name for name in names), *folder.glob("model*.safetensors"), *folder.glob(f"{KEPT_FOLDER}/*")}
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def peak_memory_of_process() -> int:
+    """Return the most bytes of memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MEMORY_UNIT
+
+
+def _is_cost(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and set(content) == set(Cost._fields)
+        and all(isinstance(content[key], int | float) and content[key] >= 0 for key in Cost._fields[:-1])
+        and content["memory_of"] in ("cuda", "process")
+    )
