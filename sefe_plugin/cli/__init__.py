@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import sefe_plugin.cli.asd as asd_cli
+import sefe_plugin.cli.compare as compare_cli
 import sefe_plugin.cli.doctor as doctor_cli
 import sefe_plugin.cli.plan as plan_cli
 import sefe_plugin.cli.score as score_cli
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: the `output_dir` of a sequence")
     report.set_defaults(run=_report)
 
+    compare_cli.add_command(commands)
     verify_cli.add_command(commands)
 
     keys = commands.add_parser("keys", help="print the table of the plugin's recipe keys")

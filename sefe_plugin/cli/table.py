@@ -4,10 +4,9 @@
 import argparse
 import os
 import shlex
-import signal
-import sys
-from functools import partial
 from pathlib import Path
+
+from sefe_plugin.cli.compare import add_running_options, make_runs, running_errors
 
 
 def add_command(minicoin: argparse._SubParsersAction) -> None:
@@ -36,13 +35,10 @@ def add_command(minicoin: argparse._SubParsersAction) -> None:
     table.add_argument(
         "--orders", nargs="+", default=["coin"], metavar="ORDER", help="coin, reversed, shuffled (default: coin)"
     )
-    table.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, of one thread each if N > 1")
     table.add_argument(
         "--against", metavar="ARM", help="compare every other arm with this one (default: each two arms)"
     )
-    table.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="settings", help="recipe keys of every run"
-    )
+    add_running_options(table)
     table.add_argument("--write", type=Path, metavar="FILE.md", help="also put the table between its markers there")
     table.add_argument(
         "--pictures", type=Path, metavar="DIR", help="also put the pictures there, linked from the file of --write"
@@ -59,8 +55,7 @@ def _table(options: argparse.Namespace) -> None:
         write_comparison,
         write_pictures,
     )
-    from sefe_plugin.compare.table import Plan, compare_runs, run_all, versions_of
-    from sefe_plugin.hosts.llamafactory.host import LlamaFactory
+    from sefe_plugin.compare.table import Plan, compare_runs, versions_of
 
     _check(options)
     plan = Plan(
@@ -72,14 +67,7 @@ def _table(options: argparse.Namespace) -> None:
     )
     if options.write:
         check_markers(options.write)
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends the runs at work as Ctrl+C does
-    try:
-        run_all(plan, LlamaFactory().sequence_command(), options.jobs, partial(print, flush=True))
-    except KeyboardInterrupt:
-        print("Stopped. The same command continues.", file=sys.stderr)
-        raise SystemExit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    make_runs(plan, options)
     orders = compare_runs(plan, options.against)
     comparison = {"command": _command(options), "versions": versions_of(plan), "orders": orders}
     write_comparison(options.out, comparison)
@@ -105,19 +93,8 @@ def _check(options: argparse.Namespace) -> None:
         errors.append(f"`--orders` must be of {', '.join(orders)}, each once; got {' '.join(options.orders)}.")
     if len(set(options.seeds)) < len(options.seeds):
         errors.append(f"`--seeds` must differ; got {' '.join(map(str, options.seeds))}.")
-    if options.jobs < 1:
-        errors.append(f"`--jobs` must be at least 1; got {options.jobs}.")
-    for setting in options.settings:
-        key, equals, _ = setting.partition("=")
-        if not equals or key in ("seed", "task_order", "output_dir"):
-            errors.append(
-                f"`--set` takes KEY=VALUE, with seeds, orders and folders from options of their own; got {setting!r}."
-            )
-        errors += [
-            f"`--set {setting}` would undo what the arm {arm} is. Leave out one of them."
-            for arm in options.arms
-            if arm in ARMS and key in ARMS[arm].overrides
-        ]
+    arms = {name: ARMS[name] for name in options.arms if name in ARMS}
+    errors += running_errors(options, arms, ("seed", "task_order", "output_dir"))
     if options.pictures and not options.write:
         errors.append("`--pictures` needs `--write`, the file that shows them.")
     if errors:

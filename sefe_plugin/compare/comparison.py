@@ -2,21 +2,23 @@
 
 import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from sefe_plugin.evaluation.report import METRICS
 
 
-#: Value of a run -> table head.
-VALUES = {
+#: Value of a report -> table head.
+RESULTS = {
     **{key: head for key, (head, _) in METRICS.items()},
     "format": "Format",
     "mean_format": "Mean format",
     "superficial": "Superficial",
     "essential": "Essential",
-    "update": "Update",
 }
+
+#: Value of a run of mini-CoIN -> table head.
+VALUES = {**RESULTS, "update": "Update"}
 
 _CONFIDENCE = 0.95
 
@@ -29,17 +31,15 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def run_values(report: Mapping) -> dict[str, float | None]:
-    """Return the `VALUES` of a finished run.
+def results(report: Mapping) -> dict[str, float]:
+    """Return the `RESULTS` of a finished run, in percent or points of percent.
 
-    All but the last are in percent or points of percent: the metrics of the report; "format", the mean share of
-    answers in their task's format at the end; "mean_format", the same after each task, averaged as MAA averages
-    accuracy; "superficial" and "essential", means over all tasks that add up to -BWT. "update" is in units of
-    1e-4, and None for runs that trained no adapter.
+    These are the metrics of the report; "format", the mean share of answers in their task's format at the end;
+    "mean_format", the same after each task, averaged as MAA averages accuracy; "superficial" and "essential", means
+    over all tasks that add up to -BWT.
 
     Args:
-        report: what `evaluation.report.build_report` returned, and under "update" the mean |B A| of the adapters, or
-            None.
+        report: what `evaluation.report.build_report` returned.
     """
     formats, losses = report["format_matrix"], report["losses"]
     return {
@@ -47,8 +47,17 @@ def run_values(report: Mapping) -> dict[str, float | None]:
         "format": statistics.fmean(formats[-1]),
         "mean_format": statistics.fmean(_after_each_task(formats)),
         **{key: statistics.fmean(loss[key] for loss in losses) for key in ("superficial", "essential")},
-        "update": None if report["update"] is None else 1e4 * report["update"],
     }
+
+
+def run_values(report: Mapping) -> dict[str, float | None]:
+    """Return the `VALUES` of a finished run: its `results`, and "update" in units of 1e-4.
+
+    Args:
+        report: what `evaluation.report.build_report` returned, and under "update" the mean |B A| of the adapters, or
+            None.
+    """
+    return {**results(report), "update": None if report["update"] is None else 1e4 * report["update"]}
 
 
 def t_interval(values: Sequence[float]) -> Interval:
@@ -70,16 +79,21 @@ def t_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, float(mean - half), float(mean + half))
 
 
-def compare(reports: Mapping[str, Mapping[int, Mapping]], against: str | None = None) -> dict:
+def compare(
+    reports: Mapping[str, Mapping[int, Mapping]],
+    against: str | None = None,
+    measure: Callable[[Mapping], Mapping[str, float | None]] = run_values,
+) -> dict:
     """Compare arms over one order of tasks.
 
     Args:
-        reports: arm -> seed -> report as `run_values` takes it; the same seeds for every arm, and the same tasks in
-            every report.
+        reports: arm -> seed -> report as `measure` takes it; the same seeds for every arm, and the same tasks in every
+            report.
         against: the arm that every other is compared with; if None, each is compared with all before it.
+        measure: returns the values of a report that are compared.
 
     Returns:
-        Plain data for JSON: "tasks"; "seeds"; "runs", arm -> one entry for each seed with its `VALUES` and
+        Plain data for JSON: "tasks"; "seeds"; "runs", arm -> one entry for each seed with its values and
         "after_each_task", the mean accuracy on the tasks learned so far; "arms", arm -> mean and sample standard
         deviation "sd" (None for one seed) of each value, and under "tasks" for each task those of its accuracy at the
         end and the means of its loss; "differences", for each pair of arms the `t_interval` of every value of the one
@@ -101,7 +115,8 @@ def compare(reports: Mapping[str, Mapping[int, Mapping]], against: str | None = 
         pairs = [(later, earlier) for earlier, later in itertools.combinations(reports, 2)]
     else:
         pairs = [(arm, against) for arm in reports if arm != against]
-    values = {arm: [run_values(report) for report in by_seed.values()] for arm, by_seed in reports.items()}
+    values = {arm: [measure(report) for report in by_seed.values()] for arm, by_seed in reports.items()}
+    keys = list(values[next(iter(values))][0])
     return {
         "tasks": tasks,
         "seeds": seeds,
@@ -114,7 +129,7 @@ def compare(reports: Mapping[str, Mapping[int, Mapping]], against: str | None = 
         },
         "arms": {
             arm: {
-                **{key: _spread([run[key] for run in values[arm]]) for key in VALUES},
+                **{key: _spread([run[key] for run in values[arm]]) for key in keys},
                 "tasks": {task: _task_summary(list(by_seed.values()), j) for j, task in enumerate(tasks)},
             }
             for arm, by_seed in reports.items()
@@ -125,7 +140,7 @@ def compare(reports: Mapping[str, Mapping[int, Mapping]], against: str | None = 
                 "minus": other,
                 **{
                     key: _difference([run[key] for run in values[arm]], [run[key] for run in values[other]])
-                    for key in VALUES
+                    for key in keys
                 },
             }
             for arm, other in pairs

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: paired differences with their intervals, and accuracy along the sequence."""
+"""The pictures of a comparison: paired differences, accuracy along the sequence, and what accuracy costs."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -56,4 +56,43 @@ def draw_stages(tasks: Sequence[str], runs: Mapping[str, Sequence[Mapping]]) -> 
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def draw_costs(runs: Mapping[str, Sequence[Mapping]], against: str) -> Figure:
+    """Draw the final accuracy of every run against what it took: a point for each seed, and the mean of each arm.
+
+    Args:
+        runs: "runs" of `page.compare_recipes`.
+        against: the arm whose run of the same seed the memory is compared with.
+    """
+    reference = [run["memory"] for run in runs[against]]
+    panels = {
+        "training time (min)": {arm: [run["training"] for run in of_seeds] for arm, of_seeds in runs.items()},
+        f"extra memory over {against} (GB)": {
+            arm: [
+                None if None in (run["memory"], base) else run["memory"] - base
+                for run, base in zip(of_seeds, reference, strict=True)
+            ]
+            for arm, of_seeds in runs.items()
+        },
+        "left per task (MB)": {arm: [run["left"] for run in of_seeds] for arm, of_seeds in runs.items()},
+    }
+    figure = Figure(figsize=(13.0, 4.4), layout="constrained", dpi=120)
+    for axes, (head, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
+        for number, (arm, of_seeds) in enumerate(runs.items()):
+            accuracy, looks = [run["mfn"] for run in of_seeds], line_looks(number)
+            if None in values[arm]:
+                axes.plot([], [], linestyle="none", label=arm, **looks)
+                continue
+            axes.plot(values[arm], accuracy, linestyle="none", markersize=4, alpha=0.5, **looks)
+            mean = statistics.fmean(values[arm]), statistics.fmean(accuracy)
+            axes.plot(*mean, linestyle="none", markersize=9, label=arm, **looks)
+        if all(None in of_arm for of_arm in values.values()):
+            axes.text(0.5, 0.5, "not recorded", ha="center", transform=axes.transAxes)
+        axes.set_xlabel(head)
+        axes.grid(color="#DDDDDD", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("MFN: accuracy of all tasks at the end (%)")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure

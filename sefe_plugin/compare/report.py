@@ -1,6 +1,6 @@
 """The table of several arms as text, data and pictures, and its place in another Markdown file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sefe_plugin.compare.comparison import VALUES
@@ -67,12 +67,12 @@ def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
             f"### Order {order}, seeds {seeds}",
             markdown_table(
                 ["arm", *VALUES.values()],
-                [[arm, *(_spread(summary[key]) for key in VALUES)] for arm, summary in content["arms"].items()],
+                [[arm, *(spread(summary[key]) for key in VALUES)] for arm, summary in content["arms"].items()],
             ),
             "Accuracy at the end:",
-            _task_table(content, lambda task: _spread(task["accuracy"])),
+            task_table(content, lambda task: spread(task["accuracy"])),
             "Points lost from just learned to the end = superficial + essential, means over seeds:",
-            _task_table(content, _loss),
+            task_table(content, _loss),
         ]
         if content["differences"]:
             parts += [
@@ -81,7 +81,7 @@ def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
                 markdown_table(
                     ["arms", *VALUES.values()],
                     [
-                        [f"{pair['arm']} - {pair['minus']}", *(_interval(pair[key]) for key in VALUES)]
+                        [f"{pair['arm']} - {pair['minus']}", *(interval(pair[key]) for key in VALUES)]
                         for pair in content["differences"]
                     ],
                 ),
@@ -113,14 +113,16 @@ def write_between_markers(file: Path, text: str) -> None:
     write_text(file, f"{head}{BEGIN}\n\n{text.strip()}\n\n{tail}")
 
 
-def _task_table(content: Mapping, cell) -> str:
+def task_table(content: Mapping, cell: Callable[[Mapping], str]) -> str:
+    """Return a table of arms by tasks, with a cell for each summary of a task."""
     rows = [
         [arm, *(cell(summary["tasks"][task]) for task in content["tasks"])] for arm, summary in content["arms"].items()
     ]
     return markdown_table(["arm", *content["tasks"]], rows)
 
 
-def _spread(value: Mapping) -> str:
+def spread(value: Mapping) -> str:
+    """Return a mean and its standard deviation, as far as there are such."""
     if value["mean"] is None:
         return "-"
     mean = f"{value['mean'] + 0.0:.1f}"
@@ -131,7 +133,8 @@ def _loss(task: Mapping) -> str:
     return f"{task['drop'] + 0.0:.1f} = {task['superficial'] + 0.0:.1f} + {task['essential'] + 0.0:.1f}"
 
 
-def _interval(value: Mapping) -> str:
+def interval(value: Mapping) -> str:
+    """Return a mean difference and its 95 % interval, as far as there are such."""
     if value["mean"] is None:
         return "-"
     mean = f"{value['mean'] + 0.0:+.1f}"

@@ -1,6 +1,8 @@
-"""Many runs of mini-CoIN, arms x seeds x orders, each a sequence of its own; resumable."""
+"""Many runs, arms x seeds x orders, each a sequence of its own; resumable."""
 
+import hashlib
 import os
+import queue
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +13,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import filelock
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sefe_plugin.compare.arms import Arm
-from sefe_plugin.compare.comparison import VALUES, compare, run_values
+from sefe_plugin.compare.comparison import RESULTS, compare, results
 from sefe_plugin.evaluation.report import REPORT_FILE, load_report
-from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, file_digest, read_json, shipped_folder, write_json
-from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, file_digest, read_json, write_json
+from sefe_plugin.recipe.include import include_chain
+from sefe_plugin.run.folder import RunFolder, RunFolderError
+from sefe_plugin.run.inputs import INPUTS_FILE, TEST, changes, read_inputs
+from sefe_plugin.run.verify import input_changes
 
 
 #: The finished runs of a folder, each with what it was made of and the versions it was made with.
@@ -28,16 +34,21 @@ _PACKAGES = ("sefe-plugin", "llamafactory", "torch", "transformers", "peft")
 
 
 class Run(NamedTuple):
-    """One run of the table."""
+    """One run of the table; `order` is None where the recipe decides the order of its tasks."""
 
     arm: str
-    order: str
+    order: str | None
     seed: int
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.arm}_{self.order}_{self.seed}"
+        return "_".join(map(str, (part for part in self if part is not None)))
+
+    def __str__(self) -> str:
+        """Return the run as a line names it."""
+        order = "" if self.order is None else f", order {self.order}"
+        return f"{self.arm}{order}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -47,14 +58,14 @@ class Plan:
     Attributes:
         arms: name -> arm.
         seeds: seeds of data and training.
-        orders: named orders of the tasks.
+        orders: named orders of the tasks; [None] leaves the order to each recipe.
         out: the folder of all runs.
         settings: `key=value` of the recipe, the same for every run.
     """
 
     arms: Mapping[str, Arm]
     seeds: Sequence[int]
-    orders: Sequence[str]
+    orders: Sequence[str | None]
     out: Path
     settings: Sequence[str] = ()
 
@@ -66,19 +77,29 @@ class Plan:
         """Return the recipe of a run and what overrides its keys, as `llamafactory-cli train` takes them."""
         arm = self.arms[run.arm]
         own = [f"{key}={value}" for key, value in arm.overrides.items()]
-        place = [f"task_order={run.order}", f"seed={run.seed}", f"output_dir={self.out / run.name}"]
-        return [str(shipped_folder("recipes") / arm.recipe), *own, *self.settings, *place]
+        order = [] if run.order is None else [f"task_order={run.order}"]
+        place = [*order, f"seed={run.seed}", f"output_dir={self.out / run.name}"]
+        return [str(arm.recipe), *own, *self.settings, *place]
 
     def record(self, run: Run) -> dict:
         """Return what a run is made of; a run with another record is not this one."""
         recipe, *overrides = self.arguments(run)
         return {
-            "recipe_sha256": file_digest(Path(recipe)),
+            "recipe_sha256": _recipe_digest(Path(recipe)),
             "overrides": [override for override in overrides if not override.startswith("output_dir=")],
         }
 
 
-def run_all(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], None]) -> None:
+def _recipe_digest(recipe: Path) -> str:
+    """Return the digest of a recipe's file; where it includes others, that of all their digests."""
+    chain = include_chain(recipe, lambda file: yaml.safe_load(file.read_text(encoding="utf-8")))
+    digests = [file_digest(file) for file, _ in chain]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def run_all(
+    plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], None], devices: Sequence[str] = ()
+) -> None:
     """Make every run of `plan` that is not finished; one that was stopped continues where it was.
 
     What a run prints goes to ``logs/<run>.log``. If one fails, the others are made nevertheless. An exception in the
@@ -87,21 +108,53 @@ def run_all(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], 
     Args:
         plan: what to run.
         command: the command line that trains a sequence, to which the recipe and its overrides are added.
-        jobs: runs at a time; with more than one, each process computes with one thread.
-        say: given one line for every finished run.
+        jobs: runs at a time; with more than one, each process computes with one thread. Not used with `devices`.
+        say: given one line for every finished run, and for each whose recipe has changed since.
+        devices: what CUDA_VISIBLE_DEVICES is for the runs that are made at a time, one after the other on each.
 
     Raises:
-        ValueError: if another process works in `plan.out`, or with all runs that failed.
+        ValueError: if another process works in `plan.out`; if the data, base or another file that finished runs were
+            made of has changed; with all runs that failed; or if runs of one seed were scored on different test sets.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(plan.out / ".lock", timeout=0):
-            failed = _run_unfinished(plan, command, jobs, say)
+            failed = _run_unfinished(plan, command, _environments(jobs, devices), say)
     except filelock.Timeout:
         raise ValueError(f"{plan.out} is in use by another table. Wait for it or choose another `--out`.") from None
     if failed:
         head = f"{len(failed)} of {len(plan.runs())} runs failed; the same command tries them again."
         raise ValueError("\n".join([head, *failed]))
+    if differing := _differing_test_sets(plan):
+        head = (
+            "Runs that are scored on different test sets cannot be compared. Remove some, and start the command again."
+        )
+        raise ValueError("\n".join([head, *differing]))
+
+
+def _differing_test_sets(plan: Plan) -> list[str]:
+    """List the test sets that are not the same in all runs of a seed, as far as the runs have recorded them.
+
+    A benchmark may draw them from the seed.
+    """
+    found, first = [], {}
+    for run in plan.runs():
+        for file in sorted((plan.out / run.name).glob(f"*/{INPUTS_FILE}")):
+            for name, record in read_inputs(file.parent).items():
+                if record["for"] != TEST or "entry" in record:
+                    continue
+                other, scored_on = first.setdefault((run.seed, name), (run, {**record, "accepted": None}))
+                found += [
+                    f"{run.name} after {other.name}: {line}" for line in changes({name: scored_on}, {name: record})
+                ]
+    return list(dict.fromkeys(found))
+
+
+def _environments(jobs: int, devices: Sequence[str]) -> list[dict[str, str]]:
+    """Return the variables of each of the runs that are made at a time."""
+    if devices:
+        return [{"CUDA_VISIBLE_DEVICES": device} for device in devices]
+    return [{"OMP_NUM_THREADS": "1"} if jobs > 1 else {}] * jobs
 
 
 def compare_runs(plan: Plan, against: str | None = None) -> dict[str, dict]:
@@ -132,23 +185,28 @@ def mean_update(folders: Sequence[Path], continued: bool = False) -> float | Non
         continued: Whether one adapter goes on from task to task: what a task changed is then B A less that of before.
 
     Returns:
-        None where a task left no adapter but a model.
+        None where a task left no adapter but a model, or one that holds more than A and B: a router, say, or whole
+        modules.
     """
     if not all((folder / ADAPTER_WEIGHTS_FILE).is_file() for folder in folders):
         return None
-    total, count, before = 0.0, 0, _weight_changes(folders[0])
-    for folder in folders[1:]:
-        changes = _weight_changes(folder)
-        for name, change in changes.items():
+    total, count, before = 0.0, 0, {}
+    for index, folder in enumerate(folders):
+        now = _weight_changes(folder)
+        if now is None:
+            return None
+        for name, change in now.items() if index else ():
             own = change - before[name] if continued else change
             total, count = total + own.abs().sum().item(), count + own.numel()
-        before = changes
-    return total / count
+        before = now
+    return total / count if count else None
 
 
-def _weight_changes(adapter: Path) -> dict[str, Tensor]:
-    """B A of every matrix that an adapter changes."""
+def _weight_changes(adapter: Path) -> dict[str, Tensor] | None:
+    """B A of every matrix that an adapter changes; None where that is not all that it changes."""
     weights = load_file(adapter / ADAPTER_WEIGHTS_FILE)
+    if not all(name.endswith(("lora_A.weight", "lora_B.weight")) for name in weights):
+        return None
     return {
         name: weights[name.replace("lora_A", "lora_B")] @ factor
         for name, factor in weights.items()
@@ -164,8 +222,10 @@ def _load(run: Path) -> dict:
     return {**report, "update": mean_update(folders, continued)}
 
 
-def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable[[str], None]) -> list[str]:
-    """Make the unfinished runs and return a line for each that failed."""
+def _run_unfinished(
+    plan: Plan, command: Sequence[str], environments: Sequence[Mapping[str, str]], say: Callable[[str], None]
+) -> list[str]:
+    """Make the unfinished runs, one at a time in each environment, and return a line for each that failed."""
     runs = plan.runs()
     finished = read_json(plan.out / RUNS_FILE) if (plan.out / RUNS_FILE).is_file() else {}
     todo = [
@@ -176,36 +236,70 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
     ]
     if len(todo) < len(runs):
         say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already.")
+    changed = [f"{r.name}: {line}" for r in runs if r not in todo for line in input_changes(plan.out / r.name)]
+    if changed:
+        head = (
+            "Finished runs were made of something else than is there now. Put it back, choose another `--out`, or "
+            "remove the folders of these runs, which are then made anew:"
+        )
+        raise ValueError("\n".join([head, *changed]))
+    for run in todo:
+        if run.name in finished and not plan.record(run).items() <= finished[run.name].items():
+            say(
+                f"{run.name} is finished, but its recipe or keys have changed since. It is started again, and refused "
+                f"where that changes what it learned: then remove {plan.out / run.name}, or choose another `--out`."
+            )
     (plan.out / "logs").mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} if jobs > 1 else None
+    free: queue.SimpleQueue = queue.SimpleQueue()
+    for environment in environments:
+        free.put(environment)
+    versions = {name: version(name) for name in _PACKAGES}
+    records = {run: plan.record(run) for run in todo}  # before they start: a recipe may be edited meanwhile
     done, failed, lock = len(runs) - len(todo), [], threading.Lock()
     started: list[subprocess.Popen] = []
     stopped = False
 
     def make(run: Run) -> None:
+        environment = free.get()
+        try:
+            make_in(run, environment)
+        finally:
+            free.put(environment)
+
+    def make_in(run: Run, environment: Mapping[str, str]) -> None:
         nonlocal done
+        tasks_before = _complete_tasks(plan.out / run.name)
         log = plan.out / "logs" / f"{run.name}.log"
         with log.open("a", encoding="utf-8") as output:
             with lock:
                 if stopped:
                     return
+                known = finished.pop(run.name, None)
+                write_json(plan.out / RUNS_FILE, finished)
                 process = subprocess.Popen(
-                    [*command, *plan.arguments(run)], stdout=output, stderr=output, env=environment
+                    [*command, *plan.arguments(run)],
+                    stdout=output,
+                    stderr=output,
+                    env={**os.environ, **environment},
                 )
                 started.append(process)
             status = process.wait()
         whole = status == 0 and (plan.out / run.name / REPORT_FILE).is_file()
+        untouched = known is not None and _complete_tasks(plan.out / run.name) == tasks_before
         with lock:
             if whole:
-                finished[run.name] = plan.record(run) | {"versions": {name: version(name) for name in _PACKAGES}}
-                write_json(plan.out / RUNS_FILE, finished)
+                finished[run.name] = records[run] | {"versions": known["versions"] if untouched else versions}
+            elif untouched:
+                finished[run.name] = known  # refused: what lies there is what it was
+            write_json(plan.out / RUNS_FILE, finished)
+            if whole:
                 done += 1
                 say(f"[{done}/{len(runs)}] {_line(plan, run)}")
             elif not stopped:
                 failed.append(f"{run.name} failed with exit status {status}; what it said is in {log}.")
                 say(failed[-1])
 
-    pool = ThreadPoolExecutor(jobs)
+    pool = ThreadPoolExecutor(len(environments))
     try:
         for _ in pool.map(make, todo):
             pass
@@ -218,9 +312,18 @@ def _run_unfinished(plan: Plan, command: Sequence[str], jobs: int, say: Callable
     return failed
 
 
+def _complete_tasks(run: Path) -> list[dict]:
+    """Return the records of a run's complete tasks; they differ when one is trained again."""
+    try:
+        manifest = RunFolder(run).read_manifest()
+    except RunFolderError:
+        return []  # the run itself refuses it, and says why
+    return manifest["complete"] if manifest else []
+
+
 def _line(plan: Plan, run: Run) -> str:
     """Return what a finished run is worth, in one line."""
-    values = run_values(_load(plan.out / run.name))
-    shown = "  ".join(f"{VALUES[key]} {values[key]:.1f}" for key in ("mft", "mfn", "maa", "bwt", "format"))
+    values = results(load_report(plan.out / run.name))
+    shown = "  ".join(f"{RESULTS[key]} {values[key]:.1f}" for key in ("mft", "mfn", "maa", "bwt", "format"))
     seconds = sum(task["seconds"] for task in RunFolder(plan.out / run.name).read_manifest()["complete"])
-    return f"{run.arm}, order {run.order}, seed {run.seed}: {shown} | {seconds:.0f} s"
+    return f"{run}: {shown} | {seconds:.0f} s"

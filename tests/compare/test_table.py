@@ -10,15 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from sefe_plugin.cli import main
 from sefe_plugin.compare import table
-from sefe_plugin.compare.arms import ARMS, choose_arms
+from sefe_plugin.compare.arms import ARMS, Arm, choose_arms
 from sefe_plugin.compare.report import BEGIN, END
 from sefe_plugin.compare.table import Plan, compare_runs, mean_update, run_all
 from sefe_plugin.files import shipped_folder
+from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.load import load_recipe
 
@@ -38,6 +38,9 @@ with (out.parent / "calls").open("a") as calls:
 print("this is", out.name)
 if (out.parent / "fail").is_file() and out.name in (out.parent / "fail").read_text().split():
     sys.exit(3)
+if (out.parent / "edit").is_file():
+    Path(sys.argv[1]).write_text((out.parent / "edit").read_text())
+again = (out / "manifest.json").is_file() and (out.parent / "train").is_file()
 gain = int(keys["seed"]) % 10 + (5 if "reglora" in sys.argv[1] else 0)
 for number, task in enumerate("AB", start=1):
     factors = {"q.lora_A.weight": np.ones((2, 4)), "q.lora_B.weight": np.full((3, 2), -1e-4 * number)}
@@ -46,7 +49,7 @@ for number, task in enumerate("AB", start=1):
 carry = keys.get("carry", "merge")
 accuracy, formats = [[80, None], [40 + gain, 70]], [[100, None], [90, 100]]
 write_json(out / "report.json", build_report(["A", "B"], accuracy, formats))
-complete = [{"name": "A", "seconds": 1.5}, {"name": "B", "seconds": 2.0}]
+complete = [{"name": "A", "seconds": 1.5 + again}, {"name": "B", "seconds": 2.0}]
 recipe = {"carry": carry, "tasks": [{"name": "A"}, {"name": "B"}]}
 write_json(out / "manifest.json", {"version": 2, "recipe": recipe, "complete": complete})
 """
@@ -124,6 +127,15 @@ def test_a_run_that_leaves_models_has_no_update(tmp_path):
     assert mean_update([tmp_path / "one", tmp_path / "two"]) is None
 
 
+def test_experts_with_a_router_have_no_update(tmp_path):
+    """What they change depends on the token, so B A is not it."""
+    factors = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(3, 2)}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        save_file(factors | {"q.lora_router.weight": torch.ones(2, 4)}, tmp_path / name / "adapter_model.safetensors")
+    assert mean_update([tmp_path / "one", tmp_path / "two"]) is None
+
+
 def test_the_update_of_an_arm_that_goes_on_with_its_adapter_is_its_change(plan, run):
     arms = choose_arms(["lora", "lora_continue"])
     plan = Plan(arms, [101], ["coin"], plan.out)
@@ -162,6 +174,62 @@ def test_the_versions_are_those_that_the_runs_were_made_with(plan, run, monkeypa
     monkeypatch.setattr(table, "version", lambda package: f"2 of {package}")
     assert run(plan)[0] == "4 of 8 runs are finished already."
     assert [versions["torch"] for versions in table.versions_of(plan)] == ["1 of torch", "2 of torch"]
+
+
+def runs_of(plan):
+    return json.loads((plan.out / "runs.json").read_text())
+
+
+@pytest.fixture
+def own_recipe(plan, tmp_path):
+    """A plan of one run, whose recipe may be edited."""
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("seed: 1\n")
+    return Plan({"own": Arm(recipe, {})}, [101], ["coin"], plan.out)
+
+
+def test_a_recipe_edited_during_its_run_does_not_pass_for_the_one_that_ran(own_recipe, run):
+    own_recipe.out.mkdir()
+    before = own_recipe.record(own_recipe.runs()[0])
+    (own_recipe.out / "edit").write_text("seed: 1\nlora_rank: 4\n")
+    run(own_recipe)
+    assert runs_of(own_recipe)["own_coin_101"].items() >= before.items()
+    assert own_recipe.record(own_recipe.runs()[0]) != before
+    run(own_recipe)
+    assert len(calls(own_recipe)) == 2
+
+
+def test_versions_stay_where_nothing_is_trained_again(own_recipe, run, monkeypatch):
+    recipe = own_recipe.arms["own"].recipe
+
+    def versions_after(number):
+        monkeypatch.setattr(table, "version", lambda package: f"{number} of {package}")
+        recipe.write_text(f"seed: 1  # {number}\n")
+        run(own_recipe)
+        return table.versions_of(own_recipe)[0]["torch"]
+
+    assert versions_after(1) == versions_after(2) == "1 of torch"
+    assert len(calls(own_recipe)) == 2
+    (own_recipe.out / "fail").write_text("own_coin_101")
+    before = runs_of(own_recipe)
+    with pytest.raises(ValueError, match="1 of 1 runs failed"):
+        versions_after(3)
+    assert runs_of(own_recipe) == before  # refused
+    (own_recipe.out / "fail").unlink()
+    (own_recipe.out / "train").touch()
+    assert versions_after(4) == "4 of torch"
+
+
+def test_a_run_that_is_at_work_does_not_count_as_finished(own_recipe, tmp_path):
+    host = tmp_path / "host.py"
+    seen = "(Path(out) / 'seen').write_text((Path(out) / 'runs.json').read_text())"
+    host.write_text(f"import sys\nfrom pathlib import Path\nout = {str(own_recipe.out)!r}\n{seen}\nsys.exit(1)\n")
+    own_recipe.out.mkdir()
+    entry = {"recipe_sha256": "of another", "overrides": [], "versions": {}}
+    (own_recipe.out / "runs.json").write_text(json.dumps({"own_coin_101": entry}))
+    with pytest.raises(ValueError, match="1 of 1 runs failed"):
+        run_all(own_recipe, [sys.executable, str(host)], 1, lambda line: None)
+    assert json.loads((own_recipe.out / "seen").read_text()) == {}
 
 
 def test_a_run_without_its_report_is_made_again(plan, run):
@@ -223,9 +291,7 @@ def test_every_arm_is_a_sound_recipe(name, tmp_path):
     plan = Plan(choose_arms([name]), [101], ["shuffled"], tmp_path)
     recipe, *overrides = plan.arguments(plan.runs()[0])
     assert Path(recipe).parent == shipped_folder("recipes")
-    keys = yaml.safe_load(Path(recipe).read_text())
-    keys |= {key: yaml.safe_load(value) for key, value in (override.split("=", 1) for override in overrides)}
-    loaded = load_recipe(keys, recipe, host_keys())
+    loaded = load_recipe(read_recipe(Path(recipe), overrides), recipe, host_keys())
     assert loaded.arguments["seed"] == 101
     assert loaded.task_order == "shuffled"
     assert loaded.output_dir == tmp_path / f"{name}_shuffled_101"

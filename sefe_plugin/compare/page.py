@@ -1,0 +1,247 @@
+"""Any recipes compared: results and costs with their intervals, as one Markdown page, data and pictures."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sefe_plugin.compare.comparison import RESULTS, Interval, compare, results, t_interval
+from sefe_plugin.compare.report import interval, spread, task_table
+from sefe_plugin.compare.table import Plan, Run
+from sefe_plugin.evaluation.report import load_report, markdown_table
+from sefe_plugin.files import replacing, write_json, write_text
+from sefe_plugin.methods import methods
+from sefe_plugin.run.costs import Cost, bytes_left, read_costs
+from sefe_plugin.run.folder import RunFolder
+
+
+#: What a run took -> table head with its unit.
+COSTS = {
+    "training": "Training, min",
+    "step": "Step, s",
+    "memory": "Peak memory, GB",
+    "left": "Left per task, MB",
+}
+
+#: Costs below it, whatever their unit, are rounding of floating point.
+_NOTHING = 1e-9
+
+
+def compare_recipes(plan: Plan, against: str) -> dict:
+    """Compare the finished runs of a plan whose order of tasks is left to the recipes.
+
+    Args:
+        plan: Its runs are finished.
+        against: The arm that every other is compared with.
+
+    Returns:
+        What `comparison.compare` returns, with `RESULTS` and `COSTS` as its values; "against"; "intervals", arm -> the
+        `t_interval` of each value, None where a run has none; "matrices", arm -> the means over seeds of the
+        "accuracy" and the "format" matrix; "memory_of", what the peak memory is of, or None where it cannot be
+        compared.
+
+    Raises:
+        ValueError: If the runs are not over the same tasks.
+    """
+    loaded = {arm: {seed: _load(plan.out / Run(arm, None, seed).name) for seed in plan.seeds} for arm in plan.arms}
+    kinds = {report["memory_of"] for by_seed in loaded.values() for report in by_seed.values()}
+    memory_of = kinds.pop() if len(kinds) == 1 else None
+
+    def measure(report: Mapping) -> dict[str, float | None]:
+        costs = report["costs"] if memory_of else {**report["costs"], "memory": None}
+        return {**results(report), **costs}
+
+    content = compare(loaded, against, measure)
+    return {
+        "against": against,
+        "memory_of": memory_of,
+        **content,
+        "intervals": {
+            arm: {key: _interval_of([run[key] for run in runs]) for key in (*RESULTS, *COSTS)}
+            for arm, runs in content["runs"].items()
+        },
+        "matrices": {
+            arm: {
+                kind: _mean_matrix([report[f"{kind}_matrix"] for report in by_seed.values()])
+                for kind in ("accuracy", "format")
+            }
+            for arm, by_seed in loaded.items()
+        },
+    }
+
+
+def run_costs(run: Path) -> tuple[dict[str, float | None], str | None]:
+    """Return what a finished run took, and what its peak memory is of.
+
+    Args:
+        run: Its folder.
+
+    Returns:
+        `COSTS`: "training", the minutes of all trainings of all tasks; "step", the mean seconds of an optimizer step;
+        "memory", the most of any training, in GB; "left", the mean over tasks of what each leaves for later ones, in
+        MB. The first three are None where a training has no record of them, those of a task's phases too; "training"
+        and "memory" also where one was stopped and continued, because what was until then is not known.
+    """
+    folder = RunFolder(run)
+    recipe = folder.read_manifest()["recipe"]
+    places = [folder.task_folder(index, task["name"]) for index, task in enumerate(recipe["tasks"])]
+    method = methods()[recipe["cl_method"]]
+    left = statistics.fmean(bytes_left(place, method.file) for place in places) / 1e6
+    keys = [{**recipe, **task, "output_dir": str(place)} for task, place in zip(recipe["tasks"], places, strict=True)]
+    trainings = sum(len(method.phases(of_task)) for of_task in keys)
+    costs: list[Cost] = [cost for place in places for cost in read_costs(place)]
+    kinds = {cost.memory_of for cost in costs}
+    if len(costs) != trainings or len(kinds) != 1:
+        return {"training": None, "step": None, "memory": None, "left": left}, None
+    steps = sum(cost.steps for cost in costs)
+    continued = any(cost.steps_before for cost in costs)
+    values = {
+        "training": None if continued else sum(cost.seconds for cost in costs) / 60,
+        "step": sum(cost.step_seconds * cost.steps for cost in costs) / steps if steps else None,
+        "memory": None if continued else max(cost.peak_memory for cost in costs) / 1e9,
+        "left": left,
+    }
+    return values, kinds.pop()
+
+
+def write_page(folder: Path, comparison: Mapping) -> None:
+    """Write ``compare.md``, its pictures and, last, ``compare.json``.
+
+    Args:
+        folder: Where to; made if absent.
+        comparison: What `compare_recipes` returned, and beside it "command", the command line that makes it again, and
+            "versions", a list of package -> version, one for each environment that runs were made in.
+    """
+    from sefe_plugin.compare.figures import draw_costs, draw_differences, draw_stages
+    from sefe_plugin.evaluation.figures import draw_matrices
+
+    figures = {
+        _matrix_file(arm): draw_matrices(comparison["tasks"], matrices["accuracy"], matrices["format"], arm)
+        for arm, matrices in comparison["matrices"].items()
+    }
+    figures["accuracy.png"] = draw_stages(comparison["tasks"], comparison["runs"])
+    figures["costs.png"] = draw_costs(comparison["runs"], comparison["against"])
+    if comparison["differences"]:
+        figures["differences.png"] = draw_differences(comparison["differences"], "mfn", RESULTS["mfn"])
+    for name, figure in figures.items():
+        with replacing(folder / name) as temporary:
+            figure.savefig(temporary, format="png")
+    write_text(folder / "compare.md", f"# Recipes compared\n\n{format_page(comparison, pictures=True)}")
+    write_json(folder / "compare.json", comparison)
+
+
+def format_page(comparison: Mapping, pictures: bool = False) -> str:
+    """Return the page as Markdown that also reads well in a terminal.
+
+    Args:
+        comparison: See `write_page`.
+        pictures: Whether to show the pictures, which lie beside the page.
+    """
+    environments = [", ".join(f"{k} {v}" for k, v in versions.items()) for versions in comparison["versions"]]
+    seeds = ", ".join(map(str, comparison["seeds"]))
+    parts = [
+        f"Made by `{comparison['command']}` with {'; '.join(environments)}.",
+        f"{len(comparison['tasks'])} tasks, seeds {seeds}. Over several seeds: the mean and its 95 % t-interval.",
+        "## Results",
+        "Percent. Format is the share of answers in their task's format at the end, mean format the same after each "
+        "task, averaged. Superficial and essential are the two parts, lost format and lost content, of what the mean "
+        "task lost from just learned to the end (-BWT).",
+        _table(comparison["intervals"], RESULTS, _percent),
+        "Accuracy at the end, mean ± sample standard deviation:",
+        task_table(comparison, lambda task: spread(task["accuracy"])),
+        "## Costs",
+        _about_costs(comparison["memory_of"]),
+        _table(comparison["intervals"], COSTS, _amount),
+    ]
+    if comparison["differences"]:
+        pairs = {f"{pair['arm']} - {pair['minus']}": pair for pair in comparison["differences"]}
+        parts += [
+            f"## Differences from {comparison['against']}",
+            "Paired by seed: their mean and its 95 % t-interval. Where the interval holds 0, the runs do not tell "
+            "which arm is better; of twenty intervals about one misses the truth.",
+            _table(pairs, RESULTS, _percent_difference),
+            _table(pairs, COSTS, _amount_difference),
+        ]
+    if pictures:
+        names = ["differences.png"] if comparison["differences"] else []
+        names += ["accuracy.png", "costs.png", *map(_matrix_file, comparison["matrices"])]
+        parts += ["## Pictures", *(f"![{Path(name).stem}]({name})" for name in names)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _load(run: Path) -> dict:
+    costs, memory_of = run_costs(run)
+    return {**load_report(run), "costs": costs, "memory_of": memory_of}
+
+
+def _interval_of(values: Sequence[float | None]) -> dict[str, float | None]:
+    return (Interval(None, None, None) if None in values else t_interval(values))._asdict()
+
+
+def _mean_matrix(matrices: Sequence[Sequence[Sequence[float | None]]]) -> list[list[float | None]]:
+    """Return the means of the entries; None where a run has none."""
+    return [
+        [None if None in entries else statistics.fmean(entries) for entries in zip(*rows, strict=True)]
+        for rows in zip(*matrices, strict=True)
+    ]
+
+
+def _matrix_file(arm: str) -> str:
+    return f"matrix_{arm}.png"
+
+
+def _about_costs(memory_of: str | None) -> str:
+    memory = {
+        "cuda": "Peak memory is the most that PyTorch allocated on the first process's GPU in any task",
+        "process": "Peak memory is the most that the first process held in any task, libraries and all",
+        None: "Peak memory is not recorded in all runs, or not of the same device",
+    }[memory_of]
+    return (
+        "Training is the time of all trainings of all tasks, with the method's work before and after the steps, "
+        "evaluation and checkpoints, without loading and scoring; it depends on the machine and on what else that "
+        "did. "
+        f"{memory}. Left per task is the mean size of what a task leaves for later ones: "
+        "the adapter or trained model, the method's file, and the samples that are kept for replay. A dash: not "
+        "recorded, or not by one process from the first step to the last."
+    )
+
+
+def _table(rows: Mapping[str, Mapping[str, Mapping]], heads: Mapping[str, str], cell) -> str:
+    return markdown_table(
+        ["arm", *heads.values()], [[name, *(cell(values[key]) for key in heads)] for name, values in rows.items()]
+    )
+
+
+def _percent(value: Mapping) -> str:
+    return _shown(value, lambda number: f"{number + 0.0:.1f}")
+
+
+def _percent_difference(value: Mapping) -> str:
+    return interval(value)
+
+
+def _amount(value: Mapping) -> str:
+    return _shown(value, _three_digits)
+
+
+def _amount_difference(value: Mapping) -> str:
+    return _shown(value, lambda number: ("+" if number > _NOTHING else "") + _three_digits(number))
+
+
+def _shown(value: Mapping, write) -> str:
+    if value["mean"] is None:
+        return "-"
+    mean = write(value["mean"])
+    return mean if value["low"] is None else f"{mean} [{write(value['low'])}, {write(value['high'])}]"
+
+
+def _three_digits(number: float) -> str:
+    """Write a number with three digits at least, and no exponent; what is nothing but rounding, as 0.
+
+    Example:
+        >>> _three_digits(1234.5), _three_digits(0.05678), _three_digits(5.5e-17)
+        ('1234', '0.0568', '0')
+    """
+    if abs(number) < _NOTHING:
+        return "0"
+    return f"{number:.{max(0, 2 - math.floor(math.log10(abs(number))))}f}"
