@@ -1,6 +1,7 @@
 """Tiny models made from a configuration, and the measurement of a penalty's weight. Nothing here needs a network."""
 
 import os
+import sysconfig
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -12,9 +13,39 @@ os.environ.update(
 from pathlib import Path
 
 import pytest
+from warm_python import warm_environment
+
+
+TESTS = Path(__file__).parent
+#: What is long begins first, so that no worker is left alone with it at the end.
+LONG = ("hosts", "methods", "faults", "benchmarks", "test_recipes.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG)
 
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(60))]
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """The environment of a host process: offline, on the CPU, with this Python's scripts first."""
+    scripts = sysconfig.get_paths()["scripts"]
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEFE_")} | {
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": "1",  # another worker of pytest has the other core
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",  # the host starts `torchrun` by name
+    }
+
+
+@pytest.fixture(scope="session")
+def warm(environment):
+    """The environment of processes that need not load the host: `python`, `llamafactory-cli`, `torchrun` are forks."""
+    with warm_environment(environment) as found:
+        yield found
 
 
 def build_llama(seed=0):

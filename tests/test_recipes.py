@@ -3,22 +3,20 @@
 import json
 import os
 import re
+import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
-import yaml
 from published_models import PUBLISHED
 from safetensors.torch import load_file
 
+from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.plan import make_plan
 
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-CLI = Path(sysconfig.get_paths()["scripts"]) / "llamafactory-cli"
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +30,11 @@ def model_folders(tmp_path_factory) -> dict[str, Path]:
 
 
 def dry_run(file: Path, folders: dict[str, Path]):
-    """The plan of a recipe as its head asks for it, and the head."""
+    """The plan of a recipe as its head asks for it, with a sample of its data tried, and the head."""
     head = "".join(line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line[0] == "#")
-    model = yaml.safe_load(file.read_text(encoding="utf-8")).get("model_name_or_path")
+    model = read_recipe(file, []).get("model_name_or_path")
     gpus = re.search(r"--gpus (\d+)", head)
-    overrides = [f"model_name_or_path={folders[model]}"] if model else []
+    overrides = ["trial_samples=20", *([f"model_name_or_path={folders[model]}"] if model else [])]
     return make_plan(file.relative_to(ROOT), overrides, int(gpus[1]) if gpus else 1), head, model
 
 
@@ -104,7 +102,7 @@ def tiny_model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def text_run(tiny_model, tmp_path_factory):
+def text_run(tiny_model, tmp_path_factory, warm):
     """The text recipe, trained to its end with the tiny model, and its plan."""
     run = tmp_path_factory.mktemp("text_run") / "run"
     overrides = [
@@ -118,17 +116,12 @@ def text_run(tiny_model, tmp_path_factory):
         "gradient_accumulation_steps=2",
     ]
     recipe = "recipes/text_sefe.yaml"
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-    }
     before = Path.cwd()
     os.chdir(ROOT)
     try:
         plan = make_plan(Path(recipe), overrides, gpus=1)
-        command = [str(CLI), "train", recipe, *overrides]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+        command = [shutil.which("llamafactory-cli", path=warm["PATH"]), "train", recipe, *overrides]
+        result = subprocess.run(command, capture_output=True, text=True, env=warm, timeout=900)
     finally:
         os.chdir(before)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -185,14 +178,13 @@ def test_planned_disk_is_what_the_run_took(text_run):
     assert plan.disk["predictions"] == pytest.approx(predicted, rel=0.3)
 
 
-def test_command_prints_the_plan(text_run, tiny_model):
-    command = [sys.executable, "-m", "sefe_plugin.cli", "plan", "recipes/text_sefe.yaml"]
+def test_command_prints_the_plan(text_run, tiny_model, warm):
+    command = [shutil.which("python", path=warm["PATH"]), "-m", "sefe_plugin.cli", "plan", "recipes/text_sefe.yaml"]
     overrides = [f"model_name_or_path={tiny_model}", "asd_ratio=3"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
     def run(*arguments):
         return subprocess.run(
-            [*command, *arguments, "--json", "--gpus", "2"], capture_output=True, text=True, cwd=ROOT, env=environment
+            [*command, *arguments, "--json", "--gpus", "2"], capture_output=True, text=True, cwd=ROOT, env=warm
         )
 
     result = run(overrides[0])

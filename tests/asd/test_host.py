@@ -94,6 +94,11 @@ def test_all_of_the_configuration_is_what_replies_depend_on(chat_config):
     assert options.items() >= {"do_sample": False, "max_new_tokens": 24, "template": "llava"}.items()
 
 
+def test_a_configuration_may_include_another(chat_config, tmp_path):
+    (tmp_path / "short.yaml").write_text(f"include: {chat_config}\nmax_new_tokens: 3\n")
+    assert ChatGenerator(tmp_path / "short.yaml").options == ChatGenerator(chat_config).options | {"max_new_tokens": 3}
+
+
 def test_a_configuration_without_a_model_is_an_error(tmp_path):
     (tmp_path / "chat.yaml").write_text("template: llava")
     with pytest.raises(ValueError, match="with `model_name_or_path`, as for"):

@@ -135,7 +135,7 @@ def run(folder: Path) -> None:
     tasks = tuple(Task(name, f"{name}_train", f"{name}_test", "yes_no", {}) for name in "ABC")
     keys = {"cl_method": "lora", "carry": "merge", "model_name_or_path": "base", "dataset_dir": str(data)}
     recipe = Recipe("stand_in.yaml", keys, tasks, folder / "run", None)
-    sequence.read_recipe = lambda file, overrides: {"tasks": []}
+    sequence.read_recipe_with_places = lambda file, overrides: ({"tasks": []}, {})
     sequence.load_recipe = lambda *arguments: recipe
     sequence.require_trial = lambda recipe, say: None  # which asks LLaMA-Factory
     sequence.LlamaFactory = StandIn

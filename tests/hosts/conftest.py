@@ -1,40 +1,48 @@
 """A small sequence recipe, and plain `llamafactory-cli train` to run it."""
 
-import os
+import shutil
 import subprocess
 import sys
-import sysconfig
 import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import yaml
+from warm_python import warm_environment
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
 
 
-@pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
-    """The environment of a host process: offline, on the CPU, with this Python's scripts first."""
-    scripts = sysconfig.get_paths()["scripts"]
-    return {key: value for key, value in os.environ.items() if not key.startswith("SEFE_")} | {
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",  # the host starts `torchrun` by name
-    }
-
-
-@pytest.fixture(scope="session")
-def train(environment):
-    """Runs a recipe to its end and returns the finished process; keyword arguments are environment variables."""
+def train_in(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess]:
+    """Return what runs a recipe to its end in an environment, by the `llamafactory-cli` that is found there."""
 
     def run(recipe: Path, *overrides: str, **variables: str) -> subprocess.CompletedProcess:
-        command = [f"{sysconfig.get_paths()['scripts']}/llamafactory-cli", "train", str(recipe), *overrides]
+        command = [shutil.which("llamafactory-cli", path=environment["PATH"]), "train", str(recipe), *overrides]
         return subprocess.run(command, capture_output=True, text=True, env=environment | variables, timeout=900)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def train_cold(environment):
+    """As `train`, by the command as it is installed."""
+    return train_in(environment)
+
+
+@pytest.fixture(scope="session")
+def train(warm):
+    """Runs a recipe to its end and returns the finished process; keyword arguments are environment variables."""
+    return train_in(warm)
+
+
+@pytest.fixture(scope="session")
+def train_with(environment):
+    """Gives `train` for an environment that differs while the host is loaded."""
+    with ExitStack() as servers:
+        yield lambda **variables: train_in(servers.enter_context(warm_environment(environment | variables)))
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +88,7 @@ def small_recipe():
         }
         if keys["cl_method"] == "reglora":
             keys = {"reglora_weight": 100.0, **keys}
-        if keys["cl_method"] == "full":
+        if keys["cl_method"] in ("full", "lota"):
             keys = {key: value for key, value in keys.items() if not key.startswith(("lora_", "finetuning_type"))}
         file = folder / "recipe.yaml"
         file.write_text(yaml.safe_dump(keys))

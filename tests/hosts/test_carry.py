@@ -55,6 +55,14 @@ def updates(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+def found_by_verify(folder: Path) -> list:
+    """What `sefe verify` finds in a run."""
+    from sefe_plugin.hosts.llamafactory.verify import check_models
+    from sefe_plugin.run.verify import verify_run
+
+    return [(finding.where, finding.state, finding.what) for finding in verify_run(folder, check_models)]
+
+
 @pytest.fixture(scope="module")
 def merged(finished) -> tuple[Path, dict]:
     folder, _ = finished
@@ -114,6 +122,74 @@ def test_lora_without_a_cure_over_three_tasks(train_here, small_recipe, tmp_path
             assert torch.allclose(value, sum(part[key] for part in parts), atol=1e-6), key
         return
     assert torch.allclose(ours, expected, atol=1e-4)
+
+
+def test_moelora_goes_on_with_its_router_and_answers_with_it(train_here, small_recipe, tmp_path):
+    from sefe_plugin import MoeLoraModel
+
+    recipe = small_recipe(tmp_path, 2, cl_method="moelora", moelora_experts=2, num_train_epochs=1)
+    folder = tmp_path / "run"
+    report = train_here(recipe)
+    assert report["num_scored_tasks"] == 2
+    first, second = (file_in(folder, task, "adapter_model.safetensors") for task in TASKS[:2])
+    routers = [name for name in first if name.endswith("lora_router.weight")]
+    assert len(routers) == len(first) // 3 and first.keys() == second.keys()
+    for name in routers:
+        step = (second[name] - first[name]).norm() / first[name].norm()
+        assert 0 < step < 0.5, name  # moved on from where it was; two draws would be 1.4 apart
+    task_keys = yaml.safe_load((folder / TASKS[1] / "task.yaml").read_text())
+    assert (task_keys["adapter_name_or_path"], task_keys["merge_adapter"]) == (str(folder / TASKS[0]), False)
+    # scored again from what is on disk, the answers are the same
+    answers = {file.name: file.read_bytes() for file in (folder / TASKS[1] / "predictions").iterdir()}
+    shutil.rmtree(folder / TASKS[1] / "predictions")
+    (folder / TASKS[1] / "steps.json").write_text('["trained", "carried"]')
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["complete"].pop()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert train_here(recipe) == report
+    assert {file.name: file.read_bytes() for file in (folder / TASKS[1] / "predictions").iterdir()} == answers
+    model = PeftModel.from_pretrained(base(), folder / TASKS[1])
+    assert isinstance(model.base_model, MoeLoraModel)
+    states = [state for _, state, _ in found_by_verify(folder)]
+    assert states and all(states)
+
+
+def test_osf_trains_what_the_task_before_left_in_a_plain_model(train_here, small_recipe, tmp_path):
+    recipe = small_recipe(tmp_path, 2, cl_method="osf", lora_rank=8, learning_rate=5e-4, num_train_epochs=1)
+    folder = tmp_path / "run"
+    report = train_here(recipe)
+    assert report["num_scored_tasks"] == 2
+    for task, kept in zip(TASKS, (0.3, 0.5), strict=False):
+        keys = yaml.safe_load((folder / task / "task.yaml").read_text())
+        assert keys["osf_kept"] == kept
+        assert json.loads((folder / task / "adapter_config.json").read_text())["effective_rank"] == kept
+    assert keys["model_name_or_path"] == str(folder / TASKS[0] / "merged")
+    start, first, second = (base(place) for place in (BASE, *(folder / task / "merged" for task in TASKS[:2])))
+    for before, after, kept in ((start, first, 0.3), (first, second, 0.5)):
+        changed = 0
+        for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
+            if torch.equal(old, new):
+                continue
+            changed += 1
+            U, _, V = torch.linalg.svd(old.double(), full_matrices=False)
+            rank, change = int(min(old.shape) * kept), (new - old).double()
+            for part in (U[:, :rank].T @ change, change @ V[:rank].T):
+                assert part.norm() < 1e-3 * change.norm(), name  # the merged model is kept in single precision
+        assert changed
+    states = [state for _, state, _ in found_by_verify(folder)]
+    assert states and all(states)
+    # a task that was ended before it was merged is merged by the host
+    shutil.rmtree(folder / TASKS[1] / "merged")
+    (folder / TASKS[1] / "steps.json").write_text('["trained", "scored"]')
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["complete"].pop()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    train_here(recipe)
+    assert [verb for verb, _ in train_here.commands] == ["export"]
+    for (name, ours), theirs in zip(
+        base(folder / TASKS[1] / "merged").named_parameters(), second.parameters(), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-5), name
 
 
 def test_full_fine_tuning_replaces_the_model_over_three_tasks(train_here, small_recipe, tmp_path):
@@ -249,6 +325,32 @@ def test_sequence_of_a_16_bit_base_whose_projector_is_trained(train_here, recipe
     ]
     assert len(moved) == 4
     assert min(moved) > 1e-4
+
+
+def test_keeplora_changes_the_merged_base_in_free_directions_only(train_here, small_recipe, tmp_path):
+    recipe = small_recipe(tmp_path, 2, cl_method="keeplora", keeplora_data=0.25, num_train_epochs=1)
+    assert train_here(recipe)["num_scored_tasks"] == 2
+    folder = tmp_path / "run"
+    files = [folder / task / "directions.safetensors" for task in TASKS[:2]]
+    keys = yaml.safe_load((folder / TASKS[1] / "task.yaml").read_text())
+    assert keys["keeplora_directions"] == [str(files[0])]
+    kept = load_file(files[0])
+    for key, change in updates(folder / TASKS[1]).items():
+        name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        rows = torch.cat([kept[f"weights.{name}"], kept[f"features.{name}"]])
+        assert change.norm() > 1e-3, name
+        assert (change @ rows.T).norm() < 1e-5 * change.norm(), name
+        assert f"weights.{name}" not in load_file(files[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "carry"), [("lora", "continue"), ("olora", "stack"), ("ewc", "continue")])
+def test_four_bit_sequences_of_other_methods(train_here, small_recipe, tmp_path, method, carry):
+    recipe = small_recipe(tmp_path, 2, cl_method=method, carry=carry, num_train_epochs=1, quantization_bit=4)
+    report = train_here(recipe)
+    assert report["num_scored_tasks"] == 2
+    model = PeftModel.from_pretrained(base(), tmp_path / "run" / TASKS[1] / ("stacked" if carry == "stack" else ""))
+    assert not torch.allclose(logits(model), logits(base()))
 
 
 def test_incomplete_base_is_refused(train, recipe, tmp_path):

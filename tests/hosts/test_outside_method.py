@@ -1,6 +1,7 @@
 """The method of docs/methods.md, installed from a package of its own and run over two tasks."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,11 +28,13 @@ def installed(tmp_path_factory) -> Path:
     return target
 
 
-def test_a_method_of_another_package_runs(installed, small_recipe, train, tmp_path):
+def test_a_method_of_another_package_runs(installed, small_recipe, train_with, tmp_path):
     recipe = small_recipe(tmp_path, 2, cl_method="l2", l2_weight=50.0, num_train_epochs=1)
-    refused = train(recipe, "l2_weight=-1", PYTHONPATH=str(installed))
+    found = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
+    train = train_with(PYTHONPATH=found)
+    refused = train(recipe, "l2_weight=-1")
     assert "`l2_weight` must be a number of at least 0; got -1." in refused.stderr
-    result = train(recipe, PYTHONPATH=str(installed))
+    result = train(recipe)
     assert result.returncode == 0, result.stderr[-3000:]
     run = tmp_path / "run"
     first, second = (load_file(run / task / "l2_anchor.safetensors") for task in ("1_ScienceQA", "2_TextVQA"))

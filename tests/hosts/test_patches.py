@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -19,7 +20,7 @@ from sefe_plugin.hosts.hook import AnchorFinder
 from sefe_plugin.hosts.llamafactory import patch_table, patches
 from sefe_plugin.options import own_options
 from sefe_plugin.recipe.load import RecipeError
-from sefe_plugin.recipe.options import DataOptions, ImageOptions, method_options, plugin_keys
+from sefe_plugin.recipe.options import DATA_OPTIONS, ImageOptions, method_options, plugin_keys
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +37,7 @@ SIGNATURES = {
     ("llamafactory.hparams.finetuning_args", "FinetuningArguments"): None,
     ("llamafactory.hparams.data_args", "DataArguments"): None,
     ("llamafactory.hparams.parser", "get_train_args"): ["args"],
+    ("llamafactory.hparams.parser", "read_args"): ["args"],
     ("llamafactory.model.adapter", "LoraConfig"): None,
     ("llamafactory.model.adapter", "PeftModel"): None,
     ("peft.utils", "PeftType"): None,
@@ -74,6 +76,25 @@ SIGNATURES = {
     ],
     ("llamafactory.data.loader", "align_dataset"): ["dataset", "dataset_attr", "data_args", "training_args"],
     ("llamafactory.data.loader", "split_dataset"): ["dataset", "eval_dataset", "data_args", "seed"],
+    ("llamafactory.data.loader", "get_dataset"): [
+        "template",
+        "model_args",
+        "data_args",
+        "training_args",
+        "stage",
+        "tokenizer",
+        "processor",
+    ],
+    ("llamafactory.data.loader", "_get_preprocessed_dataset"): [
+        "dataset",
+        "data_args",
+        "training_args",
+        "stage",
+        "template",
+        "tokenizer",
+        "processor",
+        "is_eval",
+    ],
     ("llamafactory.train.tuner", "run_sft"): [
         "model_args",
         "data_args",
@@ -112,7 +133,7 @@ def test_the_anchor_is_exchanged(module, name):
     ("module", "name", "ours"),
     [
         ("llamafactory.hparams.finetuning_args", "FinetuningArguments", method_options()),
-        ("llamafactory.hparams.data_args", "DataArguments", [DataOptions]),
+        ("llamafactory.hparams.data_args", "DataArguments", [*DATA_OPTIONS]),
         ("llamafactory.hparams.model_args", "ModelArguments", [ImageOptions]),
     ],
 )
@@ -293,13 +314,13 @@ def test_keys_whose_patch_is_off_are_refused(monkeypatch, off, keys, expected):
     assert expected is None or expected in errors[0]
 
 
-def test_reglora_says_that_its_type_is_switched_off(monkeypatch):
-    from sefe_plugin.methods.reglora.peft_type import add_member
+def test_a_method_says_that_its_type_is_switched_off(monkeypatch):
+    from sefe_plugin.methods.peft_types import add_type
     from sefe_plugin.patching import PatchOffError
 
     monkeypatch.setenv("SEFE_PLUGIN_DISABLE", "peft_type")
     with pytest.raises(PatchOffError, match="which SEFE_PLUGIN_DISABLE switches off"):
-        add_member()
+        add_type("REGLORA")
 
 
 BASE_KEYS = {
@@ -350,7 +371,7 @@ def flags(keys: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["flags", "module with flags", "module", "torchrun"])
-def test_every_way_in_refuses_before_training(way, environment, tmp_path):
+def test_every_way_in_refuses_before_training(way, environment, warm, tmp_path):
     keys = BASE_KEYS | {"output_dir": str(tmp_path / "out"), "merge_adapter": True, "quantization_bit": 4}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(keys))
@@ -362,6 +383,8 @@ def test_every_way_in_refuses_before_training(way, environment, tmp_path):
         "module": [sys.executable, "-m", "llamafactory.cli", "train", str(recipe)],
         "torchrun": [f"{scripts}/torchrun", "--nproc_per_node", "1", "--standalone", launcher, str(recipe)],
     }[way]
+    if "module" in way:
+        command[0] = shutil.which("python", path=warm["PATH"])
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 1
     assert "`merge_adapter` cannot merge into weights that are quantized" in result.stderr

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import subprocess
-import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,13 @@ import yaml
 from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments
 from transformers import AutoTokenizer
+from warm_python import warm_environment
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
 from sefe_plugin.hosts.llamafactory.vllm_scoring import group_devices, score_command
 
 
-CLI = Path(sysconfig.get_paths()["scripts"]) / "llamafactory-cli"
 STAND_INS = Path(__file__).parent / "stand_ins"
 TASK = TASKS[0]
 FOLDER = f"1_{TASK.name}"
@@ -39,7 +39,14 @@ def run(command, folder, devices=""):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def host() -> Iterator[str]:
+    """`llamafactory-cli`, in processes that need not load the host."""
+    with warm_environment(ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""}) as found:
+        yield shutil.which("llamafactory-cli", path=found["PATH"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, host) -> Path:
     """Holds `generate` and `vllm`: the same sequence of one task, scored by either."""
     folder = tmp_path_factory.mktemp("backends")
     write_data(folder / "data", seed=1000, train_size=16, test_size=9)
@@ -68,7 +75,7 @@ def folder(tmp_path_factory) -> Path:
     for backend in ("generate", "vllm"):
         file = folder / f"{backend}.yaml"
         file.write_text(yaml.safe_dump({**keys, "scoring_backend": backend, "output_dir": str(folder / backend)}))
-        result = run([CLI, "train", file], folder)
+        result = run([host, "train", file], folder)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return folder
 

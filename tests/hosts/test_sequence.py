@@ -49,6 +49,17 @@ def test_every_task_leaves_its_files(finished):
         assert {"prediction", "answer", "question_id"} <= set(rows[0])
 
 
+def test_every_task_says_what_it_took(finished):
+    run, _ = finished
+    for index, name in enumerate(NAMES):
+        folder = run / f"{index + 1}_{name}"
+        cost, state = read(folder / "cost.json"), read(folder / "trainer_state.json")
+        assert (cost["steps"], cost["steps_before"]) == (state["global_step"], 0)
+        assert 0 < cost["steps"] * cost["step_seconds"] <= cost["seconds"]
+        assert cost["memory_of"] == "process"
+        assert cost["peak_memory"] > 2 * (folder / "merged" / "model.safetensors").stat().st_size
+
+
 def test_asd_is_recorded_with_exact_counts(finished):
     run, _ = finished
     rows = [json.loads(line) for line in (run / "1_ScienceQA" / "asd.jsonl").read_text().splitlines()]
@@ -248,9 +259,9 @@ def test_changed_recipe_is_refused_with_the_difference(train, finished, recipe):
     assert (finished[0] / "manifest.json").read_bytes() == before
 
 
-def test_errors_are_listed_fast_and_without_a_traceback(train, recipe, tmp_path):
+def test_errors_are_listed_fast_and_without_a_traceback(train_cold, recipe, tmp_path):
     started = time.monotonic()
-    result = train(recipe, "asd_ratio=3", "reglora_key_raito=0.1", f"output_dir={tmp_path / 'run'}")
+    result = train_cold(recipe, "asd_ratio=3", "reglora_key_raito=0.1", f"output_dir={tmp_path / 'run'}")
     assert result.returncode == 1
     assert "`asd_ratio` must be a share in [0, 1]" in result.stderr
     assert "Did you mean `reglora_key_ratio`?" in result.stderr
@@ -265,7 +276,7 @@ def test_recipes_are_checked_without_heavy_imports():
     assert result.stdout == "set()\n", result.stderr
 
 
-def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train, recipe, tmp_path):
+def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train_cold, recipe, tmp_path):
     keys = yaml.safe_load(recipe.read_text())
     for key in ("tasks", "cl_method", "reglora_weight", "asd_ratio"):
         del keys[key]
@@ -275,7 +286,7 @@ def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train
         file = tmp_path / "plain.yaml"
         plain = {"stage": "sft", "do_train": True, "dataset": "minicoin_scienceqa_train", "output_dir": str(output)}
         file.write_text(yaml.safe_dump(keys | plain))
-        result = train(file, SEFE_PLUGIN_DISABLE=disable)
+        result = train_cold(file, SEFE_PLUGIN_DISABLE=disable)
         assert result.returncode == 0, result.stderr[-3000:]
         adapters.append((output / "adapter_model.safetensors").read_bytes())
         config = read(output / "adapter_config.json")

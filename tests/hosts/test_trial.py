@@ -5,6 +5,7 @@ import json
 import struct
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -429,3 +430,22 @@ def test_a_plan_refuses_what_a_training_refuses(sequence, errors_of, tmp_path, c
         assert [f"  - {error}" for error in errors_of(recipe)] == printed.err.strip().splitlines()[-1:]
     else:
         assert "measured" in printed.out
+
+
+def test_general_data_is_tried_as_well_but_not_rewritten(sequence, errors_of, try_here, tmp_path):
+    captions = [talk("Describe it.", f"A long and winding caption, number {i}.") for i in range(20)]
+    mix = [{"dataset": "general", "share": 0.5}]
+
+    def with_general(records):
+        recipe = sequence()
+        info = tmp_path / "data" / "dataset_info.json"
+        info.write_text(json.dumps(json.loads(info.read_text()) | {"general": {"file_name": "g.json", **TALKS}}))
+        (tmp_path / "data" / "g.json").write_text(json.dumps(records))
+        return replace(recipe, arguments={**recipe.arguments, "mix": mix, "asd_ratio": 0.2})
+
+    require_trial(with_general(captions), print, try_here)
+    found = errors_of(with_general([*captions, talk("What?", " ")]))
+    assert [error.split(": ")[:2] for error in found] == [
+        [f"task {i + 1} ({name})", "`mix`"] for i, name in enumerate("AB")
+    ]
+    assert "'general'" in found[0] and "its answer must not be empty" in found[0]

@@ -1,0 +1,171 @@
+"""A Python that has loaded LLaMA-Factory already: a process of its is a fork, which starts in no time.
+
+`warm_environment` starts a server, which loads the host once, and writes small programs `python`, `llamafactory-cli`
+and `torchrun`. The first takes `-m llamafactory.cli ...`, hands its arguments, working folder, environment and streams
+to the server, and ends as the fork ends which the server makes for it. Any other command line it leaves to the real
+Python. What runs in a fork takes this program for `sys.executable`. So a sequence, its trial and its tasks are
+separate processes as ever, each with its own streams, signals and end; only the loading of the host is shared, most of
+the seconds that such a process takes.
+"""
+
+import contextlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+#: The modules that are run in a fork. For torchrun's processes see `PROGRAM`.
+MODULES = (
+    "llamafactory.cli",
+    "sefe_plugin.cli",
+    "sefe_plugin.hosts.llamafactory.trial_process",
+    "sefe_plugin.hosts.llamafactory.vllm_scoring",
+    "torch.distributed.run",
+)
+
+#: The environment that is read while the host is loaded, by the beginnings of names.
+LOADED_WITH = ("CUDA_VISIBLE_", "HF_", "OMP_", "PYTHON", "SEFE_PLUGIN_DISABLE", "TRANSFORMERS_", "USE_")
+
+#: The program `python`. torchrun starts a file unbuffered (-u).
+PROGRAM = """#!{python} -IS
+import json, os, signal, socket, sys
+
+arguments = [word for word in sys.argv[1:] if word not in ("-P", "-u")]
+module = arguments[:1] == ["-m"] and arguments[1] in {modules}
+file = sys.argv[1:2] == ["-u"] and arguments[:1] and arguments[0].endswith("launcher.py")
+environment = {{name: value for name, value in os.environ.items() if name.startswith({loaded_with})}}
+if not (module or file) or environment != {environment}:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+job = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [len(job).to_bytes(8, "big")], [0, 1, 2])
+server.sendall(job)
+answers = server.makefile("rb")
+fork = int(answers.readline())
+for number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: os.kill(fork, number))
+status = int(answers.readline())
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+
+
+@contextlib.contextmanager
+def warm_environment(environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Start the server; yield an environment in which the programs are found first, and end all when it is left.
+
+    Args:
+        environment: What the server loads the host with. A process whose environment differs in what the host reads
+            while it is loaded is started by the real Python.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"{folder}/socket"
+        loaded_with = {name: value for name, value in environment.items() if name.startswith(LOADED_WITH)}
+        program = Path(folder, "python")
+        program.write_text(
+            PROGRAM.format(
+                python=sys.executable,
+                modules=MODULES,
+                loaded_with=LOADED_WITH,
+                environment=loaded_with,
+                address=address,
+            )
+        )
+        for name, module in (("llamafactory-cli", "llamafactory.cli"), ("torchrun", "torch.distributed.run")):
+            Path(folder, name).write_text(f'#!/bin/sh\nexec {program} -m {module} "$@"\n')
+        for file in Path(folder).iterdir():
+            file.chmod(0o755)
+        command = [sys.executable, "-P", __file__, address, str(program)]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as server:
+            try:
+                assert any(line == b"ready\n" for line in server.stdout), "the server did not start"
+                yield environment | {"PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+            finally:
+                server.terminate()
+
+
+def _serve(address: str, program: str) -> None:
+    """Wait for jobs; return in a fork, once for each job, ready to run it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    print("ready", flush=True)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that watch
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            break
+        connection.close()
+    listener.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    length, streams, *_ = socket.recv_fds(connection, 8, 3)
+    with connection.makefile("rb") as incoming:
+        arguments, folder, environment = json.loads(incoming.read(int.from_bytes(length, "big")))
+    os.setsid()
+    worker = os.fork()
+    if worker:
+        for stream in streams:
+            os.close(stream)
+        _watch(connection, worker)
+    connection.close()
+    for stream, target in zip(streams, (0, 1, 2), strict=True):
+        os.dup2(stream, target)
+        os.close(stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.executable = program
+    sys.argv = arguments
+
+
+def _watch(connection: socket.socket, worker: int) -> None:
+    """Tell the program which process works for it and how that ends; end it where the program is gone."""
+    connection.sendall(b"%d\n" % worker)
+    gone = os.fork()
+    if gone == 0:
+        if not connection.recv(1):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        os._exit(0)
+    _, status = os.waitpid(worker, 0)
+    os.kill(gone, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def _load() -> None:
+    """Load what the processes of a sequence load."""
+    import multiprocessing.spawn  # noqa: F401  # remembers the real Python
+
+    import bitsandbytes  # noqa: F401
+    import deepspeed  # noqa: F401
+    import llamafactory.train.tuner  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
+    import transformers.models.llava.modeling_llava  # noqa: F401
+
+    import sefe_plugin.hosts.llamafactory.scoring
+    import sefe_plugin.hosts.llamafactory.task
+    import sefe_plugin.hosts.llamafactory.trial  # noqa: F401
+
+
+if __name__ == "__main__":
+    _load()
+    _serve(*sys.argv[1:])
+    if sys.argv[0] == "-m":
+        sys.argv = sys.argv[1:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
