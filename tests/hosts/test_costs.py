@@ -56,3 +56,4 @@ def test_a_step_is_timed_from_begin_to_end_and_the_training_as_a_whole(tmp_path,
     assert (cost.steps, cost.steps_before) == (3, 5)
     assert cost.step_seconds == pytest.approx(7)
     assert cost.seconds == pytest.approx(50 + 3 * 1007)
+    assert cost.memory_of == "process" and cost.peak_memory > 50_000_000

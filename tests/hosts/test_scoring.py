@@ -165,38 +165,3 @@ def test_a_model_in_parts_answers_like_a_whole_one(tmp_path):
     for file in files:
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
     assert [len((tmp_path / "parts" / file).read_text().splitlines()) for file in files[1:]] == list(sizes)
-
-
-def test_a_training_is_timed_with_the_methods_work(tmp_path, monkeypatch):
-    """The first look of the method, two steps and its last work; a checkpoint's steps are not counted as its own."""
-    from types import SimpleNamespace
-
-    from sefe_plugin.hosts.llamafactory import task
-    from sefe_plugin.run.costs import Cost, read_costs
-
-    now = [100.0]
-    monkeypatch.setattr(task.time, "perf_counter", lambda: now[0])
-    args = SimpleNamespace(
-        output_dir=str(tmp_path), process_index=0, device=SimpleNamespace(type="cpu"), ddp_broadcast_buffers=None
-    )
-
-    def host_run_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks):
-        state = SimpleNamespace(global_step=5)
-
-        def event(name, seconds):
-            for callback in callbacks:
-                getattr(callback, name)(args, state, None, model="model")
-            now[0] += seconds
-
-        event("on_train_begin", 3.0)
-        for _ in range(2):
-            event("on_step_begin", 1.5)
-            state.global_step += 1
-            event("on_step_end", 0.5)
-        event("on_train_end", 4.0)
-
-    arguments = SimpleNamespace(stacked_adapter=None, cl_method=None, test_sets=None)
-    assert task._train(host_run_sft, (None, None, args, arguments, None), None) == "model"
-    (cost,) = read_costs(tmp_path)
-    assert cost == Cost(11.0, 2, 5, (1.5 + 0.5 + 1.5) / 2, cost.peak_memory, "process")
-    assert cost.peak_memory > 50_000_000
