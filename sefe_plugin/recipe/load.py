@@ -9,13 +9,9 @@ from typing import Any
 
 from sefe_plugin.benchmarks import OWN_ORDER, benchmark_names, load_benchmark, named_orders
 from sefe_plugin.carry import CARRIES
-from sefe_plugin.carry.adapter_files import check_adapter
-from sefe_plugin.carry.quantized import merge_errors
-from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.files import ADAPTER_CONFIG_FILE, MODEL_CONFIG_FILE, is_file
+from sefe_plugin.files import MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods, unusable_methods
-from sefe_plugin.methods.base import Method
 from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.data_trial import data_errors, mix_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
@@ -140,7 +136,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     check_data = check_data and not faults.keys() & _DATA_KEYS
     errors = [*faults.values(), *secret_errors(common, host.secrets)]
     common, method_errors = _with_method(common, host, faults)
-    errors += method_errors + _value_errors(common) + _other_training_errors(common, host)
+    errors += method_errors + value_errors(common) + other_training_errors(common, host)
     errors += _sequence_errors(common, host, faults)
     if "tasks" in arguments and "benchmark" in arguments:
         errors.append("`tasks` and `benchmark` exclude each other: a benchmark brings its own tasks. Drop one.")
@@ -171,125 +167,9 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     return Recipe(source, common, tuple(tasks), Path(common["output_dir"]), name, order)
 
 
-def single_run_errors(arguments: Mapping[str, Any], host: HostKeys, in_sequence: bool = False) -> list[str]:
-    """List the errors of a recipe for one ordinary run that uses keys of the plugin.
-
-    Args:
-        arguments: All keys of the recipe, command-line overrides applied.
-        host: The host's keys.
-        in_sequence: Whether the run is a task's own, started by a sequence.
-    """
-    faults = key_faults(arguments, host.keys)
-    sound = without(arguments, faults)
-    errors = [*faults.values(), *run_errors(sound, in_sequence), *_other_training_errors(sound, host)]
-    return errors + _adapter_errors(sound)
-
-
-def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[str]:
-    """List what is wrong with the plugin's keys, and with others beside them, in one ordinary run.
-
-    Args:
-        arguments: Keys that the host knows; absent ones have their defaults.
-        in_sequence: Whether the run is a task's own, started by a sequence.
-    """
-    name_errors = _name_errors(arguments)
-    errors = name_errors + _value_errors(arguments)
-    if not name_errors:
-        errors += _other_methods_errors(arguments)
-    if "carry" in arguments:
-        errors.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")
-    if arguments.get("replay_ratio") and arguments.get("replay_from") is None:
-        errors.append(
-            "`replay_ratio` draws from earlier tasks, and a single run has none. Add `tasks` or `benchmark`, or "
-            "remove it."
-        )
-    if not (errors or in_sequence):
-        errors += _phase_errors(arguments)
-    if not errors:
-        errors += _continued_errors(arguments)
-    if arguments.get("stage", "sft") != "sft":
-        errors += [
-            f"`{key}` works in `stage: sft` only; got {arguments['stage']!r}. Remove one."
-            for key in ("test_sets", "merge_adapter", "projector_learning_rate", "replay_ratio", "mix")
-            if arguments.get(key)
-        ]
-    if not arguments.get("do_train"):
-        if arguments.get("merge_adapter"):
-            errors.append("`merge_adapter` follows training. Set `do_train: true`, or remove it.")
-        is_trained = arguments.get("adapter_name_or_path") or arguments.get("finetuning_type") == "full"
-        if arguments.get("test_sets") and not is_trained:
-            errors.append(
-                "`test_sets` needs a trained model. Set `do_train: true`, or name its adapter by "
-                "`adapter_name_or_path`."
-            )
-    is_scored = in_sequence or arguments.get("scoring_backend", "generate") == "generate"
-    if arguments.get("test_sets") and not is_scored:
-        errors.append(
-            "`scoring_backend` belongs to a sequence. Set `scoring_backend: generate`, or remove `test_sets`."
-        )
-    if arguments.get("mix") and not errors:
-        keys = {**arguments, "dataset": None, "eval_dataset": None}
-        errors += mix_errors(
-            (test_set["name"], {**keys, "test_dataset": test_set["dataset"]})
-            for test_set in arguments.get("test_sets") or ()
-        )
-    if arguments.get("merge_adapter") and not errors:
-        if arguments.get("finetuning_type", "lora") != "lora":
-            errors.append(f"`merge_adapter` needs `finetuning_type: lora`; got {arguments['finetuning_type']!r}.")
-        if merges_apart(arguments):
-            errors.append(
-                "`merge_adapter` cannot merge into weights that are quantized or partitioned (DeepSpeed ZeRO-3). "
-                "Remove it, and merge afterwards with `llamafactory-cli export`."
-            )
-        errors += merge_errors(arguments, "merge_adapter", "Remove it.")
-    if arguments.get("finetuning_type") == "full":
-        errors += merge_errors(arguments, "finetuning_type: full", "Train an adapter, or take another base.")
-    return errors
-
-
-def _phase_errors(arguments: Mapping[str, Any]) -> list[str]:
-    """List what the last training of a task needs of those before it, which a single run does not make."""
-    name = arguments.get("cl_method")
-    if name is None or not arguments.get("do_train") or arguments.get("test_sets"):
-        return []  # a task of a sequence has test sets, also where its keys are only tried
-    *before, last = methods()[name].phases({"output_dir": ".", **arguments})
-    return [
-        f"`cl_method: {name}` trains every task {len(before) + 1} times, and a single run is the last of these "
-        f"trainings, which needs `{key}`. Add `tasks` or `benchmark`, or name the file that an earlier one has left."
-        for key in last.keys
-        if before and arguments.get(key) is None
-    ]
-
-
-def _continued_errors(arguments: Mapping[str, Any]) -> list[str]:
-    """List what is wrong with a run that has files of earlier tasks, and not the adapter that must go on."""
-    name = arguments.get("cl_method")
-    method = methods()[name] if name else Method
-    if method.carries != ("continue",) or not arguments.get("do_train") or not arguments.get(str(method.earlier)):
-        return []
-    if arguments.get("adapter_name_or_path") and not arguments.get("create_new_adapter"):
-        return []
-    return [
-        f"`{method.earlier}` is of an adapter that goes on with `cl_method: {name}`. Name its folder as "
-        "`adapter_name_or_path`, without `create_new_adapter`."
-    ]
-
-
 def carry_errors(recipe: Recipe) -> list[str]:
     """List what its way to carry tasks on cannot work with; asked again when more is known of the base."""
     return CARRIES[recipe.arguments["carry"]].errors(recipe.arguments)
-
-
-def _adapter_errors(arguments: Mapping[str, Any]) -> list[str]:
-    """List local adapters of a single run that cannot be read; the host leaves that to PyTorch."""
-    errors, method = [], methods().get(str(arguments.get("cl_method") or DEFAULT))
-    for folder in map(str.strip, (arguments.get("adapter_name_or_path") or "").split(",")):
-        if is_file(Path(folder) / ADAPTER_CONFIG_FILE):
-            try:
-                check_adapter(Path(folder), method.peft_type if method else Method.peft_type)
-            except ValueError as error:
-                errors.append(f"`adapter_name_or_path`: {error}")
-    return errors
 
 
 def _with_method(
@@ -297,7 +177,7 @@ def _with_method(
 ) -> tuple[dict[str, Any], list[str]]:
     """Fill in the method, its way to carry tasks on, and what the host is asked to train."""
     name = common.get("cl_method") or DEFAULT
-    errors = _name_errors(common)
+    errors = name_errors(common)
     if errors or "cl_method" in faults:
         return dict(common), errors
     method = methods()[name]
@@ -306,12 +186,12 @@ def _with_method(
         errors.append(f"`cl_method: {name}` has unknown ways to carry tasks on, {unknown}. Mend its package.")
     if str(carry) in CARRIES and carry not in method.carries:
         errors.append(f"`carry` must be one of {method.carries} with `cl_method: {name}`; got {carry!r}.")
-    errors += _other_methods_errors({**common, "cl_method": name})
+    errors += other_methods_errors({**common, "cl_method": name})
     asked = host.parametrisations[method.parametrisation]
     return {**asked, **common, "cl_method": name, "carry": carry}, errors
 
 
-def _other_methods_errors(arguments: Mapping[str, Any]) -> list[str]:
+def other_methods_errors(arguments: Mapping[str, Any]) -> list[str]:
     """List options of methods that are not the one that trains: they would have no effect."""
     name = arguments.get("cl_method")
     otherwise = f"with `cl_method: {name}`" if name else "without it"
@@ -322,7 +202,7 @@ def _other_methods_errors(arguments: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _other_training_errors(arguments: Mapping[str, Any], host: HostKeys) -> list[str]:
+def other_training_errors(arguments: Mapping[str, Any], host: HostKeys) -> list[str]:
     """List the host's keys under which no method of the plugin would act."""
     return [
         f"`{key}` switches to {training}, which this plugin does not extend. Remove it; got {arguments[key]!r}."
@@ -331,7 +211,8 @@ def _other_training_errors(arguments: Mapping[str, Any], host: HostKeys) -> list
     ]
 
 
-def _name_errors(arguments: Mapping[str, Any]) -> list[str]:
+def name_errors(arguments: Mapping[str, Any]) -> list[str]:
+    """List why `cl_method` names no method that can be used."""
     name = arguments.get("cl_method")
     if name is None or (isinstance(name, str) and name in methods()):
         return []
@@ -340,7 +221,7 @@ def _name_errors(arguments: Mapping[str, Any]) -> list[str]:
     return [f"`cl_method` must be one of {tuple(methods())}; got {shown(name)}.{near(name, methods())}"]
 
 
-def _value_errors(arguments: Mapping[str, Any]) -> list[str]:
+def value_errors(arguments: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the plugin's keys, and with the host's beside them."""
     if errors := _deepspeed_errors(arguments):
         arguments = {key: value for key, value in arguments.items() if key != "deepspeed"}
@@ -437,7 +318,7 @@ def _sequence_errors(common: Mapping[str, Any], host: HostKeys, faults: Mapping[
 
 
 def _is_local(model: str) -> bool:
-    """Return a hub name is `name` or `owner/name`; everything else, and whatever exists, is a path."""
+    """Tell whether a model is a path: it exists, or is no name of the hub, which is `name` or `owner/name`."""
     is_there = os.path.exists(model)  # noqa: PTH110 - `Path.exists` fails at a path that is too long
     return is_there or model.startswith(("/", ".", "~")) or model.count("/") > 1
 
@@ -459,7 +340,7 @@ def _read_tasks(
         return [], [f"`tasks` must be {rule}; got {shown(entries)}."]
     tasks, errors = [], []
     first_at: dict[str, int] = {}
-    known_before = _value_errors(common)
+    known_before = value_errors(common)
     for position, entry in enumerate(entries, start=1):
         name = entry.get("name")
         where = f"task {position} ({_shortened(name)})"
@@ -482,9 +363,9 @@ def _read_tasks(
         faults = key_faults(given, host.keys)
         overrides = without(given, faults)
         found += [*faults.values(), *secret_errors(given, host.secrets)]
-        found += [error for error in _value_errors({**common, **overrides}) if error not in known_before]
+        found += [error for error in value_errors({**common, **overrides}) if error not in known_before]
         if common.get("cl_method") in methods():
-            found += _other_methods_errors({**overrides, "cl_method": common["cl_method"]})
+            found += other_methods_errors({**overrides, "cl_method": common["cl_method"]})
         found += [
             f"`{key}` belongs to the whole sequence. Move it out of the task; got {shown(given[key])}."
             for key in _keys_of_the_whole(common, host)

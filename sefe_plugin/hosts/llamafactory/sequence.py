@@ -15,8 +15,9 @@ from sefe_plugin.hosts.llamafactory.switches import switch_errors
 from sefe_plugin.hosts.llamafactory.trial_process import require_trial
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID, Terminated, announce_runner
 from sefe_plugin.recipe.keys import RENAMED
-from sefe_plugin.recipe.load import Recipe, RecipeError, carry_errors, load_recipe, single_run_errors
+from sefe_plugin.recipe.load import Recipe, RecipeError, carry_errors, load_recipe
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, plugin_keys
+from sefe_plugin.recipe.single_run import single_run_errors
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.job import TaskFailedError
 from sefe_plugin.run.runner import run_sequence
