@@ -1,6 +1,8 @@
 """Tiny models made from a configuration, and the measurement of a penalty's weight. Nothing here needs a network."""
 
 import os
+import shutil
+import subprocess
 import sysconfig
 
 
@@ -46,6 +48,19 @@ def warm(environment):
     """The environment of processes that need not load the host: `python`, `llamafactory-cli`, `torchrun` are forks."""
     with warm_environment(environment) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def run_in_two(warm):
+    """Runs the `main` of a test file in two processes, with its arguments."""
+
+    def run(file, *arguments):
+        command = [shutil.which("torchrun", path=warm["PATH"]), "--standalone", "--nproc_per_node=2", file, *arguments]
+        environment = warm | {"DS_ACCELERATOR": "cpu"}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    return run
 
 
 def build_llama(seed=0):

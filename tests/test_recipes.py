@@ -19,8 +19,8 @@ from sefe_plugin.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-#: Recipes of other methods on mini-CoIN, whose eight tasks are tried as those of the recipe that they include.
-VARIANTS = [file for file in RECIPES if file.stem.startswith("minicoin") and "\ninclude: " in file.read_text()]
+#: Mini-CoIN is drawn for the plan of each of its recipes, thousands of pictures; one is planned in the default run.
+VARIANTS = [file for file in RECIPES if file.stem.startswith("minicoin") and file.stem != "minicoin_sefe"]
 
 
 @pytest.fixture(scope="session")

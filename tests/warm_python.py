@@ -9,6 +9,7 @@ the seconds that such a process takes.
 """
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-#: The modules that are run in a fork. For torchrun's processes see `PROGRAM`.
+#: The modules that are run in a fork. So are the files that torchrun starts: unbuffered, -u.
 MODULES = (
     "llamafactory.cli",
     "sefe_plugin.cli",
@@ -30,16 +31,17 @@ MODULES = (
     "torch.distributed.run",
 )
 
-#: The environment that is read while the host is loaded, by the beginnings of names.
-LOADED_WITH = ("CUDA_VISIBLE_", "HF_", "OMP_", "PYTHON", "SEFE_PLUGIN_DISABLE", "TRANSFORMERS_", "USE_")
+#: The environment that is read while the host is loaded, by the beginnings of names. A fork sees the server's GPUs,
+#: whatever it is told.
+LOADED_WITH = ("HF_", "OMP_", "PYTHON", "SEFE_PLUGIN_DISABLE", "TRANSFORMERS_", "USE_")
 
-#: The program `python`. torchrun starts a file unbuffered (-u).
+#: The program `python`.
 PROGRAM = """#!{python} -IS
 import json, os, signal, socket, sys
 
 arguments = [word for word in sys.argv[1:] if word not in ("-P", "-u")]
 module = arguments[:1] == ["-m"] and arguments[1] in {modules}
-file = sys.argv[1:2] == ["-u"] and arguments[:1] and arguments[0].endswith("launcher.py")
+file = sys.argv[1:2] == ["-u"] and arguments[:1] and arguments[0].endswith(".py")
 environment = {{name: value for name, value in os.environ.items() if name.startswith({loaded_with})}}
 if not (module or file) or environment != {environment}:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
@@ -160,6 +162,8 @@ def _load() -> None:
     import sefe_plugin.hosts.llamafactory.task
     import sefe_plugin.hosts.llamafactory.trial  # noqa: F401
 
+    gc.freeze()  # no fork looks through what was loaded
+
 
 if __name__ == "__main__":
     _load()
@@ -168,4 +172,5 @@ if __name__ == "__main__":
         sys.argv = sys.argv[1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
+        sys.path.append(str(Path(__file__).parent))  # for a file of the tests
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,5 +1,6 @@
 """A small sequence recipe, and plain `llamafactory-cli train` to run it."""
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -123,16 +124,24 @@ def try_here():
     return trial
 
 
+@pytest.fixture(scope="session")
+def loaded_host():
+    """The host, loaded in this process; the collector, which each of its trainings calls, looks through it no more."""
+    import llamafactory.train.tuner  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
-def train_here(monkeypatch, try_here):
-    """Runs a recipe as `llamafactory-cli train` does, but every task in this process, which has the host loaded.
+def train_here(monkeypatch, loaded_host):
+    """Runs a recipe as `llamafactory-cli train` does, but without its trial and every task in this process.
 
     Returns the report; what the tasks were asked to do is in `train_here.commands`, as (verb, file).
     """
     import sefe_plugin.run.job
     from sefe_plugin.hosts.llamafactory.host import LlamaFactory, read_recipe
     from sefe_plugin.hosts.llamafactory.keys import host_keys
-    from sefe_plugin.hosts.llamafactory.trial_process import require_trial
     from sefe_plugin.recipe.load import load_recipe
     from sefe_plugin.run.runner import run_sequence
 
@@ -153,7 +162,6 @@ def train_here(monkeypatch, try_here):
     def run(recipe: Path, *overrides: str) -> dict:
         run.commands = []
         loaded = load_recipe(read_recipe(recipe, list(overrides)), str(recipe), host_keys())
-        require_trial(loaded, print, try_here)
         return run_sequence(loaded, LlamaFactory(), host_keys(), print)
 
     return run

@@ -22,6 +22,8 @@ from sefe_plugin.run.checkpoints import whole_checkpoints
 needs_deepspeed = pytest.mark.skipif(not is_deepspeed_available(), reason="needs deepspeed")
 TASKS = ["1_ScienceQA", "2_TextVQA", "3_ImageNet"]
 TEXT = torch.arange(10, 60)[None]
+#: What a training is about does not matter.
+SHORT = {"num_train_epochs": 1, "max_samples": 32}
 
 
 def logits(model) -> torch.Tensor:
@@ -85,7 +87,7 @@ def test_stacking_is_merging_in_full_precision(train_here, recipe, merged, tmp_p
 
 
 def test_lora_goes_on_as_one_adapter_over_three_tasks(train_here, small_recipe, tmp_path):
-    recipe = small_recipe(tmp_path, 3, cl_method="lora", carry="continue", num_train_epochs=1)
+    recipe = small_recipe(tmp_path, 3, cl_method="lora", carry="continue", **SHORT)
     keys = yaml.safe_load(recipe.read_text())
     keys["tasks"][1]["learning_rate"] = 1e-12  # task 2 starts with the adapter of task 1 and leaves it as it is
     recipe.write_text(yaml.safe_dump(keys))
@@ -108,7 +110,7 @@ def test_lora_goes_on_as_one_adapter_over_three_tasks(train_here, small_recipe, 
 
 @pytest.mark.parametrize("carry", ["merge", "stack"])
 def test_lora_without_a_cure_over_three_tasks(train_here, small_recipe, tmp_path, carry):
-    recipe = small_recipe(tmp_path, 3, cl_method="lora", carry=carry, num_train_epochs=1)
+    recipe = small_recipe(tmp_path, 3, cl_method="lora", carry=carry, **SHORT)
     report = train_here(recipe)
     assert report["num_scored_tasks"] == 3
     folder = tmp_path / "run"
@@ -127,7 +129,7 @@ def test_lora_without_a_cure_over_three_tasks(train_here, small_recipe, tmp_path
 def test_moelora_goes_on_with_its_router_and_answers_with_it(train_here, small_recipe, tmp_path):
     from sefe_plugin import MoeLoraModel
 
-    recipe = small_recipe(tmp_path, 2, cl_method="moelora", moelora_experts=2, num_train_epochs=1)
+    recipe = small_recipe(tmp_path, 2, cl_method="moelora", moelora_experts=2, **SHORT)
     folder = tmp_path / "run"
     report = train_here(recipe)
     assert report["num_scored_tasks"] == 2
@@ -155,7 +157,7 @@ def test_moelora_goes_on_with_its_router_and_answers_with_it(train_here, small_r
 
 
 def test_osf_trains_what_the_task_before_left_in_a_plain_model(train_here, small_recipe, tmp_path):
-    recipe = small_recipe(tmp_path, 2, cl_method="osf", lora_rank=8, learning_rate=5e-4, num_train_epochs=1)
+    recipe = small_recipe(tmp_path, 2, cl_method="osf", lora_rank=8, learning_rate=5e-4, **SHORT)
     folder = tmp_path / "run"
     report = train_here(recipe)
     assert report["num_scored_tasks"] == 2
@@ -193,7 +195,7 @@ def test_osf_trains_what_the_task_before_left_in_a_plain_model(train_here, small
 
 
 def test_full_fine_tuning_replaces_the_model_over_three_tasks(train_here, small_recipe, tmp_path):
-    recipe = small_recipe(tmp_path, 3, cl_method="full", learning_rate=5e-4, num_train_epochs=1)
+    recipe = small_recipe(tmp_path, 3, cl_method="full", learning_rate=5e-4, **SHORT)
     keys = yaml.safe_load(recipe.read_text())
     keys["tasks"][1]["learning_rate"] = 1e-12  # task 2 starts from the model of task 1 and leaves it as it is
     recipe.write_text(yaml.safe_dump(keys))
@@ -220,7 +222,7 @@ def test_full_fine_tuning_replaces_the_model_over_three_tasks(train_here, small_
     ("method", "carry"), [("lora", "continue"), ("lora", "stack"), ("full", "replace"), ("reglora", "stack")]
 )
 def test_a_trained_task_is_scored_again_to_the_same_answers(train_here, small_recipe, tmp_path, method, carry):
-    recipe = small_recipe(tmp_path, 2, cl_method=method, carry=carry, num_train_epochs=1)
+    recipe = small_recipe(tmp_path, 2, cl_method=method, carry=carry, **SHORT)
     report = train_here(recipe)
     folder = tmp_path / "run" / TASKS[1]
     answers = {file.name: file.read_bytes() for file in (folder / "predictions").iterdir()}
@@ -270,7 +272,7 @@ def test_a_run_without_training_and_test_sets_is_the_hosts():
 
 
 def test_four_bit_sequence_of_three_tasks_leaves_its_base_alone(train_here, small_recipe, tmp_path):
-    recipe = small_recipe(tmp_path, 3)
+    recipe = small_recipe(tmp_path, 3, **SHORT)
     folder = tmp_path / "run"
     report = train_here(recipe, "carry=stack", "quantization_bit=4")
     assert report["tasks"] == ["ScienceQA", "TextVQA", "ImageNet"]

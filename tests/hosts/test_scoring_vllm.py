@@ -39,14 +39,14 @@ def run(command, folder, devices=""):
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[str]:
-    """`llamafactory-cli`, in processes that need not load the host."""
+def programs() -> Iterator[str]:
+    """The PATH of `llamafactory-cli` and `python` in processes that need not load the host."""
     with warm_environment(ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""}) as found:
-        yield shutil.which("llamafactory-cli", path=found["PATH"])
+        yield found["PATH"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, host) -> Path:
+def folder(tmp_path_factory, programs) -> Path:
     """Holds `generate` and `vllm`: the same sequence of one task, scored by either."""
     folder = tmp_path_factory.mktemp("backends")
     write_data(folder / "data", seed=1000, train_size=16, test_size=9)
@@ -75,7 +75,7 @@ def folder(tmp_path_factory, host) -> Path:
     for backend in ("generate", "vllm"):
         file = folder / f"{backend}.yaml"
         file.write_text(yaml.safe_dump({**keys, "scoring_backend": backend, "output_dir": str(folder / backend)}))
-        result = run([host, "train", file], folder)
+        result = run([shutil.which("llamafactory-cli", path=programs), "train", file], folder)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return folder
 
@@ -107,7 +107,7 @@ def test_both_backends_leave_the_same_files(folder):
     assert not engine["enable_lora"]
 
 
-def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_merged(folder, tmp_path):
+def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_merged(folder, programs, tmp_path):
     task_folder = tmp_path / "task"
     shutil.copytree(
         folder / "vllm" / FOLDER, task_folder, ignore=shutil.ignore_patterns("merged", "scores.json", "predictions")
@@ -115,7 +115,8 @@ def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_mer
     keys = yaml.safe_load((task_folder / "task.yaml").read_text())
     keys |= {"output_dir": str(task_folder), "vllm_config": {"tensor_parallel_size": 2}}
     (task_folder / "task.yaml").write_text(yaml.safe_dump(keys))
-    result = run(score_command(task_folder / "task.yaml"), tmp_path, devices="4,5,6,7")
+    command = [shutil.which("python", path=programs), *score_command(task_folder / "task.yaml")[1:]]
+    result = run(command, tmp_path, devices="4,5,6,7")
     assert result.returncode == 0, result.stderr[-3000:]
     assert results(task_folder) == results(folder / "generate" / FOLDER)
     engines = [json.loads(line) for line in (tmp_path / "engines.jsonl").read_text().splitlines()]

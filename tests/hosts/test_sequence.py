@@ -166,7 +166,13 @@ def copy_of_first_task(run: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("checkpoints", [False, True], ids=["from the task's start", "from a checkpoint"])
+@pytest.mark.parametrize(
+    "checkpoints",
+    [
+        pytest.param(False, id="from the task's start", marks=pytest.mark.slow),
+        pytest.param(True, id="from a checkpoint"),
+    ],
+)
 def test_killed_run_continues_and_ends_the_same(environment, train, finished, recipe, tmp_path, checkpoints):
     run, _ = finished
     begun = copy_of_first_task(run, tmp_path / "run")

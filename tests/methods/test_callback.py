@@ -1,7 +1,6 @@
 import gc
 import os
 import shutil
-import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -132,17 +131,8 @@ def test_the_penalty_has_the_weight_lambda(
     assert error < ROUNDING
 
 
-def test_the_penalty_has_the_weight_lambda_with_two_processes(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
-    result = subprocess.run(
-        [*command, __file__, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+def test_the_penalty_has_the_weight_lambda_with_two_processes(run_in_two, tmp_path):
+    run_in_two(__file__, str(tmp_path))
     for rank in (0, 1):
         lines = Path(tmp_path, f"rank{rank}.txt").read_text().splitlines()
         measured = {name: (int(steps), float(error)) for name, steps, error in (line.split() for line in lines)}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def main(folder, *engines):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_reglora, request):
+def runs(tmp_path_factory, tiny_reglora, run_in_two, request):
     """The folder in which the same training has run in one process and on the engines asked for with two."""
     folder = tmp_path_factory.mktemp("engines")
     files = [folder / f"task{i}.safetensors" for i in range(2)]
@@ -94,16 +93,7 @@ def runs(tmp_path_factory, tiny_reglora, request):
         find_reglora_model(tiny_reglora(seed=100 + i, reglora_key_ratio=0.1)).save_key_elements(file)
     train("one", folder, files, tiny_reglora)
     asked = {item.callspec.params["engine"] for item in request.session.items if item.path == request.path}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
-    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
-    result = subprocess.run(
-        [*command, str(folder), *sorted(asked if is_deepspeed_available() else {"ddp"})],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_in_two(__file__, str(folder), *sorted(asked if is_deepspeed_available() else {"ddp"}))
     return folder
 
 

@@ -5,7 +5,6 @@ with: DDP and DeepSpeed's ZeRO-1, 2 and 3 in two processes, and a base in 4 bit 
 """
 
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -193,7 +192,7 @@ def main(folder, *asked):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_llama, request):
+def runs(tmp_path_factory, tiny_llama, run_in_two, request):
     """The folder in which the same trainings have run in one process and on the engines asked for."""
     folder = tmp_path_factory.mktemp("engines")
     tiny_llama().save_pretrained(folder / "base")
@@ -205,16 +204,7 @@ def runs(tmp_path_factory, tiny_llama, request):
     for name, engine in alone:
         train_all(name, engine, folder)
     together = sorted(set(asked) - set(alone), key=lambda pair: pair[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
-    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
-    result = subprocess.run(
-        [*command, str(folder), *map("/".join, together)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    run_in_two(__file__, str(folder), *map("/".join, together))
     return folder
 
 
