@@ -317,7 +317,8 @@ def test_sequence_of_a_16_bit_base_whose_projector_is_trained(train_here, recipe
         "additional_target=multi_modal_projector",
         f"carry={carry}",
     ]
-    train_here(recipe, f"output_dir={tmp_path / 'run'}", *keys, "projector_learning_rate=1e-3", "max_steps=2")
+    short = ["max_samples=32", "max_steps=2", "max_new_tokens=2", "per_device_train_batch_size=2"]
+    train_here(recipe, f"output_dir={tmp_path / 'run'}", *keys, "projector_learning_rate=1e-3", *short)
     weights = load_file(tmp_path / "run" / TASKS[0] / "adapter_model.safetensors")
     before = model.state_dict()
     moved = [

@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import sysconfig
 import textwrap
 from operator import attrgetter
 from pathlib import Path
@@ -206,9 +205,9 @@ def test_tokenized_data_is_refused_with_asd():
         DataArguments(dataset="x", asd_ratio=0.2, tokenized_path="y")
 
 
-def test_help_shows_every_key():
-    code = "import sys; from llamafactory.cli import main; sys.argv = ['llamafactory-cli', 'train', '--help']; main()"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+def test_help_shows_every_key(warm):
+    command = [shutil.which("llamafactory-cli", path=warm["PATH"]), "train", "--help"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=warm).stdout
     assert all(f"--{key}" in out for key in plugin_keys())
 
 
@@ -375,27 +374,27 @@ def test_every_way_in_refuses_before_training(way, environment, warm, tmp_path):
     keys = BASE_KEYS | {"output_dir": str(tmp_path / "out"), "merge_adapter": True, "quantization_bit": 4}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(keys))
-    scripts = sysconfig.get_paths()["scripts"]
     launcher = importlib.import_module("llamafactory.launcher").__file__
     command = {
-        "flags": [f"{scripts}/llamafactory-cli", "train", *flags(keys)],
-        "module with flags": [sys.executable, "-m", "llamafactory.cli", "train", *flags(keys)],
-        "module": [sys.executable, "-m", "llamafactory.cli", "train", str(recipe)],
-        "torchrun": [f"{scripts}/torchrun", "--nproc_per_node", "1", "--standalone", launcher, str(recipe)],
+        "flags": ["llamafactory-cli", "train", *flags(keys)],
+        "module with flags": ["python", "-m", "llamafactory.cli", "train", *flags(keys)],
+        "module": ["python", "-m", "llamafactory.cli", "train", str(recipe)],
+        "torchrun": ["torchrun", "--nproc_per_node", "1", "--standalone", launcher, str(recipe)],
     }[way]
-    if "module" in way:
-        command[0] = shutil.which("python", path=warm["PATH"])
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    variables = environment if way == "torchrun" else warm
+    command[0] = shutil.which(command[0], path=variables["PATH"])
+    result = subprocess.run(command, capture_output=True, text=True, env=variables)
     assert result.returncode == 1
     assert "`merge_adapter` cannot merge into weights that are quantized" in result.stderr
     assert ("Traceback" in result.stderr) == (way == "torchrun")  # whose processes are the host's own
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sequence_is_recognised_in_a_module_run_as_the_command(environment, recipe):
+def test_a_sequence_is_recognised_in_a_module_run_as_the_command(warm, recipe):
     """`python -m` runs a copy of the command's module, in which nothing is exchanged."""
-    command = [sys.executable, "-m", "llamafactory.cli", "train", str(recipe), "asd_ratio=3", "learning_rate=x"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    words = ["-m", "llamafactory.cli", "train", str(recipe), "asd_ratio=3", "learning_rate=x"]
+    command = [shutil.which("python", path=warm["PATH"]), *words]
+    result = subprocess.run(command, capture_output=True, text=True, env=warm)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-3:-2] == [f"{recipe} cannot start: 2 errors."], result.stderr
     assert "Traceback" not in result.stderr

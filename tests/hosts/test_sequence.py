@@ -291,6 +291,7 @@ def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train
         output = tmp_path / f"out{disable}"
         file = tmp_path / "plain.yaml"
         plain = {"stage": "sft", "do_train": True, "dataset": "minicoin_scienceqa_train", "output_dir": str(output)}
+        plain |= {"max_samples": 32, "max_steps": 2}
         file.write_text(yaml.safe_dump(keys | plain))
         result = train_cold(file, SEFE_PLUGIN_DISABLE=disable)
         assert result.returncode == 0, result.stderr[-3000:]

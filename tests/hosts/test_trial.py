@@ -2,6 +2,7 @@
 """What the host would refuse, drop or mangle is told before a sequence starts: keys, adapters and training records."""
 
 import json
+import shutil
 import struct
 import sys
 import zlib
@@ -397,9 +398,12 @@ def test_what_passed_is_not_read_again_until_it_changes(sequence, try_here, tmp_
     assert tried[3:] == [[1], [1]]
 
 
-def test_a_process_of_its_own_says_the_same(sequence, errors_of, capfd):
+def test_a_process_of_its_own_says_the_same(sequence, errors_of, capfd, warm, monkeypatch):
     recipe = sequence([talk("What?", None), *SOUND], task={"optim": "adamw"})
     here = errors_of(recipe)
+    for name, value in warm.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "executable", shutil.which("python", path=warm["PATH"]))
     with pytest.raises(RecipeError) as caught:
         require_trial(recipe, print)
     assert caught.value.errors == here

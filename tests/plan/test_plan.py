@@ -17,9 +17,11 @@ from sefe_plugin.recipe.load import RecipeError
 
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory) -> str:
-    """The configuration of LLaVA-1.5-7B, without tokenizer or weights."""
+    """The configuration of LLaVA-1.5-7B with four layers, without tokenizer or weights."""
     folder = tmp_path_factory.mktemp("llava")
-    PUBLISHED["llava-hf/llava-1.5-7b-hf"][0]().save_pretrained(folder)
+    config = PUBLISHED["llava-hf/llava-1.5-7b-hf"][0]()
+    config.text_config.num_hidden_layers = 4
+    config.save_pretrained(folder)
     return str(folder)
 
 
@@ -190,7 +192,7 @@ def test_json_holds_what_the_text_says(recipe):
     _, write = recipe
     plan = make_plan(write(), [], gpus=1)
     data = json.loads(json.dumps(plan.to_dict()))
-    assert data["model"]["adapted_matrices"] == 224
+    assert data["model"]["adapted_matrices"] == 28
     assert data["gpu_memory"]["total"] == plan.memory["total"]
     assert f"{plan.memory['total'] / 1e9:.1f} GB" in format_plan(plan)
     assert [task["tokens"] for task in data["tasks"]] == [53 * 676, 10 * 676]
