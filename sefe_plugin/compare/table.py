@@ -226,8 +226,38 @@ def _run_unfinished(
     plan: Plan, command: Sequence[str], environments: Sequence[Mapping[str, str]], say: Callable[[str], None]
 ) -> list[str]:
     """Make the unfinished runs, one at a time in each environment, and return a line for each that failed."""
-    runs = plan.runs()
     finished = read_json(plan.out / RUNS_FILE) if (plan.out / RUNS_FILE).is_file() else {}
+    todo = _unfinished(plan, finished, say)
+    (plan.out / "logs").mkdir(exist_ok=True)
+    free: queue.SimpleQueue = queue.SimpleQueue()
+    for environment in environments:
+        free.put(environment)
+    work = _Work(plan, command, todo, finished, say)
+
+    def make(run: Run) -> None:
+        environment = free.get()
+        try:
+            work.make(run, environment)
+        finally:
+            free.put(environment)
+
+    pool = ThreadPoolExecutor(len(environments))
+    try:
+        for _ in pool.map(make, todo):
+            pass
+    finally:
+        work.stop()
+        pool.shutdown(cancel_futures=True)
+    return work.failed
+
+
+def _unfinished(plan: Plan, finished: Mapping[str, dict], say: Callable[[str], None]) -> list[Run]:
+    """Return the runs to make, and say what becomes of the others.
+
+    Raises:
+        ValueError: If finished runs were made of data, a base or other files that have changed since.
+    """
+    runs = plan.runs()
     todo = [
         run
         for run in runs
@@ -249,67 +279,83 @@ def _run_unfinished(
                 f"{run.name} is finished, but its recipe or keys have changed since. It is started again, and refused "
                 f"where that changes what it learned: then remove {plan.out / run.name}, or choose another `--out`."
             )
-    (plan.out / "logs").mkdir(exist_ok=True)
-    free: queue.SimpleQueue = queue.SimpleQueue()
-    for environment in environments:
-        free.put(environment)
-    versions = {name: version(name) for name in _PACKAGES}
-    records = {run: plan.record(run) for run in todo}  # before they start: a recipe may be edited meanwhile
-    done, failed, lock = len(runs) - len(todo), [], threading.Lock()
-    started: list[subprocess.Popen] = []
-    stopped = False
+    return todo
 
-    def make(run: Run) -> None:
-        environment = free.get()
-        try:
-            make_in(run, environment)
-        finally:
-            free.put(environment)
 
-    def make_in(run: Run, environment: Mapping[str, str]) -> None:
-        nonlocal done
-        tasks_before = _complete_tasks(plan.out / run.name)
-        log = plan.out / "logs" / f"{run.name}.log"
+class _Work:
+    """The making of runs, from several threads.
+
+    Args:
+        plan: What to run.
+        command: The command line that trains a sequence.
+        todo: The runs to make.
+        finished: The records of finished runs; kept up to date here and in `RUNS_FILE`.
+        say: Given one line for every run that ends.
+
+    Attributes:
+        failed: One line for every run that failed.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        command: Sequence[str],
+        todo: Sequence[Run],
+        finished: dict[str, dict],
+        say: Callable[[str], None],
+    ):
+        self._plan, self._command, self._finished, self._say = plan, command, finished, say
+        self._records = {run: plan.record(run) for run in todo}  # before they start: a recipe may be edited meanwhile
+        self._versions = {name: version(name) for name in _PACKAGES}
+        self._count = len(plan.runs())
+        self._done = self._count - len(todo)
+        self._lock = threading.Lock()
+        self._started: list[subprocess.Popen] = []
+        self._stopped = False
+        self.failed: list[str] = []
+
+    def make(self, run: Run, environment: Mapping[str, str]) -> None:
+        """Make one run, unless all is stopped, and record it."""
+        folder = self._plan.out / run.name
+        tasks_before = _complete_tasks(folder)
+        log = self._plan.out / "logs" / f"{run.name}.log"
         with log.open("a", encoding="utf-8") as output:
-            with lock:
-                if stopped:
+            with self._lock:
+                if self._stopped:
                     return
-                known = finished.pop(run.name, None)
-                write_json(plan.out / RUNS_FILE, finished)
+                known = self._finished.pop(run.name, None)
+                write_json(self._plan.out / RUNS_FILE, self._finished)
                 process = subprocess.Popen(
-                    [*command, *plan.arguments(run)],
+                    [*self._command, *self._plan.arguments(run)],
                     stdout=output,
                     stderr=output,
                     env={**os.environ, **environment},
                 )
-                started.append(process)
+                self._started.append(process)
             status = process.wait()
-        whole = status == 0 and (plan.out / run.name / REPORT_FILE).is_file()
-        untouched = known is not None and _complete_tasks(plan.out / run.name) == tasks_before
-        with lock:
+        whole = status == 0 and (folder / REPORT_FILE).is_file()
+        untouched = known is not None and _complete_tasks(folder) == tasks_before
+        with self._lock:
             if whole:
-                finished[run.name] = records[run] | {"versions": known["versions"] if untouched else versions}
+                self._finished[run.name] = self._records[run] | {
+                    "versions": known["versions"] if untouched else self._versions
+                }
             elif untouched:
-                finished[run.name] = known  # refused: what lies there is what it was
-            write_json(plan.out / RUNS_FILE, finished)
+                self._finished[run.name] = known  # refused: what lies there is what it was
+            write_json(self._plan.out / RUNS_FILE, self._finished)
             if whole:
-                done += 1
-                say(f"[{done}/{len(runs)}] {_line(plan, run)}")
-            elif not stopped:
-                failed.append(f"{run.name} failed with exit status {status}; what it said is in {log}.")
-                say(failed[-1])
+                self._done += 1
+                self._say(f"[{self._done}/{self._count}] {_line(self._plan, run)}")
+            elif not self._stopped:
+                self.failed.append(f"{run.name} failed with exit status {status}; what it said is in {log}.")
+                self._say(self.failed[-1])
 
-    pool = ThreadPoolExecutor(len(environments))
-    try:
-        for _ in pool.map(make, todo):
-            pass
-    finally:
-        with lock:
-            stopped = True
-            for process in started:
+    def stop(self) -> None:
+        """End the runs at work, and make no other."""
+        with self._lock:
+            self._stopped = True
+            for process in self._started:
                 process.terminate()
-        pool.shutdown(cancel_futures=True)
-    return failed
 
 
 def _complete_tasks(run: Path) -> list[dict]:

@@ -72,6 +72,9 @@ def test_lota_on_llava(train, small_recipe, tmp_path):
     third = keys_of(folder, TASKS[2])
     assert third["lota_masks"] == [str(folder / task / "mask.safetensors") for task in TASKS[:2]]
     assert third["lota_mask"] == str(folder / TASKS[2] / "calibrate" / "mask.safetensors")
+    first, last = (folder / TASKS[2] / place / "task.yaml" for place in ("calibrate", ""))
+    assert "only the sequence runs it" in first.read_text().partition("\n")[0]
+    assert last.read_text().startswith(f"# One step of a sequence; to run it alone: llamafactory-cli train {last} ")
     weights = []
     for place in (BASE, *(folder / task for task in TASKS)):
         model, loaded = LlavaForConditionalGeneration.from_pretrained(

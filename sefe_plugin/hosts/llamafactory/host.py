@@ -131,8 +131,10 @@ def on_command_line(file: Path) -> str:
 def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
     command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, on_command_line(file)]
     overwrites = " overwrite_output_dir=true" if verb == "train" and keys["do_train"] else ""
-    alone = f"llamafactory-cli {verb} {file}{overwrites}"
-    write_recipe(file, keys, f"# One step of a sequence; to run it alone: {alone}")
+    alone = f"to run it alone: llamafactory-cli {verb} {file}{overwrites}"
+    if verb == "train" and not keys["test_sets"]:
+        alone = "only the sequence runs it, before the task's last training"
+    write_recipe(file, keys, f"# One step of a sequence; {alone}")
     return command
 
 
