@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,12 +158,14 @@ def _load() -> None:
     import matplotlib.pyplot  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
     import transformers.models.llava.modeling_llava  # noqa: F401
+    from tqdm import tqdm
 
     import sefe_plugin.hosts.llamafactory.scoring
     import sefe_plugin.hosts.llamafactory.task
     import sefe_plugin.hosts.llamafactory.trial  # noqa: F401
 
     gc.freeze()  # no fork looks through what was loaded
+    tqdm.set_lock(threading.RLock())  # its own is one of all forks: one that is killed with it would stop all others
 
 
 if __name__ == "__main__":

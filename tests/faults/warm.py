@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from tqdm import tqdm
 
 
 class Forked:
@@ -73,6 +75,8 @@ def load_host() -> None:
 
     import sefe_plugin.hosts.llamafactory.scoring
     import sefe_plugin.hosts.llamafactory.task  # noqa: F401
+
+    tqdm.set_lock(threading.RLock())  # its own is one of all forks: one that is killed with it would stop all others
 
 
 def run_sequence(arguments: list[str]) -> None:
