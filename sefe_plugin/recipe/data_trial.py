@@ -4,6 +4,7 @@ What the records are worth, the host tries before the first task starts.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sefe_plugin.data.layout import SUFFIXES
 from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.data.text_faults import encoding_fault
 from sefe_plugin.evaluation.scorers import SCORERS
-from sefe_plugin.files import read_json
+from sefe_plugin.files import file_digest, read_json
 from sefe_plugin.words import near
 
 
@@ -92,7 +93,8 @@ def dataset_names(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
 def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """List general datasets that are none: the data of a task or its test set, under whatever name.
 
-    Two names are one dataset where they lead to the same file, or to the same part of one on a hub.
+    Two names are one dataset where they lead to the same file, to files of the same bytes, or to the same part of one
+    on a hub.
 
     Args:
         tasks: Name of each task, and all its keys as in `data_errors`.
@@ -106,9 +108,20 @@ def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
                 general.setdefault(name, set()).update(sources)
             else:
                 used |= dict.fromkeys(sources, (name, f"{_USES[key]} of {task}"))
+    sizes = defaultdict(list)
+    for source in used:
+        if isinstance(source, Path):
+            sizes[source.stat().st_size].append(source)
     errors = []
     for name, sources in general.items():
-        for other, use in {used[source] for source in sources if source in used}:
+        copied = {
+            file
+            for source in sources - used.keys()
+            if isinstance(source, Path)
+            for file in sizes[source.stat().st_size]
+            if file_digest(file) == file_digest(source)
+        }
+        for other, use in {used[source] for source in (sources & used.keys()) | copied}:
             also = "" if other == name else f", there called {other!r}"
             errors.append(
                 f"`mix`: {name!r} is {use}{also}, no general data. Name another, or use `replay_ratio` for earlier "
@@ -131,7 +144,7 @@ def _sources(name: str, folder: Path) -> set[Any]:
     file = folder / entry.get("file_name", "")
     if not os.path.exists(file):  # noqa: PTH110 - never fails
         return {name}
-    return {path.resolve() for path in (file.iterdir() if file.is_dir() else [file])}
+    return {path.resolve() for path in (file.iterdir() if file.is_dir() else [file]) if path.is_file()}
 
 
 def _entry_errors(entry: Any) -> list[str]:

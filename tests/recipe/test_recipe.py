@@ -503,7 +503,9 @@ def test_general_data_is_none_of_the_tasks_under_another_name(recipe, tmp_path):
     (tmp_path / "same.json").symlink_to("a_test.json")
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "b.json").symlink_to(tmp_path / "b_test.json")
-    for name in ("./a_test.json", "same.json", "tests"):
+    for name in ("a_test", "copy"):
+        (tmp_path / f"{name}.json").write_text('[{"text": "?", "answer": "a"}]')
+    for name in ("./a_test.json", "same.json", "copy.json", "tests"):
         declare(tmp_path, general={"file_name": name})
         whose = "B, there called 'b_test'" if name == "tests" else "A, there called 'a_test'"
         for place in (recipe, recipe["tasks"][1]):
