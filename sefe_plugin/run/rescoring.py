@@ -118,7 +118,9 @@ def _new_scores(
                 rule = official.get(name)
                 content[name] = score_rows(scorers[name], rows, rule and official_rule(rule))
             except FileNotFoundError:
-                raise RunFolderError(f"{file} is missing, so its answers cannot be scored again.") from None
+                raise RunFolderError(
+                    f"{file} is missing, without which {task_folder / SCORES_FILE} cannot be written."
+                ) from None
             except ValueError as error:
                 raise RunFolderError(f"{file} cannot be scored by {scorers[name]!r}: {error}.") from error
     return scores

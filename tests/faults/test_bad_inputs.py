@@ -351,7 +351,7 @@ RUNS = {
         lambda w: edit(w.manifest, lambda c: c["recipe"]["tasks"].reverse()),
         "manifest.json|anoth",
     ),
-    "no scores": (lambda w: w.scores.unlink(), "scores.json is missing"),
+    "no scores": (lambda w: w.scores.unlink(), "A.jsonl is missing, without which .*scores.json cannot be written"),
     "cut scores": (lambda w: cut(w.scores), "scores.json is damaged"),
     "scores as a list": (lambda w: w.scores.write_text("[50.0]"), "scores.json is damaged: it must hold a mapping"),
     "scores as texts": (lambda w: w.scores.write_text('{"A": {"accuracy": "50"}}'), "scores.json is damaged"),
@@ -372,7 +372,7 @@ RUNS = {
         lambda w: shutil.copy(w.task / "adapter_model.safetensors", w.elements),
         "key_elements.safetensors: not a file of key elements",
     ),
-    "key elements of another M": (swap("share"), "key_elements.safetensors was found in another adapter"),
+    "key elements of another M": (swap("share"), "key_elements.safetensors: found with reglora_key_ratio 0.3"),
     "key elements of another run or task": (swap("two"), "key_elements.safetensors was found in another adapter"),
     "key elements of another model": (swap("wide"), "key_elements.safetensors was found in another adapter"),
     "a cut adapter": (
