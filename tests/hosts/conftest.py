@@ -135,7 +135,7 @@ def loaded_host():
 
 @pytest.fixture
 def train_here(monkeypatch, loaded_host):
-    """Runs a recipe as `llamafactory-cli train` does, but without its trial and every task in this process.
+    """Runs a recipe as `llamafactory-cli train` does, but without its trial, and with every task in this process.
 
     Returns the report; what the tasks were asked to do is in `train_here.commands`, as (verb, file).
     """
