@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from short_training import short_arguments
 from transformers import Trainer, TrainingArguments
 
 from sefe_plugin.methods.callback import MethodCallback
@@ -176,18 +177,8 @@ def test_without_weight_decay_it_is_the_training_from_the_papers_start(decay):
 
 def train(base, folder, earlier=(), seed=1, model=None, **options):
     model = model or lora(base)
-    args = TrainingArguments(
-        str(folder),
-        max_steps=5,
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
     callback = MethodCallback(KeepLora({**ALL, **options}), earlier)
-    Trainer(model, args, train_dataset=samples(seed), callbacks=[callback]).train()
+    Trainer(model, short_arguments(folder, 5), train_dataset=samples(seed), callbacks=[callback]).train()
     model.save_pretrained(folder)
     return model, folder / KeepLora.file
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, Trainer, TrainingArguments
+from short_training import short_arguments
+from transformers import LlamaForCausalLM, Trainer
 
 from sefe_plugin.methods.callback import MethodCallback
 from sefe_plugin.methods.lota.masks import largest, pack, read_masks, unpack, write_masks
@@ -85,18 +86,10 @@ def train(tmp_path, tiny_llama):
     def run(name, base=start, earlier=(), **options):
         model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
         folder = tmp_path / name
-        args = TrainingArguments(
-            str(folder),
-            max_steps=3,
-            per_device_train_batch_size=4,
-            learning_rate=1e-2,
-            use_cpu=True,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
         method = Lota(options)
-        trainer = Trainer(model, args, train_dataset=samples(), callbacks=[MethodCallback(method, earlier)])
+        trainer = Trainer(
+            model, short_arguments(folder, 3), train_dataset=samples(), callbacks=[MethodCallback(method, earlier)]
+        )
         trainer.train()
         model.save_pretrained(folder)
         return folder

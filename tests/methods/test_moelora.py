@@ -6,7 +6,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import Trainer, TrainingArguments
+from short_training import short_arguments
+from transformers import Trainer
 
 from sefe_plugin import MoeLoraConfig, MoeLoraModel
 from sefe_plugin.carry.adapter_files import check_adapter, check_carried
@@ -155,18 +156,13 @@ def train_task(model, folder, seed):
     """Train one task, as a host does."""
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randint(4, 64, (8,), generator=generator) for _ in range(8)]
-    args = TrainingArguments(
-        str(folder),
-        max_steps=3,
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
     data = [{"input_ids": row, "labels": row} for row in rows]
-    trainer = Trainer(model, args, train_dataset=data, callbacks=[MethodCallback(MoeLora({"moelora_experts": 3}))])
+    trainer = Trainer(
+        model,
+        short_arguments(folder, 3),
+        train_dataset=data,
+        callbacks=[MethodCallback(MoeLora({"moelora_experts": 3}))],
+    )
     trainer.train()
     model.save_pretrained(folder)
     return load_file(folder / "adapter_model.safetensors")
