@@ -4,6 +4,8 @@ Names load on first use, so that importing the package costs nothing and does no
 """
 
 _PUBLIC = {
+    "FwdPromptConfig": "sefe_plugin.methods.fwd_prompt",
+    "FwdPromptModel": "sefe_plugin.methods.fwd_prompt",
     "MoeLoraConfig": "sefe_plugin.methods.moelora",
     "MoeLoraModel": "sefe_plugin.methods.moelora",
     "RegLoraConfig": "sefe_plugin.methods.reglora",

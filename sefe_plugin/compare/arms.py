@@ -58,6 +58,7 @@ _ATTENTION = Path("minicoin_attention.yaml")
 _OLORA, _LOTA, _EWC = Path("minicoin_olora.yaml"), Path("minicoin_lota.yaml"), Path("minicoin_ewc.yaml")
 _MOELORA, _OSF = Path("minicoin_moelora.yaml"), Path("minicoin_osf.yaml")
 _KEEPLORA, _REPLAY = Path("minicoin_keeplora.yaml"), Path("minicoin_replay.yaml")
+_FWD_PROMPT = Path("minicoin_fwd_prompt.yaml")
 
 #: Methods whose baseline is a shipped recipe; each also runs with ASD.
 _OTHERS = {
@@ -68,7 +69,11 @@ _OTHERS = {
     "osf": _OSF,
     "keeplora": _KEEPLORA,
     "replay": _REPLAY,
+    "fwd_prompt": _FWD_PROMPT,
 }
+
+#: Controls of Fwd-Prompt's projection: one of its two spaces alone, a random space of equal size, or no projection.
+_PROJECTIONS = ("residual", "pretrained", "random", "none")
 
 #: lambda at which plain L1 makes |B A| as small on average as RegLoRA does with its recipe's lambda.
 _L1_WEIGHT = 45.0
@@ -105,6 +110,8 @@ ARMS: dict[str, Arm] = {
     **{f"moelora_{experts}": Arm(_MOELORA, {"moelora_experts": experts}) for experts in (4, 16)},
     **{f"osf_{rate}": Arm(_OSF, {"learning_rate": rate}) for rate in (0.0005, 0.005)},
     **{f"keeplora_{energy}": Arm(_KEEPLORA, {"keeplora_weight_energy": energy}) for energy in (0.3, 0.9)},
+    **{f"fwd_prompt_{way}": Arm(_FWD_PROMPT, {"fwd_prompt_projection": way}) for way in _PROJECTIONS},
+    **{f"fwd_prompt_{energy}": Arm(_FWD_PROMPT, {"fwd_prompt_energy": energy}) for energy in (0.95, 0.999)},
     **{f"replay_{ratio}": Arm(_REPLAY, {"replay_ratio": ratio}) for ratio in (0.05, 0.2)},
 }
 

@@ -21,6 +21,7 @@ _OWN = {
     "lora": "sefe_plugin.methods.lora:Lora",
     "full": "sefe_plugin.methods.full:Full",
     "ewc": "sefe_plugin.methods.ewc:Ewc",
+    "fwd_prompt": "sefe_plugin.methods.fwd_prompt.method:FwdPrompt",
     "keeplora": "sefe_plugin.methods.keeplora.method:KeepLora",
     "lota": "sefe_plugin.methods.lota.method:Lota",
     "moelora": "sefe_plugin.methods.moelora.method:MoeLora",

@@ -60,11 +60,13 @@ class Sizes(Protocol):
         matrices: (out_features, in_features) of every adapted matrix.
         trainable_parameters: Number of what is trained.
         layers: Number of layers of the language model.
+        hidden_size: Entries of its embeddings.
     """
 
     matrices: Sequence[tuple[int, int]]
     trainable_parameters: int
     layers: int
+    hidden_size: int
 
 
 @dataclass

@@ -11,6 +11,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType, reduce
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
@@ -48,10 +49,17 @@ class MethodCallback(TrainerCallback):
         method: The method with its options.
         earlier: The files that earlier tasks left for it, the oldest first.
         save_to: Where the method leaves what later tasks need; its own file name in the output folder if None.
+        load: Given names of datasets, loads them as the Trainer's own is; for methods that look at others as well.
     """
 
-    def __init__(self, method: Method, earlier: Sequence[str | Path] = (), save_to: str | Path | None = None):
-        self.method = method
+    def __init__(
+        self,
+        method: Method,
+        earlier: Sequence[str | Path] = (),
+        save_to: str | Path | None = None,
+        load: Callable[[Sequence[str]], Dataset] | None = None,
+    ):
+        self.method, self._load = method, load
         self.earlier = [Path(file) for file in earlier]
         self.save_to = None if save_to is None else Path(save_to)
         self._gradients: Gradients | None = None
@@ -93,7 +101,7 @@ class MethodCallback(TrainerCallback):
             self._gradients.release()
         self._in_backward = AddInBackward() if _is_deepspeed() else None
         self._gradients = Gradients(self._in_backward or add_to_grad, PartialState().num_processes)
-        self._data = TaskData(kwargs["train_dataloader"], args)
+        self._data = TaskData(kwargs["train_dataloader"], args, self._load)
         self.method.begin(model, self.earlier, self._gradients, self._data)
         self._steps, self._step_begun = 0, False
         apply_method_log(self)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 
 import torch
 from accelerate.state import PartialState
 from accelerate.utils import send_to_device
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 
 
@@ -21,10 +22,34 @@ class TaskData:
     Args:
         loader: The Trainer's.
         args: The Trainer's arguments.
+        load: Loads other datasets by their names, as the task's own is loaded; None where nobody can.
     """
 
-    def __init__(self, loader: DataLoader, args: TrainingArguments):
-        self._loader, self._args = loader, args
+    def __init__(
+        self, loader: DataLoader, args: TrainingArguments, load: Callable[[Sequence[str]], Dataset] | None = None
+    ):
+        self._args, self._load = args, load
+        self._dataset, self._collate = loader.dataset, loader.collate_fn
+
+    @property
+    def samples_of_step(self) -> int:
+        """Samples of one optimizer step in one process; the last step of an epoch may have fewer."""
+        return self._args.per_device_train_batch_size * self._args.gradient_accumulation_steps
+
+    def of(self, names: Sequence[str]) -> TaskData:
+        """Return the data of other datasets.
+
+        Args:
+            names: As the host knows them.
+
+        Raises:
+            ValueError: If nobody can load them.
+        """
+        if self._load is None:
+            raise ValueError(f"{', '.join(names)} cannot be loaded here. Give `MethodCallback` a way as `load`.")
+        other = copy(self)
+        other._dataset = self._load(names)
+        return other
 
     def draw(self, count: int, seed: int) -> list[int]:
         """Draw samples without repetition, alike in every process.
@@ -34,7 +59,7 @@ class TaskData:
             seed: Of the drawing.
         """
         generator = torch.Generator().manual_seed(seed)
-        return torch.randperm(len(self._loader.dataset), generator=generator)[:count].tolist()
+        return torch.randperm(len(self._dataset), generator=generator)[:count].tolist()
 
     def spread(self, share: float) -> list[int]:
         """Return a share of the samples, at least one, evenly spread and alike in every process.
@@ -42,7 +67,7 @@ class TaskData:
         Args:
             share: In (0, 1].
         """
-        size = len(self._loader.dataset)
+        size = len(self._dataset)
         count = max(1, round(share * size))
         return [number * size // count for number in range(count)]
 
@@ -64,7 +89,7 @@ class TaskData:
         model.eval()
         try:
             for index in samples[PartialState().process_index :: PartialState().num_processes]:
-                batch = self._loader.collate_fn([self._loader.dataset[index]])
+                batch = self._collate([self._dataset[index]])
                 batch = send_to_device(batch, device)
                 with torch.autocast(device.type, dtype, enabled=self._args.bf16 or self._args.fp16):
                     loss = model(**batch)["loss"]

@@ -8,7 +8,7 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_qwen2_5_vl import write_tiny_qwen2_5_vl
+from tiny_qwen_vl import write_tiny_qwen2_5_vl
 from transformers import LlavaForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
 
 from sefe_plugin.benchmarks.minicoin import BASE

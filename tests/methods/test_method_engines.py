@@ -33,6 +33,7 @@ OPTIONS = {
     "reglora": {"reglora_weight": 100.0, "reglora_key_ratio": 0.1},
     "olora": {"olora_weight": 0.5, "olora_l2_weight": 0.1},
     "ewc": {"ewc_weight": 50.0, "ewc_samples": 8},
+    "fwd_prompt": {"fwd_prompt_pool": 4, "fwd_prompt_length": 2, "fwd_prompt_top": 2, "fwd_prompt_energy": 0.6},
     "keeplora": {"keeplora_data": 1.0, "keeplora_weight_energy": 0.4, "keeplora_feature_energy": 0.7},
     "lota": {"lota_ratio": 0.2},
     "moelora": {"moelora_experts": 2},
@@ -47,6 +48,10 @@ WEIGHTS = {
 #: Method and engine -> the keys that are refused, and a part of the reason.
 REFUSED = {
     ("ewc", "zero3"): ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO-3"),
+    **{
+        ("fwd_prompt", f"zero{stage}"): ({"deepspeed": {"zero_optimization": {"stage": stage}}}, "Train with DDP")
+        for stage in (1, 2, 3)
+    },
     ("full", "4bit"): ({"quantization_bit": 4}, "quantized weights cannot be trained"),
     ("keeplora", "zero3"): ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO-3"),
     ("keeplora", "4bit"): ({"quantization_bit": 4}, "quantized again"),
@@ -57,7 +62,10 @@ REFUSED = {
     },
 }
 #: Short, and in no other test.
-SHORT = [*((name, "ddp") for name in ("olora", "ewc", "keeplora", "lota", "moelora", "osf")), ("olora", "4bit")]
+SHORT = [
+    *((name, "ddp") for name in ("olora", "ewc", "fwd_prompt", "keeplora", "lota", "moelora", "osf")),
+    ("olora", "4bit"),
+]
 SAMPLES_PER_STEP = 4  # over all processes
 RATE = 0.1
 

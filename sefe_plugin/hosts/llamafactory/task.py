@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from sefe_plugin.files import replacing_folder
 from sefe_plugin.hosts.llamafactory.adapter import merge_adapter
 from sefe_plugin.hosts.llamafactory.base_check import check_base
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
+from sefe_plugin.hosts.llamafactory.general import load_general
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.callback import MethodCallback
@@ -114,7 +116,7 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
 
 def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
     """Train with the method's callback, and return the model."""
-    _, _, training_args, finetuning_args, _ = arguments
+    model_args, data_args, training_args, finetuning_args, _ = arguments
     if training_args.process_index == 0:
         _remove_results(Path(training_args.output_dir))
     if finetuning_args.stacked_adapter and training_args.ddp_broadcast_buffers is None:
@@ -124,7 +126,8 @@ def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
     if finetuning_args.cl_method is not None:
         method = methods()[finetuning_args.cl_method](vars(finetuning_args))
         earlier = vars(finetuning_args)[method.earlier] if method.earlier else None
-        added.append(MethodCallback(method, earlier or ()))
+        load = partial(load_general, model_args, data_args, training_args)
+        added.append(MethodCallback(method, earlier or (), load=load))
     added.append(_StepEnd(clock))
     with scored_by(finetuning_args.test_sets):
         host_run_sft(*arguments, [*(callbacks or ()), *added])

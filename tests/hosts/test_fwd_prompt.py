@@ -1,0 +1,72 @@
+"""Fwd-Prompt in sequences of two tasks by the host: LLaVA, Qwen2.5-VL and Qwen3-VL."""
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny_qwen_vl import write_tiny_qwen2_5_vl, write_tiny_qwen3_vl
+from transformers import AutoModelForImageTextToText
+
+from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.json_lines import read_json_lines
+from sefe_plugin.methods.left_file import read_left
+from sefe_plugin.run.verify import verify_run
+
+
+TASKS = ("1_ScienceQA", "2_TextVQA")
+KEYS = {
+    "cl_method": "fwd_prompt",
+    "fwd_prompt_pool": 4,
+    "fwd_prompt_length": 2,
+    "fwd_prompt_top": 2,
+    "fwd_prompt_energy": 0.9,
+    "fwd_prompt_samples": 16,
+    "learning_rate": 5e-2,
+    "num_train_epochs": 1,
+}
+
+
+@pytest.mark.parametrize("model", ["llava", "qwen2_5_vl", "qwen3_vl"])
+def test_a_sequence_of_two_tasks(train_here, small_recipe, tmp_path, model):
+    base, keys = tmp_path / "base", {}
+    if model == "llava":
+        base, keys = BASE, {"fwd_prompt_pretrained": ["minicoin_gqa_train"]}
+    else:
+        {"qwen2_5_vl": write_tiny_qwen2_5_vl, "qwen3_vl": write_tiny_qwen3_vl}[model](base)
+        keys = {"template": {"qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl_nothink"}[model], "max_samples": 16}
+        keys |= {"model_name_or_path": str(base), "cutoff_len": 512, "default_system": None, "max_new_tokens": 2}
+    report = train_here(small_recipe(tmp_path, 2, **KEYS, **keys))
+    assert report["num_scored_tasks"] == 2
+    folder = tmp_path / "run"
+    findings = list(verify_run(folder, lambda keys, place: iter(())))
+    assert all(finding.state for finding in findings), findings
+    second = yaml.safe_load((folder / TASKS[1] / "task.yaml").read_text())
+    assert second["fwd_prompt_spaces"] == [str(folder / TASKS[0] / "spaces.safetensors")]
+    one, two = (load_file(folder / task / "adapter_model.safetensors") for task in TASKS)
+    change = {name: (two[name] - one[name]).double() for name in one}
+    assert len(change) == 3 and all(value.any() for value in change.values())
+    spaces = read_left(folder / TASKS[0] / "spaces.safetensors", "sefe_plugin.spaces")[0]
+    moved = next(value for name, value in change.items() if name.endswith("value")).flatten(0, 1)
+    assert (moved @ spaces["conflicting"].double().T).norm() < 1e-5 * moved.norm()
+    # what was scored is what PEFT loads
+    fresh = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    loaded = PeftModel.from_pretrained(fresh, folder / TASKS[1])
+    ids = torch.tensor([[300, 301, 302, 303]])
+    with torch.no_grad():
+        with loaded.disable_adapter():
+            plain = loaded(input_ids=ids).logits
+        assert not torch.allclose(loaded(input_ids=ids).logits, plain)
+    assert len(read_json_lines(folder / TASKS[1] / "predictions" / "ScienceQA.jsonl")) == 16
+
+
+def test_the_pretrained_space_is_that_of_the_named_data(train_here, small_recipe, tmp_path):
+    """Embeddings of another dataset give another space than the task's own do; no answer is trained on."""
+    spaces = {}
+    for name, keys in {"own": {}, "other": {"fwd_prompt_pretrained": ["minicoin_grounding_train"]}}.items():
+        recipe = small_recipe(tmp_path, 1, **KEYS, **keys, max_samples=16, output_dir=str(tmp_path / name))
+        train_here(recipe)
+        spaces[name] = read_left(tmp_path / name / TASKS[0] / "spaces.safetensors", "sefe_plugin.spaces")[0]
+    own, other = (spaces[name]["pretrained"] for name in ("own", "other"))
+    overlap = (own @ other.T).square().sum() / min(len(own), len(other))
+    assert 0.1 < overlap < 0.999

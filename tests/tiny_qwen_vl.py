@@ -1,0 +1,89 @@
+"""A Qwen2.5-VL and a Qwen3-VL of some 60,000 random weights, with their real processors and mini-CoIN's words."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
+
+from sefe_plugin.benchmarks.minicoin import BASE
+
+
+_SPECIAL = ["im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad"]
+
+
+def _tokenizer():
+    """Return mini-CoIN's tokenizer with the special tokens, and their ids by name."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    names = {name: f"<|{name}|>" for name in _SPECIAL}
+    tokenizer.add_special_tokens({"additional_special_tokens": list(names.values())})
+    return tokenizer, {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+
+
+def write_tiny_qwen2_5_vl(folder: Path) -> None:
+    """Write a Qwen2.5-VL with its tokenizer and processor; a picture of mini-CoIN is four tokens."""
+    tokenizer, ids = _tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config={**vision, "fullatt_block_indexes": [0]},
+        tie_word_embeddings=False,
+        **{f"{name}_token_id": ids[name] for name in ("vision_start", "vision_end")},
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+    )
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    pixels = {"min_pixels": 56 * 56, "max_pixels": 56 * 56}
+    Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessor(**pixels), tokenizer, Qwen2VLVideoProcessor(**pixels), chat_template="{{ messages }}"
+    ).save_pretrained(folder)
+
+
+def write_tiny_qwen3_vl(folder: Path) -> None:
+    """Write a Qwen3-VL likewise, whose vision tower also adds to later layers of the language model."""
+    tokenizer, ids = _tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config={**vision, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
+        tie_word_embeddings=False,
+        **{f"{name}_token_id": ids[name] for name in ("vision_start", "vision_end")},
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+    )
+    torch.manual_seed(0)
+    Qwen3VLForConditionalGeneration(config).save_pretrained(folder)
+    pixels = {"min_pixels": 64 * 64, "max_pixels": 64 * 64, "patch_size": 16}
+    Qwen3VLProcessor(
+        Qwen2VLImageProcessor(**pixels), tokenizer, Qwen3VLVideoProcessor(**pixels), chat_template="{{ messages }}"
+    ).save_pretrained(folder)
