@@ -70,3 +70,11 @@ def test_the_pretrained_space_is_that_of_the_named_data(train_here, small_recipe
     own, other = (spaces[name]["pretrained"] for name in ("own", "other"))
     overlap = (own @ other.T).square().sum() / min(len(own), len(other))
     assert 0.1 < overlap < 0.999
+
+
+def test_the_log_of_a_task_says_how_its_space_grew(train, small_recipe, tmp_path):
+    result = train(small_recipe(tmp_path, 1, **KEYS, max_samples=16))
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = (tmp_path / "run" / TASKS[0] / "log.txt").read_text()
+    assert log.count("The core space of this task has ") == 1
+    assert f"Left for later tasks: {tmp_path / 'run' / TASKS[0] / 'spaces.safetensors'}" in log

@@ -367,6 +367,27 @@ def test_the_spaces_are_those_of_all_that_the_language_model_is_fed(pooled, tiny
     torch.testing.assert_close(projector(spaces["conflicting"].double()), projector(naive), rtol=0, atol=1e-4)
 
 
+def test_a_continued_task_ends_in_the_same_prompts(pooled, tiny_llama, tmp_path):
+    """From a checkpoint in the middle of a second task, to the bit: the space is that of the task's beginning."""
+    model = pooled(tiny_llama())
+    first = train(model, Sentences(4, 20), tmp_path / "1")
+
+    def go_on(checkpoint=None):
+        again = PeftModel.from_pretrained(tiny_llama(), tmp_path / "1", is_trainable=True)
+        args = short_arguments(tmp_path / "2", 6)
+        args.set_save("steps", steps=3)
+        method = FwdPrompt({**SIZES, "fwd_prompt_energy": 0.6})
+        callback = MethodCallback(method, [first])
+        Trainer(again, args, train_dataset=Sentences(20, 36), callbacks=[callback]).train(checkpoint)
+        return {name: p.detach().clone() for name, p in again.named_parameters() if p.requires_grad}
+
+    whole = go_on()
+    continued = go_on(str(tmp_path / "2" / "checkpoint-3"))
+    assert whole.keys() == continued.keys() and len(whole) == 3
+    for name, value in whole.items():
+        assert torch.equal(value, continued[name]), name
+
+
 def test_other_data_need_a_way_to_load_them(pooled, tiny_llama, tmp_path):
     method = FwdPrompt({**SIZES, "fwd_prompt_pretrained": ["chat"]})
     trainer = Trainer(

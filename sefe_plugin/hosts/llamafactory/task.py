@@ -1,5 +1,6 @@
 """One task's run in the host: its method's callback, then scores and the merged model, each step recorded."""
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
     model_args, _, training_args, finetuning_args, _ = arguments
     end_with_runner()
     output_dir, is_first = Path(training_args.output_dir), training_args.process_index == 0
+    _speak_as_the_host(is_first)
     if training_args.do_train:
         check_base(model_args, finetuning_args)
         model = _train(host_run_sft, arguments, callbacks)
@@ -112,6 +114,14 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
     if finetuning_args.merge_adapter and is_first:
         _save_merged(model, model_args, output_dir / "merged")
         record_step(output_dir, CARRIED)
+
+
+def _speak_as_the_host(is_first: bool) -> None:
+    """Show what the plugin notes of a task where the host shows its own log, of the first process only."""
+    own = logging.getLogger("sefe_plugin")
+    own.setLevel(logging.INFO if is_first else logging.WARNING)
+    for handler in logging.getLogger("llamafactory").handlers:
+        own.addHandler(handler)
 
 
 def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
