@@ -131,7 +131,8 @@ def _score_base(
     recorded = read_inputs(job.folder)
     present = base_inputs(arguments, [one["dataset"] for one in sets], known | recorded)
     job.folder.mkdir(exist_ok=True)
-    write_inputs(job.folder, present | recorded)  # test sets of tasks that have joined since are added
+    # test sets of tasks that have joined since are added
+    write_inputs(job.folder, present | {name: record for name, record in recorded.items() if name in present})
     job.run()
     scores = read_json(job.folder / SCORES_FILE)
     shown = _accuracies([one["name"] for one in sets], scores)
@@ -156,16 +157,15 @@ def _compare_inputs(
     changed: dict[Path, Inputs] = {}
     unfinished: list[tuple[Task, Path, Inputs]] = []
     base = folder.base_folder
-    base_is_stale = False
+    base_changes: list[str] = []
     if recorded := read_inputs(base):
         sets = scored_after(recipe.to_dict(), BASE) if has_base_row(recipe.arguments) else ()
         present = base_inputs(arguments, [one["dataset"] for one in sets], recorded)
         known |= present
         # of a test set that no task has any more nothing is asked
-        found = changes({name: record for name, record in recorded.items() if name in present}, present)
-        base_is_stale = bool(found) and not num_complete
-        if found and num_complete:
-            refused += [f"the base before the first task: {sentence}" for sentence in found]
+        base_changes = changes({name: record for name, record in recorded.items() if name in present}, present)
+        if base_changes and num_complete:
+            refused += [f"the base before the first task: {sentence}" for sentence in base_changes]
             changed[base] = accepted(recorded, present)
     for index, task in enumerate(recipe.tasks):
         place = folder.task_folder(index, task.name)
@@ -186,9 +186,9 @@ def _compare_inputs(
             "mix the two. Put it back or choose another `output_dir`; or add --accept-changed-data to the command, to "
             f"continue on purpose.\n{listed}"
         )
-    if base_is_stale:
+    if base_changes and not num_complete:
         remove_folder(base)
-        say(f"The base is scored anew: {found[0]}")
+        say(f"The base is scored anew: {base_changes[0]}")
     for task, place, present in unfinished:
         recorded = read_inputs(place)
         if found := changes(recorded, present, TRAINING):
