@@ -104,7 +104,7 @@ class BaseJob(_Work):
         """Tell whether all its test sets have scores; those of tasks that joined the sequence later may have none."""
         if SCORED not in steps_of(self.folder):
             return False
-        asked = asked_in(self.folder, BASE) or set()
+        asked = asked_in(self.folder) or set()
         return {(one["name"], one["dataset"]) for one in self._keys["test_sets"]} <= asked
 
     def run(self) -> None:

@@ -81,17 +81,20 @@ def scored_in(place: Path, recipe: Mapping[str, Any], index: int) -> list[dict[s
     sets = scored_after(recipe, index)
     if not recipe.get("score_unseen"):
         return sets
-    asked = asked_in(place, index)
+    asked = asked_in(place)
     return [one for one in sets if asked is None or (one["name"], one["dataset"]) in asked]
 
 
-def asked_in(place: Path, index: int) -> set[tuple[str, str]] | None:
-    """Return name and dataset of each test set in the host's recipe of a stage; None where there is no such file."""
-    file = place / (SCORE_FILE if index == BASE else TASK_FILE)
-    if not file.is_file():
-        return None
-    keys = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return {(one["name"], one["dataset"]) for one in keys.get("test_sets") or ()}
+def asked_in(place: Path) -> set[tuple[str, str]] | None:
+    """Return name and dataset of each test set that a stage was scored on last; None where no recipe of it is there.
+
+    A task is scored by the process that trains it, or by one of its own.
+    """
+    for file in (place / SCORE_FILE, place / TASK_FILE):
+        if file.is_file():
+            keys = yaml.safe_load(file.read_text(encoding="utf-8"))
+            return {(one["name"], one["dataset"]) for one in keys.get("test_sets") or ()}
+    return None
 
 
 def scorers_of(recipe: Mapping[str, Any]) -> dict[str, str | None]:
