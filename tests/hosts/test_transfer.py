@@ -94,3 +94,31 @@ def test_a_sequence_with_all_rows(sequence, train_here, capsys):
     before = (run / "report.json").read_bytes()
     assert main(["score", str(run)]) == 0
     assert (run / "report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("changes", [{"cl_method": "full"}, {"cl_method": "lora", "quantization_bit": 4}])
+def test_the_base_is_scored_whatever_is_trained(train_here, small_recipe, tmp_path, monkeypatch, changes):
+    """Without an adapter, and before anything is trained: full fine-tuning, and a base in 4 bit."""
+    from sefe_plugin.hosts.llamafactory.host import LlamaFactory, read_recipe
+    from sefe_plugin.hosts.llamafactory.keys import host_keys
+    from sefe_plugin.recipe.load import load_recipe
+    from sefe_plugin.run.folder import RunFolder
+    from sefe_plugin.run.job import BaseJob
+
+    monkeypatch.setenv(RUNNER_PID, str(os.getpid()))
+    built = []
+    monkeypatch.setattr("llamafactory.model.adapter.get_peft_model", lambda *args, **kwargs: built.append(args))
+    recipe = small_recipe(tmp_path, 1, **{**SHORT, **changes}, score_unseen=True)
+    loaded = load_recipe(read_recipe(recipe, []), str(recipe), host_keys())
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    train_here.commands = []
+    job = BaseJob(LlamaFactory(), folder, loaded.arguments, loaded.tasks)
+    job.run()
+    assert job.is_whole()
+    assert not built
+    rows = read_json_lines(folder.base_folder / "predictions/ScienceQA.jsonl")
+    asked = yaml.safe_load((folder.base_folder / "score.yaml").read_text())
+    assert len(rows) == 16
+    if "quantization_bit" not in changes:
+        assert [row["prediction"] for row in rows] == alone_answers(rows, "minicoin_scienceqa_test", asked)

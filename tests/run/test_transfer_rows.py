@@ -1,5 +1,6 @@
 """The row of the base, unseen tasks, retention sets and tasks trained alone, with a host of a few lines of Python."""
 
+import doctest
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from sefe_plugin.cli import main
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.load import Recipe, Task
+from sefe_plugin.run import stages
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import TEST, read_inputs
 from sefe_plugin.run.job import TaskFailedError, base_arguments, task_arguments
@@ -295,6 +297,7 @@ def test_a_task_alone_knows_of_no_earlier_one(run, tmp_path, method):
 
 
 def test_the_last_test_set_of_a_task_is_its_own(run):
+    assert doctest.testmod(stages).failed == 0
     recipe = Recipe("x", run.recipe, TASKS, Path("run"), None).to_dict()
     names = [[one["name"] for one in scored_after(recipe, index)] for index in (BASE, 0, 1)]
     assert names == [["A", "B", "C", "general"], ["B", "C", "general", "A"], ["A", "C", "general", "B"]]
