@@ -1,4 +1,4 @@
-"""Mini-CoIN's test set of no task: drawn apart, from pictures that nothing is trained on, and readable by its scorer."""
+"""Mini-CoIN's test set of no task: drawn apart, from pictures that nothing is trained on, readable by its scorer."""
 
 import hashlib
 import io
