@@ -85,7 +85,7 @@ def _run(
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
         if has_base_row(recipe.arguments):
-            _score_base(BaseJob(host, folder, arguments, recipe.tasks), recipe, arguments, known, say)
+            known |= _score_base(BaseJob(host, folder, arguments, recipe.tasks), recipe, arguments, known, say)
         for index, task in enumerate(recipe.tasks):
             if index < len(complete):
                 continue
@@ -122,10 +122,10 @@ def _mend_scores(mended: Scores, folder: RunFolder, say: Callable[[str], None]) 
 
 def _score_base(
     job: BaseJob, recipe: Recipe, arguments: Mapping[str, Any], known: Inputs, say: Callable[[str], None]
-) -> None:
-    """Score the untouched base, as far as it is not."""
+) -> Inputs:
+    """Score the untouched base, as far as it is not, and return what its scores are made of."""
     if job.is_whole():
-        return
+        return read_inputs(job.folder)
     started = time.monotonic()
     sets = scored_after(recipe.to_dict(), BASE)
     recorded = read_inputs(job.folder)
@@ -137,6 +137,7 @@ def _score_base(
     scores = read_json(job.folder / SCORES_FILE)
     shown = _accuracies([one["name"] for one in sets], scores)
     say(f"[0/{len(recipe.tasks)}] base scored in {time.monotonic() - started:.0f} s | {shown}")
+    return present
 
 
 def _compare_inputs(
@@ -157,16 +158,14 @@ def _compare_inputs(
     changed: dict[Path, Inputs] = {}
     unfinished: list[tuple[Task, Path, Inputs]] = []
     base = folder.base_folder
-    base_changes: list[str] = []
-    if recorded := read_inputs(base):
-        sets = scored_after(recipe.to_dict(), BASE) if has_base_row(recipe.arguments) else ()
-        present = base_inputs(arguments, [one["dataset"] for one in sets], recorded)
-        known |= present
-        # of a test set that no task has any more nothing is asked
-        base_changes = changes({name: record for name, record in recorded.items() if name in present}, present)
-        if base_changes and num_complete:
-            refused += [f"the base before the first task: {sentence}" for sentence in base_changes]
-            changed[base] = accepted(recorded, present)
+    recorded = read_inputs(base)
+    present = _present_base_inputs(recipe, arguments, recorded)
+    known |= present
+    # of a test set that no task has any more nothing is asked
+    base_changes = changes({name: record for name, record in recorded.items() if name in present}, present)
+    if base_changes and num_complete:
+        refused += [f"the base before the first task: {sentence}" for sentence in base_changes]
+        changed[base] = accepted(recorded, present)
     for index, task in enumerate(recipe.tasks):
         place = folder.task_folder(index, task.name)
         recorded = read_inputs(place)
@@ -203,6 +202,13 @@ def _compare_inputs(
     for sentence in refused:
         say(f"Accepted as changed: {sentence}")
     return known
+
+
+def _present_base_inputs(recipe: Recipe, arguments: Mapping[str, Any], recorded: Inputs) -> Inputs:
+    """Return what the scores of the untouched base are made of, as it is now; nothing where there are none yet."""
+    if not recorded or not has_base_row(recipe.arguments):
+        return {}
+    return base_inputs(arguments, [one["dataset"] for one in scored_after(recipe.to_dict(), BASE)], recorded)
 
 
 def _forget_scores(place: Path) -> None:
