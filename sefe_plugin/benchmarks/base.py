@@ -40,11 +40,14 @@ class Benchmark:
         name: What a recipe's `benchmark` calls it.
         tasks: Its tasks in their own order. The datasets of a task are called ``<benchmark>_<task>_train`` and
             ``<benchmark>_<task>_test``, in lower case.
+        retention_sets: The datasets beside those of its tasks that `prepare` writes where a recipe's `retention_sets`
+            name them.
         drawn: Whether `prepare` draws its data, so that no file of the user's can be at fault.
     """
 
     name: ClassVar[str]
     tasks: ClassVar[tuple[BenchmarkTask, ...]]
+    retention_sets: ClassVar[tuple[str, ...]] = ()
     drawn: ClassVar[bool] = False
 
     def defaults(self) -> dict[str, Any]:

@@ -4,7 +4,13 @@ Example: after task 1, `merge` writes ``1_charts/merged``, a whole model that is
 """
 
 from sefe_plugin.carry.base import Carry
-from sefe_plugin.carry.ways import Continue, Merge, Replace, Stack
+from sefe_plugin.carry.ways import Alone, Continue, Merge, Replace, Stack
 
 
-CARRIES: dict[str, Carry] = {"merge": Merge(), "stack": Stack(), "continue": Continue(), "replace": Replace()}
+CARRIES: dict[str, Carry] = {
+    "merge": Merge(),
+    "stack": Stack(),
+    "continue": Continue(),
+    "replace": Replace(),
+    "none": Alone(),
+}

@@ -29,12 +29,15 @@ class Carry:
     """How the next task starts from this one.
 
     Attributes:
-        result: Path below a task's folder of the file that shows that the task can be carried on.
+        result: Path below a task's folder of the file that shows that the task can be carried on; None where nothing
+            is carried.
+        alone: Whether every task is trained as if it were the only one.
         whole_sequence: Keys of the host in which the tasks of a sequence cannot differ.
         same_matrices: Whether the adapters of all tasks must change the same matrices.
     """
 
-    result: ClassVar[str]
+    result: ClassVar[str | None]
+    alone: ClassVar[bool] = False
     whole_sequence: ClassVar[tuple[str, ...]] = ()
     same_matrices: ClassVar[bool] = False
 

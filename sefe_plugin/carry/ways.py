@@ -1,4 +1,4 @@
-"""The ways to carry a task on: its adapter merged or stacked, continued, or its model as it is."""
+"""The ways to carry a task on: its adapter merged or stacked, continued, its model as it is, or not at all."""
 
 from __future__ import annotations
 
@@ -132,6 +132,29 @@ class Replace(Carry):
         """Start from the model of the task before."""
         base = {"model_name_or_path": str(earlier[-1])} if earlier else {}
         return {**base, "merge_adapter": False}
+
+
+class Alone(Carry):
+    """Nothing is carried on: every task starts from the untouched base, as a reference for those that do not."""
+
+    result = None
+    alone = True
+
+    def errors(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Refuse what vLLM cannot answer with, a base that cannot be trained, and samples of earlier tasks."""
+        errors = []
+        if arguments.get("finetuning_type") == "full":
+            remedy = "Train an adapter, or take the base in full precision."
+            errors = merge_errors(arguments, "carry: none` with `finetuning_type: full", remedy)
+        else:
+            errors = _adapter_with_vllm_errors(arguments)
+        if arguments.get("replay_ratio"):
+            errors.append("`replay_ratio` cannot be combined with `carry: none`: no task has earlier ones. Drop one.")
+        return errors
+
+    def start(self, arguments: Mapping[str, Any], earlier: Sequence[Path]) -> dict[str, Any]:
+        """Start from the base that the recipe names."""
+        return {"merge_adapter": False}
 
 
 def _adapter_with_vllm_errors(arguments: Mapping[str, Any]) -> list[str]:

@@ -112,12 +112,12 @@ def _report(options: argparse.Namespace) -> None:
 
 def _read_report(run: Path) -> dict:
     """Return the report of a run, or of what is complete of it."""
-    from sefe_plugin.evaluation.report import REPORT_FILE, build_report, load_report
+    from sefe_plugin.evaluation.report import REPORT_FILE, load_report
     from sefe_plugin.run.folder import RunFolder
+    from sefe_plugin.run.reporting import run_report
 
     folder = RunFolder(run)
     manifest = folder.read_manifest()
     if manifest is None or (run / REPORT_FILE).is_file():
         return load_report(run)
-    tasks = [task["name"] for task in manifest["recipe"]["tasks"]]
-    return build_report(tasks, *folder.matrices(tasks))
+    return run_report(folder, [task["name"] for task in manifest["recipe"]["tasks"]])

@@ -16,7 +16,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     score.add_argument("target", metavar="RUN | TASK", help="run folder; or a task of CoIN, such as ScienceQA")
     score.add_argument("file", nargs="?", type=Path, metavar="FILE.jsonl", help="predictions/TASK.jsonl of a run")
     score.add_argument(
-        "--scorer", action="append", default=[], metavar="TASK=NAME", help="of a run: another scorer for a task of it"
+        "--scorer",
+        action="append",
+        default=[],
+        metavar="TASK=NAME",
+        help="of a run: another scorer for a task or retention set",
     )
     score.add_argument(
         "--mode",

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sefe_plugin.evaluation.report import METRICS
+from sefe_plugin.evaluation.report import FURTHER, METRICS, further_values
 
 
 #: Value of a report -> table head.
@@ -22,6 +22,14 @@ VALUES = {**RESULTS, "update": "Update"}
 
 _CONFIDENCE = 0.95
 
+#: What the `FURTHER` values are, for a page that has them.
+ABOUT_FURTHER = (
+    "FWD unseen is the mean over stages of what the tasks not learned yet gain over the untouched base, FWD learning "
+    "that of what the tasks so far gain over training each alone. Retention is the mean accuracy at the end on test "
+    "sets that belong to no task, retention format the share of their answers in the right format, retention lost the "
+    "points of accuracy that they lost since the untouched base."
+)
+
 
 class Interval(NamedTuple):
     """A mean with its 95 % confidence interval; `low` and `high` are None for a single value."""
@@ -36,7 +44,7 @@ def results(report: Mapping) -> dict[str, float]:
 
     These are the metrics of the report; "format", the mean share of answers in their task's format at the end;
     "mean_format", the same after each task, averaged as MAA averages accuracy; "superficial" and "essential", means
-    over all tasks that add up to -BWT.
+    over all tasks that add up to -BWT. Beside them stand those of the `FURTHER` values that the report has.
 
     Args:
         report: what `evaluation.report.build_report` returned.
@@ -47,7 +55,19 @@ def results(report: Mapping) -> dict[str, float]:
         "format": statistics.fmean(formats[-1]),
         "mean_format": statistics.fmean(_after_each_task(formats)),
         **{key: statistics.fmean(loss[key] for loss in losses) for key in ("superficial", "essential")},
+        **further_values(report),
     }
+
+
+def with_further(heads: Mapping[str, str], content: Mapping) -> dict[str, str]:
+    """Return the heads of a table with those of the `FURTHER` values that a run of a comparison has.
+
+    Args:
+        heads: Value -> table head.
+        content: What `compare` returned.
+    """
+    runs = [run for of_arm in content["runs"].values() for run in of_arm]
+    return {**heads, **{key: head for key, head in FURTHER.items() if any(key in run for run in runs)}}
 
 
 def run_values(report: Mapping) -> dict[str, float | None]:
@@ -116,7 +136,7 @@ def compare(
     else:
         pairs = [(arm, against) for arm in reports if arm != against]
     values = {arm: [measure(report) for report in by_seed.values()] for arm, by_seed in reports.items()}
-    keys = list(values[next(iter(values))][0])
+    keys = list(dict.fromkeys(key for runs in values.values() for run in runs for key in run))
     return {
         "tasks": tasks,
         "seeds": seeds,
@@ -129,7 +149,7 @@ def compare(
         },
         "arms": {
             arm: {
-                **{key: _spread([run[key] for run in values[arm]]) for key in keys},
+                **{key: _spread([run.get(key) for run in values[arm]]) for key in keys},
                 "tasks": {task: _task_summary(list(by_seed.values()), j) for j, task in enumerate(tasks)},
             }
             for arm, by_seed in reports.items()
@@ -139,7 +159,7 @@ def compare(
                 "arm": arm,
                 "minus": other,
                 **{
-                    key: _difference([run[key] for run in values[arm]], [run[key] for run in values[other]])
+                    key: _difference([run.get(key) for run in values[arm]], [run.get(key) for run in values[other]])
                     for key in keys
                 },
             }

@@ -5,7 +5,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sefe_plugin.compare.comparison import RESULTS, Interval, compare, results, t_interval
+from sefe_plugin.compare.comparison import (
+    ABOUT_FURTHER,
+    RESULTS,
+    Interval,
+    compare,
+    results,
+    t_interval,
+    with_further,
+)
 from sefe_plugin.compare.report import interval, spread, task_table
 from sefe_plugin.compare.table import Plan, Run
 from sefe_plugin.evaluation.report import load_report, markdown_table
@@ -57,7 +65,9 @@ def compare_recipes(plan: Plan, against: str) -> dict:
         "memory_of": memory_of,
         **content,
         "intervals": {
-            arm: {key: _interval_of([run[key] for run in runs]) for key in (*RESULTS, *COSTS)}
+            arm: {
+                key: _interval_of([run.get(key) for run in runs]) for key in (*with_further(RESULTS, content), *COSTS)
+            }
             for arm, runs in content["runs"].items()
         },
         "matrices": {
@@ -139,14 +149,15 @@ def format_page(comparison: Mapping, pictures: bool = False) -> str:
     """
     environments = [", ".join(f"{k} {v}" for k, v in versions.items()) for versions in comparison["versions"]]
     seeds = ", ".join(map(str, comparison["seeds"]))
+    heads = with_further(RESULTS, comparison)
     parts = [
         f"Made by `{comparison['command']}` with {'; '.join(environments)}.",
         f"{len(comparison['tasks'])} tasks, seeds {seeds}. Over several seeds: the mean and its 95 % t-interval.",
         "## Results",
         "Percent. Format is the share of answers in their task's format at the end, mean format the same after each "
         "task, averaged. Superficial and essential are the two parts, lost format and lost content, of what the mean "
-        "task lost from just learned to the end (-BWT).",
-        _table(comparison["intervals"], RESULTS, _percent),
+        "task lost from just learned to the end (-BWT)." + (f" {ABOUT_FURTHER}" if heads != RESULTS else ""),
+        _table(comparison["intervals"], heads, _percent),
         "Accuracy at the end, mean ± sample standard deviation:",
         task_table(comparison, lambda task: spread(task["accuracy"])),
         "## Costs",
@@ -159,7 +170,7 @@ def format_page(comparison: Mapping, pictures: bool = False) -> str:
             f"## Differences from {comparison['against']}",
             "Paired by seed: their mean and its 95 % t-interval. Where the interval holds 0, the runs do not tell "
             "which arm is better; of twenty intervals about one misses the truth.",
-            _table(pairs, RESULTS, _percent_difference),
+            _table(pairs, heads, _percent_difference),
             _table(pairs, COSTS, _amount_difference),
         ]
     if pictures:

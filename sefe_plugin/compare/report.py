@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sefe_plugin.compare.comparison import VALUES
+from sefe_plugin.compare.comparison import ABOUT_FURTHER, VALUES, with_further
 from sefe_plugin.evaluation.report import markdown_table
 from sefe_plugin.files import replacing, write_json, write_text
 
@@ -63,11 +63,13 @@ def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
     ]
     for order, content in comparison["orders"].items():
         seeds = ", ".join(map(str, content["seeds"]))
+        heads = with_further(VALUES, content)
         parts += [
             f"### Order {order}, seeds {seeds}",
+            *([ABOUT_FURTHER] if heads != VALUES else []),
             markdown_table(
-                ["arm", *VALUES.values()],
-                [[arm, *(spread(summary[key]) for key in VALUES)] for arm, summary in content["arms"].items()],
+                ["arm", *heads.values()],
+                [[arm, *(spread(summary[key]) for key in heads)] for arm, summary in content["arms"].items()],
             ),
             "Accuracy at the end:",
             task_table(content, lambda task: spread(task["accuracy"])),
@@ -79,9 +81,9 @@ def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
                 "Differences between arms, paired by seed: their mean and its 95 % t-interval. Where the interval "
                 "holds 0, the runs do not tell which arm is better; of twenty intervals about one misses the truth.",
                 markdown_table(
-                    ["arms", *VALUES.values()],
+                    ["arms", *heads.values()],
                     [
-                        [f"{pair['arm']} - {pair['minus']}", *(interval(pair[key]) for key in VALUES)]
+                        [f"{pair['arm']} - {pair['minus']}", *(interval(pair[key]) for key in heads)]
                         for pair in content["differences"]
                     ],
                 ),

@@ -56,7 +56,9 @@ def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader) -> 
     ]
 
 
-def test_set_errors(dataset: str, dataset_dir: str | Path, name: str, scorer: GoldReader) -> list[str]:
+def test_set_errors(
+    dataset: str, dataset_dir: str | Path, name: str, scorer: GoldReader, key: str = "test_dataset"
+) -> list[str]:
     """List what keeps a test set from being scored, so that it is known before anything is trained.
 
     Args:
@@ -64,18 +66,19 @@ def test_set_errors(dataset: str, dataset_dir: str | Path, name: str, scorer: Go
         dataset_dir: As in `read_test_set`.
         name: Name of the scorer, for messages.
         scorer: As in `read_test_set`.
+        key: The recipe key that names the test set, for messages.
     """
     try:
         records = read_test_set(dataset, dataset_dir, scorer)
     except (OSError, ValueError) as error:
-        return [f"`test_dataset`: {dataset!r} cannot be read: {error}."]
+        return [f"`{key}`: {dataset!r} cannot be read: {error}."]
     if not records:
-        return [f"`test_dataset`: {dataset!r} holds no records. Give it some."]
+        return [f"`{key}`: {dataset!r} holds no records. Give it some."]
     faults = gold_faults(records, scorer)
     if not faults:
         return []
     return [
-        f"`test_dataset`: {len(faults)} of {len(records)} records of {dataset!r} have no gold answer for the scorer "
+        f"`{key}`: {len(faults)} of {len(records)} records of {dataset!r} have no gold answer for the scorer "
         f"{name!r}: {listed_faults(faults)}. Put it into a field {scorer.gold!r}, or where dataset_info.json says "
         "that the response is, or choose another scorer."
     ]

@@ -1,6 +1,6 @@
 """The two pictures of a report: the matrices as heat maps, and each task's accuracy along the sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,8 +14,26 @@ _GREY = "#555555"
 Matrix = Sequence[Sequence[float | None]]
 
 
-def draw_matrices(tasks: Sequence[str], accuracy: Matrix, formats: Matrix, title: str) -> Figure:
-    """Draw accuracy and right format side by side: a row for each trained task, a column for each scored one."""
+def draw_matrices(
+    tasks: Sequence[str],
+    accuracy: Matrix,
+    formats: Matrix,
+    title: str,
+    zero_shot: Mapping[str, Sequence[float | None]] | None = None,
+    retention: Mapping[str, Sequence] | None = None,
+) -> Figure:
+    """Draw accuracy and right format side by side: a row for each trained task, a column for each scored one.
+
+    Args:
+        tasks: Their names.
+        accuracy: Rows after each task, in percent.
+        formats: Likewise.
+        title: Head of the picture.
+        zero_shot: "zero_shot" of a report: a row above the others.
+        retention: "retention" of a report: columns set apart to the right, with a row above the others.
+    """
+    if zero_shot is not None or retention is not None:
+        return _draw_with_base(tasks, (accuracy, formats), title, zero_shot, retention)
     size = max(len(tasks), 3)
     figure = Figure(figsize=(2 * (0.72 * size + 0.9) + 1.6, 0.5 * size + 2.1), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -28,8 +46,43 @@ def draw_matrices(tasks: Sequence[str], accuracy: Matrix, formats: Matrix, title
     return figure
 
 
-def draw_curves(tasks: Sequence[str], accuracy: Matrix, title: str) -> Figure:
-    """Draw a curve for each task, from its own training on."""
+def _draw_with_base(
+    tasks: Sequence[str],
+    matrices: tuple[Matrix, Matrix],
+    title: str,
+    zero_shot: Mapping[str, Sequence[float | None]] | None,
+    retention: Mapping[str, Sequence] | None,
+) -> Figure:
+    """Draw the matrices of `draw_matrices` with the base's row on top, and retention sets beside the tasks."""
+    sets = list(retention["sets"]) if retention else []
+    rows = ["before", *tasks]
+    # a column of the tasks' map is as wide as one of the retention sets' map
+    shares = [max(len(tasks), 3), *([max(len(sets), 1)] if sets else [])] * 2
+    width, height = 0.72 * sum(shares) + 0.5 * len(shares) + 2.4, 0.5 * max(len(rows), 4) + 2.3
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    panels = list(figure.subplots(1, len(shares), sharey=True, width_ratios=shares))
+    for half, (key, head, matrix) in enumerate(
+        zip(("accuracy", "format"), ("Accuracy (%)", "Right format (%)"), matrices, strict=True)
+    ):
+        own = panels[half * len(shares) // 2 : (half + 1) * len(shares) // 2]
+        before = zero_shot[key] if zero_shot is not None else [None] * len(tasks)
+        image = _heat_map(own[0], tasks, [before, *matrix], head, rows)
+        own[0].axhline(0.5, color=_GREY, linewidth=1.5)
+        if sets:
+            _heat_map(own[1], sets, retention[f"{key}_matrix"], "Retention", rows)
+            own[1].axhline(0.5, color=_GREY, linewidth=1.5)
+            own[1].set_xlabel("")
+    panels[0].set_ylabel("after training on")
+    bar = figure.colorbar(image, ax=panels, fraction=0.02, pad=0.01, ticks=range(0, 101, 20))
+    bar.outline.set_visible(False)
+    figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def draw_curves(
+    tasks: Sequence[str], accuracy: Matrix, title: str, retention: Mapping[str, Sequence] | None = None
+) -> Figure:
+    """Draw a curve for each task, from its own training on, and a dashed one for each retention set of a report."""
     figure = Figure(figsize=(max(7.0, 0.95 * len(tasks) + 2.4), 4.6), layout="constrained", dpi=120)
     axes = figure.subplots()
     for j, task in enumerate(tasks):
@@ -37,8 +90,16 @@ def draw_curves(tasks: Sequence[str], accuracy: Matrix, title: str) -> Figure:
         if points:
             looks = line_looks(j)
             axes.plot(*zip(*points, strict=True), label=task, linewidth=1.8, markersize=6, clip_on=False, **looks)
-    axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_xlim(-0.2, len(tasks) - 0.8)
+    first, ticks = 0, list(tasks)
+    if retention is not None:
+        first, ticks = -1, ["before", *tasks]
+        for j, name in enumerate(retention["sets"]):
+            points = [(i - 1, row[j]) for i, row in enumerate(retention["accuracy_matrix"]) if row[j] is not None]
+            if points:
+                looks = {**line_looks(len(tasks) + j), "linestyle": "--", "markerfacecolor": "white"}
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=1.8, markersize=6, clip_on=False, **looks)
+    axes.set_xticks(range(first, len(tasks)), ticks, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xlim(first - 0.2, len(tasks) - 0.8)
     axes.set_ylim(0, 100)
     axes.set_xlabel("after training on")
     axes.set_ylabel("accuracy (%)")
@@ -56,7 +117,8 @@ def line_looks(number: int) -> dict[str, str]:
     return {"color": COLOURS[place], "marker": _MARKERS[(place + rounds) % len(_MARKERS)]}
 
 
-def _heat_map(axes: Axes, tasks: Sequence[str], matrix: Matrix, title: str):
+def _heat_map(axes: Axes, tasks: Sequence[str], matrix: Matrix, title: str, rows: Sequence[str] | None = None):
+    rows = tasks if rows is None else rows
     values = [[float("nan") if value is None else value for value in row] for row in matrix]
     image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     for i, row in enumerate(matrix):
@@ -66,11 +128,11 @@ def _heat_map(axes: Axes, tasks: Sequence[str], matrix: Matrix, title: str):
                 axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=9, color=colour)
     axes.set_title(title, fontsize=11)
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel("scored on")
     axes.tick_params(length=0)
     axes.set_xticks([k - 0.5 for k in range(1, len(tasks))], minor=True)
-    axes.set_yticks([k - 0.5 for k in range(1, len(tasks))], minor=True)
+    axes.set_yticks([k - 0.5 for k in range(1, len(rows))], minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="minor", length=0)
     for spine in axes.spines.values():

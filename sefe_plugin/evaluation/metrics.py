@@ -52,7 +52,7 @@ def mean_finetune_accuracy(matrix: Matrix) -> float | None:
         >>> mean_finetune_accuracy([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]])
         70.0
     """
-    return _mean(matrix[i][i] for i in range(num_scored_tasks(matrix)))
+    return mean_of(matrix[i][i] for i in range(num_scored_tasks(matrix)))
 
 
 def mean_final_accuracy(matrix: Matrix) -> float | None:
@@ -63,7 +63,7 @@ def mean_final_accuracy(matrix: Matrix) -> float | None:
         53.33
     """
     count = num_scored_tasks(matrix)
-    return _mean(matrix[count - 1][j] for j in range(count))
+    return mean_of(matrix[count - 1][j] for j in range(count))
 
 
 def mean_average_accuracy(matrix: Matrix) -> float | None:
@@ -73,7 +73,7 @@ def mean_average_accuracy(matrix: Matrix) -> float | None:
         >>> round(mean_average_accuracy([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]]), 2)
         69.44
     """
-    return _mean(_mean(matrix[i][: i + 1]) for i in range(num_scored_tasks(matrix)))
+    return mean_of(mean_of(matrix[i][: i + 1]) for i in range(num_scored_tasks(matrix)))
 
 
 def backward_transfer(matrix: Matrix) -> float | None:
@@ -86,7 +86,7 @@ def backward_transfer(matrix: Matrix) -> float | None:
         -16.67
     """
     count = num_scored_tasks(matrix)
-    return _mean(_difference(matrix[count - 1][j], matrix[j][j]) for j in range(count))
+    return mean_of(difference(matrix[count - 1][j], matrix[j][j]) for j in range(count))
 
 
 def forgetting(matrix: Matrix) -> float | None:
@@ -101,7 +101,7 @@ def forgetting(matrix: Matrix) -> float | None:
     """
     last = num_scored_tasks(matrix) - 1
     best = (_max(matrix[i][j] for i in range(j, last)) for j in range(last))
-    return _mean(_difference(peak, matrix[last][j]) for j, peak in enumerate(best))
+    return mean_of(difference(peak, matrix[last][j]) for j, peak in enumerate(best))
 
 
 def split_forgetting(accuracy: Matrix, formats: Matrix) -> list[Loss | None]:
@@ -135,11 +135,17 @@ def split_forgetting(accuracy: Matrix, formats: Matrix) -> list[Loss | None]:
     losses: list[Loss | None] = []
     for j in range(num_tasks):
         ends = [accuracy[j][j], accuracy[last][j], formats[j][j], formats[last][j]] if j <= last else [None]
-        losses.append(None if None in ends else _split(*ends))
+        losses.append(None if None in ends else split_loss(*ends))
     return losses
 
 
-def _split(accuracy0: float, accuracy1: float, format0: float, format1: float) -> Loss:
+def split_loss(accuracy0: float, accuracy1: float, format0: float, format1: float) -> Loss:
+    """Split one drop, from the state 0 to the state 1, as `split_forgetting` does; all in percent.
+
+    Example:
+        >>> split_loss(80.0, 30.0, 80.0, 40.0)
+        Loss(drop=50.0, superficial=35.0, essential=15.0)
+    """
     # A share without right formats says nothing of the content: the other end's stands in.
     content1 = accuracy1 / format1 if format1 else None
     content0 = accuracy0 / format0 if format0 else content1 or 0.0
@@ -151,7 +157,8 @@ def _split(accuracy0: float, accuracy1: float, format0: float, format1: float) -
     )
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Return the mean of values; None where there is none, or one of them is None."""
     values = list(values)
     return math.fsum(values) / len(values) if values and None not in values else None
 
@@ -161,5 +168,6 @@ def _max(values: Iterable[float | None]) -> float | None:
     return None if None in values else max(values)
 
 
-def _difference(first: float | None, second: float | None) -> float | None:
+def difference(first: float | None, second: float | None) -> float | None:
+    """Return `first - second`; None where one of them is None."""
     return None if first is None or second is None else first - second

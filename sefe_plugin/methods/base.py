@@ -109,7 +109,7 @@ class Method:
 
     Options: ClassVar[type] = NoOptions
     parametrisation: ClassVar[str] = "lora"
-    carries: ClassVar[tuple[str, ...]] = ("merge", "stack")
+    carries: ClassVar[tuple[str, ...]] = ("merge", "stack", "none")
     file: ClassVar[str | None] = None
     earlier: ClassVar[str | None] = None
     whole_sequence: ClassVar[tuple[str, ...]] = ()

@@ -11,7 +11,7 @@ class Full(Method):
     """Train all weights that the host does not freeze, with no cure for forgetting."""
 
     parametrisation = "full"
-    carries = ("replace",)
+    carries = ("replace", "none")
 
     @classmethod
     def errors(cls, arguments: Mapping[str, Any]) -> list[str]:

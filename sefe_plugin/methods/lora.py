@@ -10,4 +10,4 @@ class Lora(Method):
     with the same adapter (`carry: continue`).
     """
 
-    carries = ("merge", "stack", "continue")
+    carries = ("merge", "stack", "continue", "none")

@@ -5,8 +5,9 @@ from typing import Any
 
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.methods import DEFAULT, methods
+from sefe_plugin.plan.answers import times_scored
 from sefe_plugin.plan.memory import is_autocast, saved_state_bytes
-from sefe_plugin.plan.sizes import Architecture, TaskSize
+from sefe_plugin.plan.sizes import Architecture, TaskSize, TestSize
 from sefe_plugin.plan.steps import checkpoints
 from sefe_plugin.zero import read_deepspeed
 
@@ -22,6 +23,7 @@ def disk_space(
     arguments: Mapping[str, Any],
     tasks: Sequence[TaskSize],
     steps: Sequence[int | None],
+    retention: Sequence[TestSize] = (),
 ) -> dict[str, int]:
     """Work out what a finished run takes on disk.
 
@@ -30,6 +32,7 @@ def disk_space(
         arguments: the recipe's keys.
         tasks: the data of the tasks.
         steps: optimizer steps of each training, None where unknown; a method may train a task several times.
+        retention: the test sets that belong to no task.
 
     Returns:
         Bytes by part; "total" is their sum.
@@ -51,8 +54,10 @@ def disk_space(
         limit = arguments.get("replay_size")
         kept = [min(task.samples or 0, limit or task.samples or 0) for task in tasks]
         parts["kept samples"] = _SAMPLE_BYTES * sum(kept)
+    scored = [(task.test_bytes, task.test_records) for task in tasks] + [(one.bytes, one.records) for one in retention]
+    times = [*times_scored(arguments, count), *[count + 1] * len(retention)]
     parts["predictions"] = sum(
-        (count - index) * (task.test_bytes + _ANSWER_BYTES * task.test_records) for index, task in enumerate(tasks)
+        number * (size + _ANSWER_BYTES * records) for number, (size, records) in zip(times, scored, strict=True)
     )
     parts = {name: round(size) for name, size in parts.items()}
     return {**parts, "total": sum(parts.values())}

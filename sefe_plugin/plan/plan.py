@@ -1,7 +1,7 @@
 """A finished plan, as data and as text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sefe_plugin.plan.memory import UNCERTAINTY
@@ -31,6 +31,7 @@ class Plan:
         memory: bytes of one GPU at the peak of the last task, by part and in total.
         disk: bytes that the finished run takes, by part and in total.
         notes: what the host could not try here, one sentence each.
+        answers: number of questions of test sets that are answered, by what they are of and in total.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Plan:
     memory: Mapping[str, int]
     disk: Mapping[str, int]
     notes: Sequence[str] = ()
+    answers: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -63,6 +65,7 @@ class Plan:
             "uncertainty": UNCERTAINTY,
             "disk": dict(self.disk),
             "notes": list(self.notes),
+            "answers": dict(self.answers),
         }
 
 
@@ -89,6 +92,7 @@ def format_plan(plan: Plan) -> str:
         f"{'total':<20}{_sum(samples):>12}{_sum(plan.steps):>10}{_sum(tokens):>16}",
         *sorted({_SOURCES[task.source] for task in plan.tasks}),
         *([f"{added:,} of the samples are of earlier tasks or general data"] if added else []),
+        *_further_answers(plan.answers),
         "",
         f"memory of one GPU at the peak of the last task, within {UNCERTAINTY:.0%}, driver's context aside:",
         *_parts(plan.memory),
@@ -98,6 +102,15 @@ def format_plan(plan: Plan) -> str:
         *(["", "not tried here:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
     ]
     return "\n".join(lines)
+
+
+def _further_answers(answers: Mapping[str, int]) -> list[str]:
+    """Say how many questions are answered, where it is more than those of the tasks so far."""
+    parts = {name: count for name, count in answers.items() if name != "total"}
+    if len(parts) < 2:
+        return []
+    shown = ", ".join(f"{count:,} of {name}" for name, count in parts.items())
+    return [f"{answers['total']:,} questions are answered in all: {shown}"]
 
 
 def _tokens(task: TaskSize) -> int | None:

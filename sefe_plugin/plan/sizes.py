@@ -53,6 +53,21 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class TestSize:
+    """A test set that belongs to no task.
+
+    Attributes:
+        name: of the test set.
+        records: to answer before the first task and after every one.
+        bytes: of their file.
+    """
+
+    name: str
+    records: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class TaskSize:
     """The data of one task.
 

@@ -5,7 +5,7 @@ What the records are worth, the host tries before the first task starts.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,29 +32,51 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
     Args:
         arguments: All keys of the task, among them `dataset`, `test_dataset` and `scorer`.
     """
-    folder = Path(arguments.get("dataset_dir", "data"))
-    info_file = folder / "dataset_info.json"
+    info_file = Path(arguments.get("dataset_dir", "data")) / "dataset_info.json"
     try:
         info = _read_info(info_file)
     except ValueError as error:
         return [f"{info_file} {error}."]
     errors = []
     for key, name in dataset_names(arguments):
-        if name not in info:
-            errors.append(f"`{key}`: {name!r} is not declared in {info_file}.{near(name, info)}")
-            continue
-        entry, where = info[name], f"`{key}`: the entry {name!r} of {info_file}"
-        if found := [f"{where}: {error}" for error in _entry_errors(entry)]:
-            errors += found
-            continue
-        file = folder / entry.get("file_name", "")
-        if "file_name" in entry and not os.path.exists(file):  # noqa: PTH110 - never fails
-            errors.append(f"`{key}`: the file {file} of {name!r} does not exist.")
-        elif key == "test_dataset" and not (file.suffix in SUFFIXES and file.is_file()):
-            errors.append(f"`test_dataset`: {name!r} must be a local .json or .jsonl file; got {entry!r}.")
-        elif key == "test_dataset":
-            errors += test_set_errors(name, folder, arguments["scorer"], SCORERS[arguments["scorer"]])
+        scorer = arguments["scorer"] if key == "test_dataset" else None
+        errors += _declaration_errors(key, name, info, info_file, scorer)
     return errors
+
+
+def test_data_errors(key: str, name: str, scorer: str, arguments: Mapping[str, Any]) -> list[str]:
+    """List what is wrong with how a test set is declared, and with its gold answers.
+
+    Args:
+        key: The key that names it.
+        name: Its name in `dataset_info.json`.
+        scorer: The name of its scorer.
+        arguments: All keys of the recipe.
+    """
+    info_file = Path(arguments.get("dataset_dir", "data")) / "dataset_info.json"
+    try:
+        return _declaration_errors(key, name, _read_info(info_file), info_file, scorer)
+    except ValueError as error:
+        return [f"{info_file} {error}."]
+
+
+def _declaration_errors(
+    key: str, name: str, info: Mapping[str, Any], info_file: Path, scorer: str | None
+) -> list[str]:
+    """List what is wrong with one dataset; one with a scorer is a test set."""
+    if name not in info:
+        return [f"`{key}`: {name!r} is not declared in {info_file}.{near(name, info)}"]
+    entry, folder = info[name], info_file.parent
+    if found := _entry_errors(entry):
+        return [f"`{key}`: the entry {name!r} of {info_file}: {error}" for error in found]
+    file = folder / entry.get("file_name", "")
+    if "file_name" in entry and not os.path.exists(file):  # noqa: PTH110 - never fails
+        return [f"`{key}`: the file {file} of {name!r} does not exist."]
+    if scorer is None:
+        return []
+    if not (file.suffix in SUFFIXES and file.is_file()):
+        return [f"`{key}`: {name!r} must be a local .json or .jsonl file; got {entry!r}."]
+    return test_set_errors(name, folder, scorer, SCORERS[scorer], key)
 
 
 def _read_info(file: Path) -> dict[str, Any]:
@@ -108,12 +130,44 @@ def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
                 general.setdefault(name, set()).update(sources)
             else:
                 used |= dict.fromkeys(sources, (name, f"{_USES[key]} of {task}"))
+    return sorted(
+        f"`mix`: {name!r} is {use}, no general data. Name another, or use `replay_ratio` for earlier tasks."
+        for name, use in _shared(general, used)
+    )
+
+
+def retention_data_errors(arguments: Mapping[str, Any], tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """List retention sets that are data of a task, its test set, or general data that is trained.
+
+    Args:
+        arguments: The keys that hold for every task.
+        tasks: As in `mix_errors`.
+    """
+    used: dict[Any, tuple[str, str]] = {}
+    for task, keys in tasks:
+        for key, name in dataset_names(keys):
+            use = "general data of `mix`" if key == "mix" else f"{_USES[key]} of {task}"
+            used |= dict.fromkeys(_sources(name, Path(keys.get("dataset_dir") or "data")), (name, use))
+    folder = Path(arguments.get("dataset_dir") or "data")
+    named = {entry["dataset"] for entry in arguments.get("retention_sets") or ()}
+    found = _shared({name: _sources(name, folder) for name in named}, used)
+    return sorted(
+        f"`retention_sets`: {name!r} is {use}. Name a test set that belongs to no task." for name, use in found
+    )
+
+
+def _shared(looked_at: Mapping[str, set[Any]], used: Mapping[Any, tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield the datasets that are in use under whatever name: name, and what the same data is.
+
+    Args:
+        looked_at: Name -> where its samples come from.
+        used: Where samples come from -> the name of the dataset and what it is.
+    """
     sizes = defaultdict(list)
     for source in used:
         if isinstance(source, Path):
             sizes[source.stat().st_size].append(source)
-    errors = []
-    for name, sources in general.items():
+    for name, sources in looked_at.items():
         copied = {
             file
             for source in sources - used.keys()
@@ -122,12 +176,7 @@ def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
             if file_digest(file) == file_digest(source)
         }
         for other, use in {used[source] for source in (sources & used.keys()) | copied}:
-            also = "" if other == name else f", there called {other!r}"
-            errors.append(
-                f"`mix`: {name!r} is {use}{also}, no general data. Name another, or use `replay_ratio` for earlier "
-                "tasks."
-            )
-    return sorted(errors)
+            yield name, use if other == name else f"{use}, there called {other!r}"
 
 
 def _sources(name: str, folder: Path) -> set[Any]:

@@ -2,30 +2,28 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sefe_plugin.benchmarks import OWN_ORDER, benchmark_names, load_benchmark, named_orders
 from sefe_plugin.carry import CARRIES
-from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods, unusable_methods
 from sefe_plugin.options import plain_fault
-from sefe_plugin.recipe.data_trial import data_errors, mix_errors
+from sefe_plugin.recipe.data_trial import data_errors, mix_errors, retention_data_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors, plugin_keys
+from sefe_plugin.recipe.retention import name_rule_errors, retention_errors, scorer_errors
 from sefe_plugin.recipe.secrets import secret_errors
+from sefe_plugin.recipe.single_task import single_task_errors
 from sefe_plugin.words import near, shown
 from sefe_plugin.zero import read_deepspeed
 
 
 #: Keys that every task has.
 TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
-
-#: Bytes of a task's name, which is a part of names of files.
-_LONGEST_NAME = 200
 
 #: Keys without which no data can be tried.
 _DATA_KEYS = {"dataset_dir", "media_dir", "max_samples", "seed"}
@@ -156,6 +154,10 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
         tasks, task_errors = _read_tasks(arguments["tasks"], common, host, check_data)
         errors += task_errors
     errors += _mix_errors(common, tasks, benchmark is not None)
+    retention = retention_errors(common, [task.name for task in tasks], benchmark, check_data)
+    if not retention and benchmark is None:
+        retention = retention_data_errors(common, _named_keys(common, tasks))
+    errors += retention + (single_task_errors(common, [task.name for task in tasks]) if tasks else [])
     if "task_order" in arguments and "benchmark" not in arguments:
         errors.append(
             "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks` in the order you want; got "
@@ -285,10 +287,13 @@ def _mix_errors(common: Mapping[str, Any], tasks: Sequence[Task], is_benchmark: 
             "`mix` needs a `dataset_info.json` of yours, and a `benchmark` brings its own. List its tasks as `tasks`, "
             "or remove `mix`."
         ]
-    return mix_errors(
-        (task.name, {**common, **task.overrides, "dataset": task.dataset, "test_dataset": task.test_dataset})
-        for task in tasks
-    )
+    return mix_errors(_named_keys(common, tasks))
+
+
+def _named_keys(common: Mapping[str, Any], tasks: Sequence[Task]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each task and all its keys."""
+    for task in tasks:
+        yield task.name, {**common, **task.overrides, "dataset": task.dataset, "test_dataset": task.test_dataset}
 
 
 def _sequence_errors(common: Mapping[str, Any], host: HostKeys, faults: Mapping[str, str]) -> list[str]:
@@ -326,7 +331,7 @@ def _is_local(model: str) -> bool:
 def _keys_of_the_whole(common: Mapping[str, Any], host: HostKeys) -> tuple[str, ...]:
     """Keys that a task cannot override."""
     method, carry = methods().get(str(common.get("cl_method"))), CARRIES.get(str(common.get("carry")))
-    keys = [*all_keys_of_scope("sequence"), *all_keys_of_scope("filled_in")]
+    keys = [*all_keys_of_scope("sequence"), "single_task_run", *all_keys_of_scope("filled_in")]
     keys += [*host.refused, *host.other_trainings, *host.fixed, *host.whole_sequence, *host.parametrisations["lora"]]
     keys += [key for part in (method, carry) if part for key in part.whole_sequence]
     return tuple(dict.fromkeys(keys))
@@ -350,15 +355,13 @@ def _read_tasks(
             if not isinstance(entry.get(key), str) or not entry[key] or plain_fault(entry[key])
         ]
         if isinstance(name, str) and name:
-            if not re.fullmatch(r"[\w.-]+", name) or len(name.encode(errors="replace")) > _LONGEST_NAME:
-                rule = f"may hold letters, digits, `_`, `.` and `-`, at most {_LONGEST_NAME} bytes"
-                found.append(f"`name` {rule}; got {shown(name)}.")
+            found += name_rule_errors(name)
             if name.casefold() in first_at:
                 found.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
             first_at.setdefault(name.casefold(), position)
         scorer = entry.get("scorer")
-        if isinstance(scorer, str) and scorer and scorer not in SCORERS:
-            found.append(f"`scorer` must be one of {tuple(SCORERS)}; got {shown(scorer)}.{near(scorer, SCORERS)}")
+        if isinstance(scorer, str) and scorer:
+            found += scorer_errors(scorer)
         given = {key: value for key, value in entry.items() if key not in TASK_KEYS}
         faults = key_faults(given, host.keys)
         overrides = without(given, faults)

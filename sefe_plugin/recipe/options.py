@@ -50,13 +50,31 @@ class SequenceOptions:
         "tasks as a list.",
         scope="sequence",
     )
-    carry: Literal["merge", "stack", "continue", "replace"] | None = option(
+    score_unseen: bool = option(
+        False,
+        "Score all tasks after every task, and before the first with the untouched base, so that the report can say "
+        "what training on a task does for tasks that come later (docs/transfer.md).",
+        scope="sequence",
+    )
+    retention_sets: list[dict] | None = option(
+        None,
+        "Test sets that belong to no task, such as those of general abilities, scored before the first task with the "
+        "untouched base, and after every task: a list of mappings with name, dataset and scorer (docs/transfer.md).",
+        scope="sequence",
+    )
+    single_task_run: str | None = option(
+        None,
+        "Run folder of a finished sequence with `carry: none`, which holds every task of this one. The report then "
+        "says how much better or worse a task is learned in the sequence than alone. It stands outside `tasks`.",
+        scope="computing",
+    )
+    carry: Literal["merge", "stack", "continue", "replace", "none"] | None = option(
         None,
         "How a sequence carries a task on. merge: its adapter becomes part of the next task's base, as in SEFE; with "
         "`quantization_bit`, of the 16-bit base, which is quantized again. stack: the base stays as it is, and all "
         "earlier adapters are kept frozen beside the new one; exact for a quantized base. continue: the same adapter "
-        "goes on. replace: the model of a task is the base of the next (full fine-tuning). The method's first way "
-        "where it is left out.",
+        "goes on. replace: the model of a task is the base of the next (full fine-tuning). none: nothing is carried "
+        "on, every task starts from the untouched base. The method's first way where it is left out.",
         scope="sequence",
     )
     projector_learning_rate: float | None = option(
@@ -126,6 +144,9 @@ DATA_OPTIONS = (DataOptions, AddedOptions)
 
 #: Keys that describe a whole sequence and never reach a single run.
 SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
+
+#: Keys beside them that only the sequence reads: none of its tasks' own runs has them.
+KEYS_OF_SEQUENCE_ALONE = ("carry", "score_unseen", "retention_sets", "single_task_run")
 
 #: Optimizers of the host that make parameter groups of their own.
 _OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "use_adam_mini", "use_muon")
@@ -255,7 +276,18 @@ def _scoring_errors(arguments: Mapping[str, Any]) -> list[str]:
             "`scoring_backend: vllm` needs vLLM, which is not installed: pip install 'sefe-plugin[vllm]'. Or use "
             "`scoring_backend: generate`."
         ]
-    return []
+    return _scored_base_errors(arguments)
+
+
+def _scored_base_errors(arguments: Mapping[str, Any]) -> list[str]:
+    if not (arguments.get("pad_images") and arguments.get("scoring_backend") == "vllm"):
+        return []
+    return [
+        f"`{key}` with `scoring_backend: vllm` cannot be combined with `pad_images`: vLLM takes the base's own "
+        "processor, which does not pad. Set `scoring_backend: generate`."
+        for key in ("score_unseen", "retention_sets")
+        if arguments.get(key)
+    ]
 
 
 def _asd_errors(arguments: Mapping[str, Any]) -> list[str]:

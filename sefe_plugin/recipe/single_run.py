@@ -13,6 +13,7 @@ from sefe_plugin.methods.base import Method
 from sefe_plugin.recipe.data_trial import mix_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
 from sefe_plugin.recipe.load import name_errors, other_methods_errors, other_training_errors, value_errors
+from sefe_plugin.recipe.options import KEYS_OF_SEQUENCE_ALONE
 
 
 def single_run_errors(arguments: Mapping[str, Any], host: HostKeys, in_sequence: bool = False) -> list[str]:
@@ -40,8 +41,11 @@ def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[
     errors = unnamed + value_errors(arguments)
     if not unnamed:
         errors += other_methods_errors(arguments)
-    if "carry" in arguments:
-        errors.append("`carry` belongs to a sequence. Add `tasks` or `benchmark`, or remove it.")
+    errors += [
+        f"`{key}` belongs to a sequence. Add `tasks` or `benchmark`, or remove it."
+        for key in KEYS_OF_SEQUENCE_ALONE
+        if key in arguments
+    ]
     if arguments.get("replay_ratio") and arguments.get("replay_from") is None:
         errors.append(
             "`replay_ratio` draws from earlier tasks, and a single run has none. Add `tasks` or `benchmark`, or "
@@ -61,7 +65,7 @@ def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[
         if arguments.get("merge_adapter"):
             errors.append("`merge_adapter` follows training. Set `do_train: true`, or remove it.")
         is_trained = arguments.get("adapter_name_or_path") or arguments.get("finetuning_type") == "full"
-        if arguments.get("test_sets") and not is_trained:
+        if arguments.get("test_sets") and not (is_trained or in_sequence):  # a sequence scores its base too
             errors.append(
                 "`test_sets` needs a trained model. Set `do_train: true`, or name its adapter by "
                 "`adapter_name_or_path`."

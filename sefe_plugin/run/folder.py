@@ -3,6 +3,10 @@
 run/
 manifest.json             the recipe and the complete tasks; written last, so a task named in it is complete
 data/                     the benchmark's dataset folder, if the recipe names a benchmark
+single_task.json          with `single_task_run`: the accuracy of each task trained alone
+0_base/                   with `score_unseen` or `retention_sets`: the untouched base, scored before the first task
+    score.yaml              the plain recipe of its scoring; inputs.json, log.txt, steps.json, predictions/ and
+                            scores.json as below
 1_ScienceQA/              one task: its adapter, or its model with full fine-tuning, and
     task.yaml               the plain recipe of this task, which can be run again by hand
     inputs.json             what it was made of: data, base and other files, with their digests
@@ -13,7 +17,8 @@ data/                     the benchmark's dataset folder, if the recipe names a 
     asd.jsonl               what every rewritten sample was
     kept_samples/           with `replay_ratio`: what later tasks may draw of this one's samples
     predictions/*.jsonl     one line per answer
-    scores.json             accuracy and format share of every task learned so far; official accuracy, if any
+    scores.json             accuracy and format share of every task learned so far (`stages` says of what else);
+                            official accuracy, if any
     merged/                 the base of the next task (`carry: merge`), or
     stacked/                the adapters so far as one plain LoRA on the untouched base (`carry: stack`)
 report.json, report.md, *.png
@@ -42,6 +47,14 @@ from sefe_plugin.run.checkpoints import is_whole_checkpoint, whole_checkpoints
 from sefe_plugin.run.inputs import INPUTS_FILE
 from sefe_plugin.run.process import LOG_FILE
 from sefe_plugin.run.records import RunFolderError, is_manifest, is_scores, read_record
+from sefe_plugin.run.stages import (
+    BASE,
+    BASE_NAME,
+    has_base_row,
+    scored_in,
+    stage_name,
+    stages_scored_otherwise,
+)
 from sefe_plugin.run.steps import SCORED, TRAINED, forget_step, steps_of
 
 
@@ -67,6 +80,9 @@ class RunFolder:
         self.path = path
         self.manifest_file = path / "manifest.json"
         self.data = path / "data"
+        self.single_task_file = path / "single_task.json"
+        #: Folder of the stage before the first task.
+        self.base_folder = self.task_folder(BASE, BASE_NAME)
         #: File descriptors that hold the lock, for processes that shall hold it too.
         self.held: tuple[int, ...] = ()
 
@@ -103,7 +119,7 @@ class RunFolder:
             time.sleep(0.1)
 
     def task_folder(self, index: int, name: str) -> Path:
-        """Return the folder of the task at `index`, counted from 0."""
+        """Return the folder of the task at `index`, counted from 0; of a stage, in the words of `stages`."""
         return self.path / f"{index + 1}_{name}"
 
     def read_manifest(self) -> dict[str, Any] | None:
@@ -173,8 +189,10 @@ class RunFolder:
             if index >= len(complete) and not fits and folder.is_dir():
                 remove_folder(folder)
                 say(f"{task['name']} starts anew: its recipe is another than before.")
-        if before != after and self.data.is_dir():
-            remove_folder(self.data)  # a benchmark's, drawn or written for the recipe before
+        if before != after:
+            for place in (self.data, self.base_folder):  # the data a benchmark's, for the recipe before
+                if place.is_dir():
+                    remove_folder(place)
         self.forget_scores(old, stages_scored_otherwise(old, new), len(complete))
         self._write_manifest(new, complete)
         (self.path / REPORT_FILE).unlink(missing_ok=True)  # of the shorter sequence
@@ -197,12 +215,16 @@ class RunFolder:
         predictions (`rescoring`), those of an unfinished task by its scoring.
         """
         for index in stages:
-            folder = self.task_folder(index, recipe["tasks"][index]["name"])
+            folder = self.task_folder(index, stage_name(recipe, index))
             (folder / SCORES_FILE).unlink(missing_ok=True)
             if index >= num_complete and SCORED in steps_of(folder):
                 forget_step(folder, SCORED)
         for name in REPORT_FILES if stages else ():
             (self.path / name).unlink(missing_ok=True)
+
+    def has_scored_base(self) -> bool:
+        """Tell whether the untouched base is scored."""
+        return SCORED in steps_of(self.base_folder)
 
     def complete_task(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
         """Record the complete tasks; call it when everything of the newest one is on disk."""
@@ -239,15 +261,39 @@ class RunFolder:
             Matrices in percent; entry [i][j] is on task j after task i, None where it was not scored. The last is None
             where no task is scored by an official rule.
         """
-        manifest = self.read_manifest()
-        num_complete = len(manifest["complete"]) if manifest else 0
-        rows = [self.read_scores(index, name) if index < num_complete else {} for index, name in enumerate(tasks)]
-        accuracy, formatted, official = (
-            [[scores.get(task, {}).get(key) for task in tasks] for scores in rows]
-            for key in ("accuracy", "format", "official")
-        )
+        rows = [self._row(index) for index in range(len(tasks))]
+        accuracy, formatted, official = (cells(rows, tasks, key) for key in ("accuracy", "format", "official"))
         has_official = any(value is not None for row in official for value in row)
         return accuracy, formatted, official if has_official else None
+
+    def base_rows(self, tasks: Sequence[str]) -> tuple[dict[str, list] | None, dict[str, list] | None]:
+        """Read what a report says of the untouched base and of retention sets, with the names of its keys.
+
+        Returns:
+            "zero_shot" and "retention"; None where the run has no such row or test sets.
+        """
+        recipe = (self.read_manifest() or {}).get("recipe", {})
+        if not has_base_row(recipe):
+            return None, None
+        base = self._row(BASE)
+        zero_shot = {key: cells([base], tasks, key)[0] for key in ("accuracy", "format")}
+        sets = [one["name"] for one in recipe.get("retention_sets") or ()]
+        rows = [base, *(self._row(index) for index in range(len(tasks)))]
+        matrices = {f"{key}_matrix": cells(rows, sets, key) for key in ("accuracy", "format")}
+        return zero_shot if recipe.get("score_unseen") else None, {"sets": sets, **matrices} if sets else None
+
+    def _row(self, index: int) -> dict[str, dict[str, float]]:
+        """Read the scores of a stage by test set; none where it is not complete, or the recipe has it no more."""
+        manifest = self.read_manifest()
+        if manifest is None:
+            return {}
+        recipe, num_complete = manifest["recipe"], len(manifest["complete"])
+        if index >= num_complete or (index == BASE and not self.has_scored_base()):
+            return {}
+        name = stage_name(recipe, index)
+        scores = self.read_scores(index, name)
+        known = [one["name"] for one in scored_in(self.task_folder(index, name), recipe, index)]
+        return {name: scores[name] for name in known if name in scores}
 
 
 def _computing(host: HostKeys) -> list[str]:
@@ -262,28 +308,18 @@ def _done(recipe: Mapping[str, Any], count: int, host: HostKeys) -> dict[str, An
     if any(key in recipe for key in host.batch):
         sizes = [int(recipe.get(key) or default) for key, default in host.batch.items()]
         batch = {" x ".join(host.batch): math.prod(sizes)}
+    if kept.get("retention_sets"):
+        kept["retention_sets"] = _unscored(kept["retention_sets"])
     return {**kept, **batch, "tasks": _unscored(recipe["tasks"][:count])}
 
 
-def scorers_of(recipe: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the scorer of each task of a recipe."""
-    return {task["name"]: task.get("scorer") for task in recipe["tasks"]}
-
-
-def stages_scored_otherwise(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[int]:
-    """Return the tasks of a recipe, from 0, after which another recipe scores a task so far in another way."""
-    return [
-        index
-        for index in range(len(old["tasks"]))
-        if any(
-            one.get("scorer") != other.get("scorer")
-            for one, other in zip(old["tasks"][: index + 1], new["tasks"][: index + 1], strict=False)
-        )
-    ]
+def cells(rows: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str], key: str) -> list[list]:
+    """Return one value of the scores of each stage and test set; None where it was not scored."""
+    return [[scores.get(name, {}).get(key) for name in names] for scores in rows]
 
 
 def _unscored(tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return tasks without their scorers, which decide nothing that is learned."""
+    """Return tasks or retention sets without their scorers, which decide nothing that is learned."""
     return [{key: value for key, value in task.items() if key != "scorer"} for task in tasks]
 
 

@@ -31,7 +31,8 @@ from sefe_plugin.recipe.load import Task
 
 INPUTS_FILE = "inputs.json"
 
-TRAINING, TEST = "training", "test"
+#: What an input is for: to train a task, or to score it; the base where it is scored alone.
+TRAINING, TEST, SCORING = "training", "test", "scoring"
 
 #: Inputs of one task, by name.
 Inputs = dict[str, dict[str, Any]]
@@ -57,7 +58,8 @@ def task_inputs(arguments: Mapping[str, Any], task: Task, recorded: Inputs) -> I
     folder = Path(keys.get("dataset_dir") or "data")
     media_dir = Path(keys.get("media_dir") or folder)
     found: Inputs = {}
-    named = {TRAINING: [*task.dataset.split(","), *mix_names(keys)], TEST: task.test_dataset.split(",")}
+    tests = [*task.test_dataset.split(","), *(one["dataset"] for one in arguments.get("retention_sets") or ())]
+    named = {TRAINING: [*task.dataset.split(","), *mix_names(keys)], TEST: tests}
     for use, names in named.items():
         for name in map(str.strip, names):
             found |= {key: {"for": use, **record} for key, record in _dataset(name, folder, media_dir, recorded)}
@@ -65,8 +67,24 @@ def task_inputs(arguments: Mapping[str, Any], task: Task, recorded: Inputs) -> I
     return found | others
 
 
+def base_inputs(arguments: Mapping[str, Any], datasets: Iterable[str], recorded: Inputs) -> Inputs:
+    """Return what the scores of the untouched base are made of, as it is now: its test sets and the base.
+
+    Args:
+        arguments: As in `task_inputs`.
+        datasets: The host's names of the test sets.
+        recorded: As in `task_inputs`.
+    """
+    folder = Path(arguments.get("dataset_dir") or "data")
+    media_dir = Path(arguments.get("media_dir") or folder)
+    found: Inputs = {}
+    for name in dict.fromkeys(datasets):
+        found |= {key: {"for": TEST, **record} for key, record in _dataset(name, folder, media_dir, recorded)}
+    return found | {key: {"for": SCORING, **record} for key, record in _base(arguments, recorded)}
+
+
 def read_inputs(folder: Path) -> Inputs:
-    """Return what is recorded in the folder of a task; nothing where an earlier version trained it."""
+    """Return what is recorded in the folder of a stage; nothing where an earlier version trained it."""
     file = folder / INPUTS_FILE
     return read_json(file) if file.is_file() else {}
 
@@ -82,7 +100,7 @@ def changes(recorded: Inputs, present: Inputs, use: str | None = None) -> list[s
     Args:
         recorded: The inputs as they were.
         present: As they are.
-        use: Only those for `TRAINING` or `TEST`.
+        use: Only those for `TRAINING`, `TEST` or `SCORING`.
     """
     found = []
     for name, record in recorded.items():

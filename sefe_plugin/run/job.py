@@ -1,8 +1,9 @@
-"""One task of a sequence: trained, scored and carried on, each step in the host's own process."""
+"""The work of a sequence in the host's own processes: a task trained, scored and carried on; its base scored."""
 
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,11 @@ from sefe_plugin.files import (
 )
 from sefe_plugin.methods import methods
 from sefe_plugin.recipe.load import Task
+from sefe_plugin.recipe.options import DATA_OPTIONS, KEYS_OF_SEQUENCE_ALONE, plugin_keys
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.process import LOG_FILE, call, ended_how
-from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, record_step, steps_of
+from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, asked_in, scored_after
+from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, forget_step, record_step, steps_of
 
 
 #: Bytes on a disk that are little for a training; what fails then often does not say why.
@@ -42,11 +45,83 @@ class Host(Protocol):
     def score(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
         """Score a trained task."""
 
+    def score_base(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """Score the untouched base, with the keys of `base_arguments`."""
+
     def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
         """Merge `adapter` of the task with these keys into its base, not quantized; the model goes to `folder`."""
 
 
-class Job:
+class _Work:
+    """Processes of the host that leave their results in one folder.
+
+    Args:
+        folder: The run folder.
+        place: The folder of the results.
+        what: What is at work, as the subject of a sentence.
+    """
+
+    def __init__(self, folder: RunFolder, place: Path, what: str):
+        self._run_folder, self.folder, self._what = folder, place, what
+
+    def _do(self, command: Sequence[str]) -> None:
+        log = self.folder / LOG_FILE
+        status = call(command, log, self._run_folder.held)
+        if status != 0:
+            free = shutil.disk_usage(self.folder).free
+            full = f" Only {free >> 20} MB are left on its disk." if free < _LITTLE_ROOM else ""
+            kept = " and its training" if TRAINED in steps_of(self.folder) else ""
+            raise TaskFailedError(
+                f"{self._what} {ended_how(status)}; its output is above and in {log}.{full} The complete "
+                f"tasks{kept} are kept, and the same command continues here. The command that failed was: "
+                f"{shlex.join(command)}"
+            )
+
+    def _require(self, *files: Path) -> None:
+        for file in files:
+            if not file.is_file():
+                raise TaskFailedError(f"{self._what} ended, but {file} is missing.")
+            if file.suffix == ".safetensors" and not is_whole_safetensors(file):
+                raise TaskFailedError(f"{self._what} ended, but {file} is cut short or damaged.")
+
+
+class BaseJob(_Work):
+    """The scoring of the untouched base before the first task.
+
+    Args:
+        host: What scores it.
+        folder: The run folder.
+        arguments: The keys that hold for every task.
+        tasks: All tasks of the sequence.
+    """
+
+    def __init__(self, host: Host, folder: RunFolder, arguments: Mapping[str, Any], tasks: Sequence[Task]):
+        super().__init__(folder, folder.base_folder, "The scoring of the base")
+        self._host = host
+        self._keys = base_arguments(arguments, tasks, folder)
+
+    def is_whole(self) -> bool:
+        """Tell whether all its test sets have scores; those of tasks that joined the sequence later may have none."""
+        if SCORED not in steps_of(self.folder):
+            return False
+        asked = asked_in(self.folder) or set()
+        return {(one["name"], one["dataset"]) for one in self._keys["test_sets"]} <= asked
+
+    def run(self) -> None:
+        """Score what has no answers yet.
+
+        Raises:
+            TaskFailedError: If the process fails or leaves no scores.
+        """
+        self.folder.mkdir(exist_ok=True)
+        if SCORED in steps_of(self.folder):
+            forget_step(self.folder, SCORED)
+        self._do(self._host.score_base(self.folder / SCORE_FILE, self._keys))
+        self._require(self.folder / SCORES_FILE)
+        record_step(self.folder, SCORED)
+
+
+class Job(_Work):
     """The steps of one task.
 
     Args:
@@ -58,9 +133,9 @@ class Job:
     """
 
     def __init__(self, host: Host, folder: RunFolder, arguments: Mapping[str, Any], tasks: Sequence[Task], index: int):
-        self._host, self._run_folder = host, folder
+        self._host = host
         self._task = tasks[index]
-        self.folder = folder.task_folder(index, self._task.name)
+        super().__init__(folder, folder.task_folder(index, self._task.name), f"Task {self._task.name}")
         self._keys = task_arguments(arguments, tasks, index, folder)
         self._way = arguments["carry"]
         self._method, self._carry = methods()[arguments["cl_method"]], CARRIES[self._way]
@@ -90,7 +165,7 @@ class Job:
             if phase is not phases[-1]:
                 self._run_folder.clear_unfinished(folder)
                 keys |= {"test_sets": None, "merge_adapter": False, "replay_to": None}
-            self._do(self._host.train(folder / "task.yaml", keys))
+            self._do(self._host.train(folder / TASK_FILE, keys))
             self._require_trained(folder)
             record_step(folder, TRAINED)
 
@@ -105,7 +180,7 @@ class Job:
             self._require(folder / self._method.file)
 
     def _score(self) -> None:
-        self._do(self._host.score(self.folder / "score.yaml", self._keys))
+        self._do(self._host.score(self.folder / SCORE_FILE, self._keys))
         self._require(self.folder / SCORES_FILE)
 
     def _carry_on(self) -> None:
@@ -118,27 +193,8 @@ class Job:
             raise TaskFailedError(
                 f"Task {self._task.name} is trained and cannot be carried on by `carry: {self._way}`: {error}"
             ) from error
-        self._require(self.folder / self._carry.result)
-
-    def _do(self, command: Sequence[str]) -> None:
-        log = self.folder / LOG_FILE
-        status = call(command, log, self._run_folder.held)
-        if status != 0:
-            free = shutil.disk_usage(self.folder).free
-            full = f" Only {free >> 20} MB are left on its disk." if free < _LITTLE_ROOM else ""
-            kept = " and its training" if TRAINED in steps_of(self.folder) else ""
-            raise TaskFailedError(
-                f"Task {self._task.name} {ended_how(status)}; its output is above and in {log}.{full} The complete "
-                f"tasks{kept} are kept, and the same command continues here. The command that failed was: "
-                f"{shlex.join(command)}"
-            )
-
-    def _require(self, *files: Path) -> None:
-        for file in files:
-            if not file.is_file():
-                raise TaskFailedError(f"Task {self._task.name} ended, but {file} is missing.")
-            if file.suffix == ".safetensors" and not is_whole_safetensors(file):
-                raise TaskFailedError(f"Task {self._task.name} ended, but {file} is cut short or damaged.")
+        if self._carry.result is not None:
+            self._require(self.folder / self._carry.result)
 
 
 def task_arguments(
@@ -152,18 +208,18 @@ def task_arguments(
         index: Which of them, from 0.
         folder: The run folder; what the tasks before left lies in it.
     """
-    task = tasks[index]
-    earlier = [folder.task_folder(i, t.name) for i, t in enumerate(tasks[:index])]
+    task, carry = tasks[index], CARRIES[arguments["carry"]]
+    earlier = [] if carry.alone else [folder.task_folder(i, t.name) for i, t in enumerate(tasks[:index])]
     keys: dict[str, Any] = {
-        **arguments,
+        **_of_tasks(arguments),
         **task.overrides,
         "stage": "sft",
         "do_train": True,
         "dataset": task.dataset,
         "output_dir": str(folder.task_folder(index, task.name)),
-        "test_sets": [_test_set(t) for t in tasks[: index + 1]],
+        "test_sets": scored_after(_plain(arguments, tasks), index),
     }
-    keys |= CARRIES[keys.pop("carry")].start(keys, earlier)
+    keys |= carry.start(keys, earlier)
     method = methods()[arguments["cl_method"]]
     if method.earlier is not None:
         keys[method.earlier] = [str(path / method.file) for path in earlier]
@@ -173,6 +229,35 @@ def task_arguments(
     return keys | method.start(keys, len(earlier))
 
 
-def _test_set(task: Task) -> dict[str, str]:
-    test_set = {"name": task.name, "dataset": task.test_dataset, "scorer": task.scorer}
-    return test_set | ({"official": task.official} if task.official else {})
+def base_arguments(arguments: Mapping[str, Any], tasks: Sequence[Task], folder: RunFolder) -> dict[str, Any]:
+    """Return the keys of the scoring of the untouched base: those of the first task, without its method.
+
+    Args:
+        arguments: As in `task_arguments`.
+        tasks: All tasks of the sequence.
+        folder: The run folder.
+    """
+    of_data = {option.name for options in DATA_OPTIONS for option in fields(options)} - {"media_outside"}
+    of_methods = {key for key, known in plugin_keys().items() if known.method is not None}
+    keys = {**_of_tasks(arguments), **tasks[0].overrides}
+    return {
+        **{key: value for key, value in keys.items() if key not in {"cl_method", *of_data, *of_methods}},
+        "stage": "sft",
+        "do_train": False,
+        "dataset": tasks[0].dataset,
+        "output_dir": str(folder.base_folder),
+        "test_sets": scored_after(_plain(arguments, tasks), BASE),
+    }
+
+
+def _of_tasks(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that a task's own run has of those of the sequence."""
+    return {key: value for key, value in arguments.items() if key not in KEYS_OF_SEQUENCE_ALONE}
+
+
+def _plain(arguments: Mapping[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
+    entries = [
+        {"name": task.name, "test_dataset": task.test_dataset, "scorer": task.scorer, "official": task.official}
+        for task in tasks
+    ]
+    return {**arguments, "tasks": entries}

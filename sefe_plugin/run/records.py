@@ -44,6 +44,7 @@ def is_manifest(content: Any) -> bool:
     tasks = recipe.get("tasks") if isinstance(recipe, dict) else None
     return (
         _is_named(tasks)
+        and _is_named(recipe.get("retention_sets") or [])
         and _is_named(complete)
         and [task["name"] for task in tasks[: len(complete)]] == [task["name"] for task in complete]
     )
@@ -57,6 +58,11 @@ def is_scores(content: Any) -> bool:
         and _is_percent(scores.get("official") or 0.0)
         for scores in content.values()
     )
+
+
+def is_accuracies(content: Any) -> bool:
+    """Tell whether a record has nothing but percentages by name."""
+    return isinstance(content, dict) and all(map(_is_percent, content.values()))
 
 
 def _is_named(entries: Any) -> bool:

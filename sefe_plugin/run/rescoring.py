@@ -1,17 +1,27 @@
-"""The answers of complete tasks scored again from their predictions, without the model: by other scorers, say."""
+"""Answers scored again from their predictions, without the model: by other scorers, say."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sefe_plugin.benchmarks import load_benchmark, official_rule
+from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import gold_faults, listed_faults
-from sefe_plugin.evaluation.report import build_report, load_report, write_report
+from sefe_plugin.evaluation.report import load_report, write_report
 from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_rows
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import write_json
 from sefe_plugin.json_lines import read_json_lines
-from sefe_plugin.run.folder import RunFolder, RunFolderError, scorers_of, stages_scored_otherwise
+from sefe_plugin.run.folder import RunFolder, RunFolderError
+from sefe_plugin.run.reporting import run_report
+from sefe_plugin.run.stages import (
+    BASE,
+    scored_in,
+    scorers_of,
+    stage_name,
+    stages_of,
+    stages_scored_otherwise,
+    with_scorers,
+)
 from sefe_plugin.words import near
 
 
@@ -24,7 +34,7 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
 
     Args:
         path: The run folder.
-        scorers: Task -> another scorer for it; the run's own for all others.
+        scorers: Task or retention set -> another scorer for it; the run's own for all others.
 
     Returns:
         The report.
@@ -41,23 +51,26 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
         known = scorers_of(recipe)
         for task, scorer in scorers.items():
             if task not in known:
-                raise RunFolderError(f"{task!r} is no task of {path}; it has {', '.join(known)}.{near(task, known)}")
+                raise RunFolderError(
+                    f"{task!r} is no task{' or retention set' * bool(recipe.get('retention_sets'))} of {path}; it has "
+                    f"{', '.join(known)}.{near(task, known)}"
+                )
             if scorer not in SCORERS:
                 raise RunFolderError(
                     f"a scorer must be one of {tuple(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}"
                 )
         if not complete:
             raise RunFolderError(f"{path} has no complete task whose answers could be scored.")
-        tasks = [{**task, "scorer": scorers.get(task["name"], task["scorer"])} for task in recipe["tasks"]]
-        changed = {**recipe, "tasks": tasks}
-        scores = _new_scores(folder, changed, range(len(complete)), set(known))
-        shown, title = _shown(path, len(tasks))
-        stages = {*range(len(complete)), *stages_scored_otherwise(recipe, changed)}
+        changed = with_scorers(recipe, scorers)
+        finished = _finished_stages(folder, recipe, len(complete))
+        scores = _new_scores(folder, changed, finished, set(known))
+        names = [task["name"] for task in recipe["tasks"]]
+        shown, title = _shown(path, len(names))
+        stages = {*finished, *stages_scored_otherwise(recipe, changed)}
         folder.forget_scores(recipe, sorted(stages), len(complete))
         folder.complete_task(changed, complete)
         write_scores(scores)
-        names = list(known)
-        report = {**shown, **build_report(names, *folder.matrices(names))}
+        report = {**shown, **run_report(folder, names)}
         if len(complete) == len(names):
             write_report(path, report, title)
     return report
@@ -76,14 +89,26 @@ def scores_to_mend(folder: RunFolder, recipe: Mapping[str, Any]) -> Scores:
     if manifest is None:
         return {}
     before, count = manifest["recipe"], len(manifest["complete"])
-    names = list(scorers_of(before))[:count]
-    if names != list(scorers_of(recipe))[:count]:
+    names = [task["name"] for task in before["tasks"][:count]]
+    if names != [task["name"] for task in recipe["tasks"][:count]]:
         return {}  # the run does not go on with this recipe
-    missing = [i for i in range(count) if not (folder.task_folder(i, names[i]) / SCORES_FILE).is_file()]
-    stale = [i for i in stages_scored_otherwise(before, recipe) if i < count]
+    if [one["name"] for one in before.get("retention_sets") or ()] != [
+        one["name"] for one in recipe.get("retention_sets") or ()
+    ]:
+        return {}
+    stages = _finished_stages(folder, recipe, count)
+    places = {index: folder.task_folder(index, stage_name(recipe, index)) for index in stages}
+    missing = [index for index, place in places.items() if not (place / SCORES_FILE).is_file()]
+    stale = [index for index in stages_scored_otherwise(before, recipe) if index in places]
     old, new = scorers_of(before), scorers_of(recipe)
-    changed = {name for name in names if old[name] != new[name]}
+    changed = {name for name in old.keys() & new.keys() if old[name] != new[name]}
     return _new_scores(folder, recipe, sorted({*missing, *stale}), changed)
+
+
+def _finished_stages(folder: RunFolder, recipe: Mapping[str, Any], num_complete: int) -> list[int]:
+    """Return the stages whose answers are all there: complete tasks, and the base where it is scored."""
+    stages = [index for index in stages_of(recipe) if index < num_complete]
+    return [index for index in stages if index != BASE or folder.has_scored_base()]
 
 
 def write_scores(scores: Scores) -> None:
@@ -95,34 +120,32 @@ def write_scores(scores: Scores) -> None:
 def _new_scores(
     folder: RunFolder, recipe: Mapping[str, Any], stages: Sequence[int], checked: Collection[str]
 ) -> Scores:
-    """Score the answers given after some tasks by the scorers of a recipe.
+    """Score the answers given at some stages by the scorers of a recipe.
 
     Args:
         folder: The run.
         recipe: The recipe.
-        stages: The tasks, from 0.
+        stages: The stages.
         checked: The test sets whose gold answers are checked.
     """
-    official, scorers = _official_rules(recipe), scorers_of(recipe)
-    names = list(scorers)
     scores: Scores = {}
     for index in stages:
-        task_folder = folder.task_folder(index, names[index])
-        content = scores[task_folder / SCORES_FILE] = {}
-        for name in names[: index + 1]:
-            file = predictions_file(task_folder, name)
+        place = folder.task_folder(index, stage_name(recipe, index))
+        content = scores[place / SCORES_FILE] = {}
+        for test_set in scored_in(place, recipe, index):
+            name, scorer, rule = test_set["name"], test_set["scorer"], test_set.get("official")
+            file = predictions_file(place, name)
             try:
-                rows = rows_with_golds(read_json_lines(file), scorers[name])
-                if name in checked and (faults := gold_faults(rows, SCORERS[scorers[name]])):
+                rows = rows_with_golds(read_json_lines(file), scorer)
+                if name in checked and (faults := gold_faults(rows, SCORERS[scorer])):
                     raise ValueError(listed_faults(faults))
-                rule = official.get(name)
-                content[name] = score_rows(scorers[name], rows, rule and official_rule(rule))
+                content[name] = score_rows(scorer, rows, rule and official_rule(rule))
             except FileNotFoundError:
                 raise RunFolderError(
-                    f"{file} is missing, without which {task_folder / SCORES_FILE} cannot be written."
+                    f"{file} is missing, without which {place / SCORES_FILE} cannot be written."
                 ) from None
             except ValueError as error:
-                raise RunFolderError(f"{file} cannot be scored by {scorers[name]!r}: {error}.") from error
+                raise RunFolderError(f"{file} cannot be scored by {scorer!r}: {error}.") from error
     return scores
 
 
@@ -136,11 +159,6 @@ def rows_with_golds(rows: Sequence[dict], scorer: str) -> list[dict]:
         else {**row, own.gold: next(row[field] for field in fields if field in row)}
         for row in rows
     ]
-
-
-def _official_rules(recipe: Mapping[str, Any]) -> dict[str, str | None]:
-    benchmark = recipe.get("benchmark")
-    return {task.name: task.official for task in load_benchmark(benchmark).tasks} if benchmark else {}
 
 
 def _shown(path: Path, num_tasks: int) -> tuple[dict, str]:

@@ -8,16 +8,27 @@ from typing import Any
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.data.test_sets import test_set_errors
-from sefe_plugin.evaluation.report import build_report, write_report
+from sefe_plugin.evaluation.report import write_report
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import read_json, remove_folder
 from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.load import Recipe, RecipeError, Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
-from sefe_plugin.run.inputs import TRAINING, Inputs, accepted, changes, read_inputs, task_inputs, write_inputs
-from sefe_plugin.run.job import Host, Job
-from sefe_plugin.run.rescoring import scores_to_mend, write_scores
+from sefe_plugin.run.inputs import (
+    TRAINING,
+    Inputs,
+    accepted,
+    base_inputs,
+    changes,
+    read_inputs,
+    task_inputs,
+    write_inputs,
+)
+from sefe_plugin.run.job import BaseJob, Host, Job
+from sefe_plugin.run.reporting import record_single_task, run_report
+from sefe_plugin.run.rescoring import Scores, scores_to_mend, write_scores
+from sefe_plugin.run.stages import BASE, has_base_row, scored_after
 from sefe_plugin.run.steps import SCORED, forget_step
 
 
@@ -64,9 +75,8 @@ def _run(
     with folder.lock():
         mended = scores_to_mend(folder, recipe.to_dict())
         complete = folder.open_run(recipe.to_dict(), host_keys, say)
-        if mended:
-            write_scores(mended)
-            say(f"Scored the answers of {len(mended)} complete tasks again, from their predictions.")
+        _mend_scores(mended, folder, say)
+        record_single_task(folder, recipe.arguments.get("single_task_run"), names)
         arguments = dict(recipe.arguments)
         if recipe.benchmark is not None:
             arguments |= load_benchmark(recipe.benchmark).prepare(folder.data, arguments)
@@ -74,6 +84,8 @@ def _run(
         known = _compare_inputs(recipe, arguments, folder, len(complete), say, accept_changed_data)
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
+        if has_base_row(recipe.arguments):
+            known |= _score_base(BaseJob(host, folder, arguments, recipe.tasks), recipe, arguments, known, say)
         for index, task in enumerate(recipe.tasks):
             if index < len(complete):
                 continue
@@ -87,14 +99,45 @@ def _run(
             seconds = time.monotonic() - started
             complete = [*complete, {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}]
             folder.complete_task(recipe.to_dict(), complete)
-            say(_task_line(index, names, read_json(job.folder / SCORES_FILE), seconds))
-        report = build_report(names, *folder.matrices(names))
+            say(_task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds))
+        report = run_report(folder, names)
         title = f"{recipe.source}: {len(names)} tasks"
         if recipe.task_order is not None:
             report["task_order"] = recipe.task_order
             title += f" in the order {recipe.task_order}" if isinstance(recipe.task_order, str) else ""
         write_report(folder.path, report, title)
     return report
+
+
+def _mend_scores(mended: Scores, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Write the scores that were computed anew, as far as the run goes on with what they are of."""
+    kept = {file: scores for file, scores in mended.items() if file.parent.is_dir()}
+    if not kept:
+        return
+    write_scores(kept)
+    tasks = [file for file in kept if file.parent != folder.base_folder]
+    parts = [f"{len(tasks)} complete tasks"] * bool(tasks) + ["the base"] * (len(tasks) < len(kept))
+    say(f"Scored the answers of {' and of '.join(parts)} again, from their predictions.")
+
+
+def _score_base(
+    job: BaseJob, recipe: Recipe, arguments: Mapping[str, Any], known: Inputs, say: Callable[[str], None]
+) -> Inputs:
+    """Score the untouched base, as far as it is not, and return what its scores are made of."""
+    if job.is_whole():
+        return read_inputs(job.folder)
+    started = time.monotonic()
+    sets = scored_after(recipe.to_dict(), BASE)
+    recorded = read_inputs(job.folder)
+    present = base_inputs(arguments, [one["dataset"] for one in sets], known | recorded)
+    job.folder.mkdir(exist_ok=True)
+    # test sets of tasks that have joined since are added
+    write_inputs(job.folder, present | {name: record for name, record in recorded.items() if name in present})
+    job.run()
+    scores = read_json(job.folder / SCORES_FILE)
+    shown = _accuracies([one["name"] for one in sets], scores)
+    say(f"[0/{len(recipe.tasks)}] base scored in {time.monotonic() - started:.0f} s | {shown}")
+    return present
 
 
 def _compare_inputs(
@@ -114,6 +157,15 @@ def _compare_inputs(
     refused: list[str] = []
     changed: dict[Path, Inputs] = {}
     unfinished: list[tuple[Task, Path, Inputs]] = []
+    base = folder.base_folder
+    recorded = read_inputs(base)
+    present = _present_base_inputs(recipe, arguments, recorded)
+    known |= present
+    # of a test set that no task has any more nothing is asked
+    base_changes = changes({name: record for name, record in recorded.items() if name in present}, present)
+    if base_changes and num_complete:
+        refused += [f"the base before the first task: {sentence}" for sentence in base_changes]
+        changed[base] = accepted(recorded, present)
     for index, task in enumerate(recipe.tasks):
         place = folder.task_folder(index, task.name)
         recorded = read_inputs(place)
@@ -133,6 +185,9 @@ def _compare_inputs(
             "mix the two. Put it back or choose another `output_dir`; or add --accept-changed-data to the command, to "
             f"continue on purpose.\n{listed}"
         )
+    if base_changes and not num_complete:
+        remove_folder(base)
+        say(f"The base is scored anew: {base_changes[0]}")
     for task, place, present in unfinished:
         recorded = read_inputs(place)
         if found := changes(recorded, present, TRAINING):
@@ -149,6 +204,13 @@ def _compare_inputs(
     return known
 
 
+def _present_base_inputs(recipe: Recipe, arguments: Mapping[str, Any], recorded: Inputs) -> Inputs:
+    """Return what the scores of the untouched base are made of, as it is now; nothing where there are none yet."""
+    if not recorded or not has_base_row(recipe.arguments):
+        return {}
+    return base_inputs(arguments, [one["dataset"] for one in scored_after(recipe.to_dict(), BASE)], recorded)
+
+
 def _forget_scores(place: Path) -> None:
     forget_step(place, SCORED)
     (place / SCORES_FILE).unlink(missing_ok=True)
@@ -159,11 +221,22 @@ def _check_test_sets(recipe: Recipe, dataset_dir: str) -> None:
     errors = []
     for task in recipe.tasks:
         errors += test_set_errors(task.test_dataset, dataset_dir, task.scorer, SCORERS[task.scorer])
+    for one in recipe.arguments.get("retention_sets") or ():
+        errors += test_set_errors(one["dataset"], dataset_dir, one["scorer"], SCORERS[one["scorer"]], "retention_sets")
     if errors:
         raise RecipeError(recipe.source, errors)
 
 
-def _task_line(index: int, names: Sequence[str], scores: Mapping[str, Mapping[str, float]], seconds: float) -> str:
-    shown = "  ".join(f"{name} {scores[name]['accuracy']:.1f}" for name in names[: index + 1])
+def _task_line(index: int, recipe: Recipe, scores: Mapping[str, Mapping[str, float]], seconds: float) -> str:
+    """Say how the tasks so far are, and the retention sets; a report tells the rest."""
+    names = [task.name for task in recipe.tasks]
     mean = sum(scores[name]["accuracy"] for name in names[: index + 1]) / (index + 1)
-    return f"[{index + 1}/{len(names)}] {names[index]} done in {seconds:.0f} s | {shown} | mean {mean:.1f}"
+    parts = [f"[{index + 1}/{len(names)}] {names[index]} done in {seconds:.0f} s"]
+    parts += [_accuracies(names[: index + 1], scores), f"mean {mean:.1f}"]
+    if retention := recipe.arguments.get("retention_sets"):
+        parts.append(_accuracies([one["name"] for one in retention], scores))
+    return " | ".join(parts)
+
+
+def _accuracies(names: Sequence[str], scores: Mapping[str, Mapping[str, float]]) -> str:
+    return "  ".join(f"{name} {scores[name]['accuracy']:.1f}" for name in names)

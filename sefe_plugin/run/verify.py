@@ -11,14 +11,17 @@ from safetensors import SafetensorError
 
 from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.added import KEPT_FOLDER, check_kept
-from sefe_plugin.evaluation.report import REPORT_FILE, build_report
+from sefe_plugin.evaluation.report import REPORT_FILE
 from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_rows
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, is_whole_safetensors, read_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods import methods
 from sefe_plugin.recipe.load import TASK_KEYS, Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
-from sefe_plugin.run.inputs import changes, read_inputs, task_inputs
+from sefe_plugin.run.inputs import base_inputs, changes, read_inputs, task_inputs
+from sefe_plugin.run.reporting import run_report
+from sefe_plugin.run.rescoring import rows_with_golds
+from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, has_base_row, scored_in
 
 
 class Finding(NamedTuple):
@@ -40,7 +43,7 @@ ModelCheck = Callable[[Mapping[str, Any], Path], Iterator[tuple[bool | None, str
 
 
 def verify_run(path: Path, check_models: ModelCheck) -> Iterator[Finding]:
-    """Check every complete task of a run, and its report; nothing in the folder is changed.
+    """Check every complete task of a run, the scores of its base, and its report; nothing in the folder is changed.
 
     Args:
         path: The run folder.
@@ -54,13 +57,15 @@ def verify_run(path: Path, check_models: ModelCheck) -> Iterator[Finding]:
     if manifest is None:
         raise RunFolderError(f"{path} holds no run: it has no manifest.json. Name the `output_dir` of a sequence.")
     recipe, complete = manifest["recipe"], manifest["complete"]
+    if has_base_row(recipe):
+        yield from _base_row(folder, recipe)
     for index in range(len(complete)):
         entry = recipe["tasks"][index]
         place = folder.task_folder(index, entry["name"])
-        if not (place / "task.yaml").is_file():
+        if not (place / TASK_FILE).is_file():
             yield Finding(place.name, False, "task.yaml is missing")
             continue
-        keys = yaml.safe_load((place / "task.yaml").read_text(encoding="utf-8"))
+        keys = yaml.safe_load((place / TASK_FILE).read_text(encoding="utf-8"))
         for check in (_inputs, _weights, _left_behind, _scores, _stacked):
             yield from (Finding(place.name, *found) for found in _guarded(check, recipe, entry, keys, place))
         yield from (Finding(place.name, *found) for found in _guarded(check_models, keys, place))
@@ -75,13 +80,32 @@ def input_changes(path: Path) -> list[str]:
     """
     folder, found = RunFolder(path), []
     manifest = folder.read_manifest()
+    if read_inputs(folder.base_folder) and (folder.base_folder / SCORE_FILE).is_file():
+        found += _changes(manifest["recipe"], None, _keys_in(folder.base_folder / SCORE_FILE), folder.base_folder)
     for index in range(len(manifest["complete"])):
         entry = manifest["recipe"]["tasks"][index]
         place = folder.task_folder(index, entry["name"])
         if read_inputs(place):
-            keys = yaml.safe_load((place / "task.yaml").read_text(encoding="utf-8"))
-            found += _changes(manifest["recipe"], entry, keys, place)
+            found += _changes(manifest["recipe"], entry, _keys_in(place / TASK_FILE), place)
     return list(dict.fromkeys(found))
+
+
+def _base_row(folder: RunFolder, recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    """Check the scores of the untouched base."""
+    place = folder.base_folder
+    if not folder.has_scored_base():
+        yield Finding(place.name, False if folder.read_manifest()["complete"] else None, "not scored")
+        return
+    if not (place / SCORE_FILE).is_file():
+        yield Finding(place.name, False, f"{SCORE_FILE} is missing")
+        return
+    keys = _keys_in(place / SCORE_FILE)
+    for check in (_inputs, _scores):
+        yield from (Finding(place.name, *found) for found in _guarded(check, recipe, None, keys, place))
+
+
+def _keys_in(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def _guarded(check: Callable, *arguments: Any) -> Iterator[tuple[bool | None, str]]:
@@ -106,13 +130,18 @@ def _inputs(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[s
         yield True, f"inputs: {len(recorded)} as recorded{said}"
 
 
-def _changes(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> list[str]:
+def _changes(
+    recipe: Mapping[str, Any], entry: Mapping[str, Any] | None, keys: Mapping[str, Any], place: Path
+) -> list[str]:
     recorded = read_inputs(place)
-    overrides = {key: value for key, value in entry.items() if key not in TASK_KEYS}
-    task = Task(**{key: entry[key] for key in TASK_KEYS}, overrides=overrides)
     folders = {key: keys[key] for key in ("dataset_dir", "media_dir") if key in keys}
     if recipe.get("benchmark"):  # its data is the run's own, and moves with it
         folders["dataset_dir"] = str(RunFolder(place.parent).data)
+    if entry is None:
+        datasets = [one["dataset"] for one in keys["test_sets"]]
+        return changes(recorded, base_inputs({**recipe, **folders}, datasets, recorded))
+    overrides = {key: value for key, value in entry.items() if key not in TASK_KEYS}
+    task = Task(**{key: entry[key] for key in TASK_KEYS}, overrides=overrides)
     return changes(recorded, task_inputs({**recipe, **folders}, task, recorded))
 
 
@@ -140,15 +169,16 @@ def _left_behind(
 
 def _scores(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:
     stored, count = read_json(place / SCORES_FILE), 0
-    for test_set in keys["test_sets"]:
-        name, official = test_set["name"], test_set.get("official")
-        rows = read_json_lines(predictions_file(place, name))
-        scores = score_rows(test_set["scorer"], rows, official and official_rule(official))
+    sets = scored_in(place, recipe, BASE if entry is None else recipe["tasks"].index(entry))
+    for test_set in sets:
+        name, scorer, official = test_set["name"], test_set["scorer"], test_set.get("official")
+        rows = rows_with_golds(read_json_lines(predictions_file(place, name)), scorer)
+        scores = score_rows(scorer, rows, official and official_rule(official))
         was = {key: stored.get(name, {}).get(key) for key in scores}
         if was != scores:
             yield False, f"scores of {name}: the predictions are worth {scores}, and {SCORES_FILE} says {was}"
         count += len(rows)
-    yield True, f"scores: {len(keys['test_sets'])} test sets with {count} predictions scored again"
+    yield True, f"scores: {len(sets)} test sets with {count} predictions scored again"
 
 
 def _stacked(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:
@@ -177,7 +207,7 @@ def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
         said = f"not written yet, {num_complete} of {len(names)} tasks are complete" if unfinished else "missing"
         return Finding(REPORT_FILE, None if unfinished else False, said)
     try:
-        stored, again = read_json(file), build_report(names, *folder.matrices(names))
+        stored, again = read_json(file), run_report(folder, names)
     except (OSError, ValueError) as error:
         return Finding(REPORT_FILE, False, f"cannot be made again: {error}")
     differing = [key for key, value in again.items() if stored.get(key) != value]

@@ -11,14 +11,16 @@ from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import task_arguments
 from sefe_plugin.run.records import RunFolderError
+from sefe_plugin.run.stages import BASE, BASE_NAME
 from sefe_plugin.run.steps import steps_of
 
 
 def require_whole(recipe: Recipe) -> None:
     """Check the files that a continued run reads, so that nothing damaged is found in the middle of a training.
 
-    These are the manifest, the steps of all tasks, the scores of the complete ones, and what these have left for the
-    next one: the model or adapter that it starts from, the files of the method, and with `replay_ratio` their samples.
+    These are the manifest, the steps of all tasks, the scores of the complete ones and of the base, and what the tasks
+    have left for the next one: the model or adapter that it starts from, the files of the method, and with
+    `replay_ratio` their samples.
 
     Raises:
         RunFolderError: With all files that are at fault.
@@ -33,10 +35,14 @@ def require_whole(recipe: Recipe) -> None:
     # scores that are absent are made anew from the predictions (`rescoring`)
     scored = [index for index in range(len(complete)) if (places[index] / SCORES_FILE).exists()]
     checks += [partial(folder.read_scores, index, complete[index]["name"]) for index in scored]
+    checks.append(partial(steps_of, folder.base_folder))
+    if (folder.base_folder / SCORES_FILE).exists():
+        checks.append(partial(folder.read_scores, BASE, BASE_NAME))
     if 0 < len(complete) < len(places):
         method, carry = methods()[recipe.arguments["cl_method"]], CARRIES[recipe.arguments["carry"]]
         done = places[: len(complete)]
-        checks.append(partial(check_carried, (done[-1] / carry.result).parent, method.peft_type))
+        if carry.result is not None:
+            checks.append(partial(check_carried, (done[-1] / carry.result).parent, method.peft_type))
         if method.file is not None:
             for index, place in enumerate(done):
                 keys = task_arguments(recipe.arguments, recipe.tasks, index, folder)

@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 
 from sefe_plugin.compare import comparison
-from sefe_plugin.compare.comparison import VALUES, compare, run_values, t_interval
+from sefe_plugin.compare.comparison import RESULTS, VALUES, compare, run_values, t_interval, with_further
 from sefe_plugin.compare.report import (
     BEGIN,
     END,
@@ -17,7 +17,7 @@ from sefe_plugin.compare.report import (
     write_between_markers,
     write_comparison,
 )
-from sefe_plugin.evaluation.report import build_report
+from sefe_plugin.evaluation.report import FURTHER, build_report
 
 
 #: 0.975 quantiles of Student's distribution with 1, 2, 4 and 9 degrees of freedom, from printed tables.
@@ -136,6 +136,38 @@ def test_runs_without_adapters_have_no_update(tmp_path):
     write_comparison(tmp_path, table)
     row = next(line for line in format_comparison(table).splitlines() if line.startswith("| full "))
     assert row.split("|")[-2].strip() == "-"
+
+
+def test_forward_transfer_and_retention_have_columns_where_a_run_has_them(tmp_path, compared):
+    """A run without them has a dash; where no run has them, no column stands for them."""
+    zero_shot = {"accuracy": [5.0, 10.0, 14.0], "format": [50.0] * 3}
+    full = [[80.0, 12.0, 20.0], [60.0, 90.0, 30.0], [50.0, 70.0, 40.0]]
+
+    def with_all(gain):
+        kept = {"sets": ["general"], "accuracy_matrix": [[80.0], [70.0], [60.0], [30.0 + gain]]}
+        given = {"zero_shot": zero_shot, "single_task": [80.0, 84.0, 46.0], "retention": kept}
+        kept["format_matrix"] = [[90.0]] * 4
+        return build_report(TASKS, full, [[100.0] * 3] * 3, **given) | {"update": None}
+
+    arms = {name: {seed: with_all(gain + seed) for seed in (1, 2)} for name, gain in (("a", 0), ("b", 5))}
+    found = compare(arms)
+    assert found["arms"]["a"]["fwd_unseen"] == {"mean": 10.0, "sd": 0.0}
+    assert found["arms"]["a"]["fwd_learning"]["mean"] == 1.0
+    assert found["arms"]["b"]["retention"]["mean"] == 36.5
+    assert found["arms"]["b"]["retention_lost"]["mean"] == 43.5
+    assert found["differences"][0]["retention"]["each"] == [5.0, 5.0]
+    mixed = compare({**arms, "plain": {seed: report(seed) for seed in (1, 2)}})
+    assert mixed["arms"]["plain"]["retention"] == {"mean": None, "sd": None}
+    texts = {
+        name: format_comparison({"command": "x", "versions": VERSIONS, "orders": {"coin": content}})
+        for name, content in (("found", found), ("mixed", mixed), ("plain", compared))
+    }
+    head = "| Update | FWD unseen"
+    assert [head in " ".join(text.split()) for text in texts.values()] == [True, True, False]
+    row = next(line for line in texts["mixed"].splitlines() if line.startswith("| plain"))
+    assert [cell.strip() for cell in row.split("|")][-6:-1] == ["-"] * 5
+    assert "retention" not in compared["arms"]["plain"]
+    assert list(with_further(RESULTS, found))[len(RESULTS) :] == list(FURTHER)
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,17 @@ def recipe(tmp_path, monkeypatch) -> Recipe:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     return recipe
+
+
+def test_the_scoring_of_the_base_is_a_step_of_all_nodes(recipe):
+    assert not any(step.task < 0 for step in steps_of_recipe(recipe))
+    scored = replace(recipe, arguments={**recipe.arguments, "score_unseen": True})
+    first, file = next(iter(steps_of_recipe(scored).items()))
+    assert first == Step("score", -1)
+    assert file == recipe.output_dir / "0_base" / "score.yaml"
+    assert nodes._known_step({"step": "score", "task": -1, "phase": ""}, steps_of_recipe(scored)) == first
+    with pytest.raises(ForeignError):
+        nodes._known_step({"step": "score", "task": -1, "phase": ""}, steps_of_recipe(recipe))
 
 
 @pytest.fixture

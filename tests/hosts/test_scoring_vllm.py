@@ -20,7 +20,12 @@ from warm_python import warm_environment
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
+from sefe_plugin.hosts.llamafactory.host import LlamaFactory
 from sefe_plugin.hosts.llamafactory.vllm_scoring import group_devices, score_command
+from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
+from sefe_plugin.recipe.load import Task
+from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.job import base_arguments
 
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -124,6 +129,28 @@ def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_mer
     for engine in engines:
         assert engine["model"] == str(BASE)
         assert (engine["enable_lora"], engine["max_lora_rank"], engine["tensor_parallel_size"]) == (True, 8, 2)
+
+
+def test_both_backends_answer_alike_with_the_untouched_base(folder, programs, tmp_path):
+    keys = yaml.safe_load((folder / "vllm" / FOLDER / "task.yaml").read_text())
+    dropped = ("cl_method", "merge_adapter", "output_dir", "test_sets", "scoring_backend", "deepspeed")
+    common = {key: value for key, value in keys.items() if key not in dropped} | {"score_unseen": True}
+    task = Task(TASK.name, keys["dataset"], keys["test_sets"][0]["dataset"], TASK.scorer, {})
+    for backend in ("generate", "vllm"):
+        run_folder = RunFolder(tmp_path / backend)
+        run_folder.base_folder.mkdir(parents=True)
+        arguments = base_arguments({**common, "scoring_backend": backend}, [task], run_folder)
+        command = LlamaFactory().score_base(run_folder.base_folder / "score.yaml", arguments)
+        environment = {**ENVIRONMENT, RUNNER_PID: str(os.getpid()), "STAND_IN_LOG": str(tmp_path / "engines.jsonl")}
+        command[0] = shutil.which("python", path=programs)
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment | {"CUDA_VISIBLE_DEVICES": ""}, timeout=600
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert results(tmp_path / "vllm/0_base") == results(tmp_path / "generate/0_base")
+    (engine,) = (json.loads(line) for line in (tmp_path / "engines.jsonl").read_text().splitlines())
+    assert engine["model"] == str(BASE)
+    assert not engine.get("enable_lora")
 
 
 def test_devices_are_grouped_whole():

@@ -1,5 +1,6 @@
 """Whole plans: what is printed, what is counted, and what a recipe at fault says."""
 
+import doctest
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from published_models import PUBLISHED
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.cli import main
 from sefe_plugin.hosts.llamafactory.plan import make_plan
+from sefe_plugin.plan import answers
 from sefe_plugin.plan.plan import format_plan
 from sefe_plugin.plan.sizes import PlanError
 from sefe_plugin.recipe.load import RecipeError
@@ -100,6 +102,29 @@ def test_the_mean_length_is_of_all_samples_each_part_by_its_number(recipe, tmp_p
     first, second = sizes(["long", "list"], mix=mix, replay_ratio=0.5)
     assert first == (40, round((long + 2 * longer) / 3), longer)
     assert second == (33, round((33 * short + 16 * long + 66 * longer) / (33 + 16 + 66)), longer)
+
+
+def test_unseen_tasks_and_retention_sets_are_counted(recipe, tmp_path):
+    assert doctest.testmod(answers).failed == 0
+    keys, write = recipe
+    plain = make_plan(write(), [], gpus=1)
+    assert plain.answers == {"tasks so far": 2 * 5 + 5, "total": 15}
+    assert "questions are answered" not in format_plan(plain)
+    (tmp_path / "general.json").write_text(json.dumps([{"text": "b?", "answer": "c"}] * 7))
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    info["general"] = {**info["test"], "file_name": "general.json"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    keys |= {"score_unseen": True}
+    keys |= {"retention_sets": [{"name": "general", "dataset": "general", "scorer": "short_answer"}]}
+    plan = make_plan(write(), [], gpus=1)
+    # two tasks of five records in three rows, the set of seven in three rows
+    assert plan.answers == {"tasks so far": 15, "unseen tasks": 15, "retention sets": 21, "total": 51}
+    assert "51 questions are answered in all: 15 of tasks so far, 15 of unseen tasks, 21 of retention sets" in (
+        format_plan(plan)
+    )
+    sizes = [(tmp_path / name).stat().st_size for name in ("test.json", "general.json")]
+    assert plan.disk["predictions"] == 6 * (sizes[0] + 5 * 32) + 3 * (sizes[1] + 7 * 32)
+    assert plan.to_dict()["answers"]["total"] == 51
 
 
 def test_a_dataset_that_is_not_here_is_not_guessed(recipe):

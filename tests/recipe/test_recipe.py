@@ -157,11 +157,14 @@ def test_all_errors_come_at_once(recipe):
         ({"cl_method": ["lora"]}, "`cl_method` must be text; got ['lora']."),
         (
             {"cl_method": "full", "carry": "stack"},
-            "`carry` must be one of ('replace',) with `cl_method: full`; got 'stack'.",
+            "`carry` must be one of ('replace', 'none') with `cl_method: full`; got 'stack'.",
         ),
         ({"cl_method": "reglora", "carry": "continue"}, "with `cl_method: reglora`; got 'continue'."),
-        ({"carry": "stakc"}, "`carry` must be one of ('merge', 'stack', 'continue', 'replace'); got 'stakc'."),
-        ({"carry": ["stack"]}, "`carry` must be one of ('merge', 'stack', 'continue', 'replace'); got ['stack']."),
+        ({"carry": "stakc"}, "`carry` must be one of ('merge', 'stack', 'continue', 'replace', 'none'); got 'stakc'."),
+        (
+            {"carry": ["stack"]},
+            "`carry` must be one of ('merge', 'stack', 'continue', 'replace', 'none'); got ['stack'].",
+        ),
         ({"cl_method": "full", "quantization_bit": 4}, "`quantization_bit` cannot be combined with `cl_method: full`"),
         ({"cl_method": "full", "finetuning_type": "lora"}, "needs `finetuning_type: full`; got 'lora'. Change one."),
         ({"cl_method": "reglora", "use_dora": True}, "`use_dora` cannot be combined"),

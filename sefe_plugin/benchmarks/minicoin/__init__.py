@@ -17,6 +17,7 @@ class MiniCoIN(Benchmark):
 
     name = "minicoin"
     tasks = tuple(BenchmarkTask(task.name, task.scorer) for task in data.TASKS)
+    retention_sets = ("minicoin_general_test",)
     drawn = True
 
     def defaults(self) -> dict[str, Any]:
@@ -34,4 +35,17 @@ class MiniCoIN(Benchmark):
             The key `dataset_dir` for the run.
         """
         data.write_data(folder, seed=arguments.get("seed", 42))
+        self.write_retention_sets(folder, arguments)
         return {"dataset_dir": str(folder)}
+
+    def write_retention_sets(self, folder: Path, arguments: Mapping[str, Any]) -> None:
+        """Write the test sets of no task, if the recipe names one: without it all files are as they always were.
+
+        Args:
+            folder: Dataset folder of the run, with the data of the tasks.
+            arguments: The recipe's keys.
+        """
+        if arguments.get("retention_sets"):
+            from sefe_plugin.benchmarks.minicoin.general import add_general
+
+            add_general(folder, seed=arguments.get("seed", 42))

@@ -11,6 +11,9 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse._SubParsersAc
     data = minicoin_commands.add_parser("data", help="write the benchmark's images and datasets")
     data.add_argument("folder", type=Path, metavar="FOLDER", help="where to write")
     data.add_argument("--seed", type=int, default=42, help="draws the samples (default: 42)")
+    data.add_argument(
+        "--general", action="store_true", help="also write minicoin_general_test, questions that the base can answer"
+    )
     data.set_defaults(run=_data)
     build = minicoin_commands.add_parser("build", help="pre-train the tiny base model from nothing (long)")
     build.add_argument("folder", type=Path, metavar="FOLDER", help="where to write")
@@ -23,6 +26,10 @@ def _data(options: argparse.Namespace) -> None:
     from sefe_plugin.benchmarks.minicoin.data import write_data
 
     write_data(options.folder, options.seed)
+    if options.general:
+        from sefe_plugin.benchmarks.minicoin.general import add_general
+
+        add_general(options.folder, options.seed)
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -47,6 +47,7 @@ class MiniCoIN16(MiniCoIN):
         data.write_data(folder, seed)
         _write_light(folder, _second_seed(seed))
         _declare(folder / "dataset_info.json")
+        self.write_retention_sets(folder, arguments)
         return {"dataset_dir": str(folder)}
 
 
@@ -76,7 +77,11 @@ def _second_seed(seed: int) -> int:
 
 def _declare(file: Path) -> None:
     """Add the datasets of both domains to mini-CoIN's description of its own."""
-    own = {name: entry for name, entry in read_json(file).items() if name.startswith("minicoin_")}
+    own = {
+        name: entry
+        for name, entry in read_json(file).items()
+        if name.startswith("minicoin_") and name not in MiniCoIN16.retention_sets
+    }
     info = dict(own)
     for name, entry in own.items():
         stem, split = name.replace("minicoin_", "minicoin16_").rsplit("_", 1)

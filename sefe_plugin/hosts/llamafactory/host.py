@@ -106,6 +106,19 @@ class LlamaFactory(Host):
         self._announce("score", file)
         return command
 
+    def score_base(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
+        """Write a recipe that only scores the untouched base; return the command that runs it."""
+        if keys.get("scoring_backend", "generate") == "vllm":
+            from sefe_plugin.hosts.llamafactory.vllm_scoring import score_command
+
+            write_recipe(
+                file, keys, "# One step of a sequence: the test sets answered with the untouched base by vLLM."
+            )
+            return score_command(file)
+        command = _command("train", file, {key: value for key, value in keys.items() if key != "deepspeed"})
+        self._announce("score", file)
+        return command
+
     def merge(self, file: Path, keys: Mapping[str, Any], adapter: Path, folder: Path) -> list[str]:
         """Write a recipe of the host's export, on the CPU; return the command that runs it."""
         model_keys = {
@@ -134,6 +147,8 @@ def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
     alone = f"to run it alone: llamafactory-cli {verb} {file}{overwrites}"
     if verb == "train" and not keys["test_sets"]:
         alone = "only the sequence runs it, before the task's last training"
+    elif verb == "train" and "cl_method" not in keys:
+        alone = "only the sequence runs it: the untouched base is scored"
     write_recipe(file, keys, f"# One step of a sequence; {alone}")
     return command
 

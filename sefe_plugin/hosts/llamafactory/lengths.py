@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from sefe_plugin.data.added import mix_names
 from sefe_plugin.data.records import RecordFile
-from sefe_plugin.plan.sizes import TaskSize
+from sefe_plugin.plan.sizes import TaskSize, TestSize
 from sefe_plugin.recipe.load import Task
 
 
@@ -70,9 +70,7 @@ class Lengths:
             own = min([count, *limits])
             samples += own
             measured += [(own, fmean(lengths), max(lengths))] if lengths else []
-        (tests,) = get_dataset_list([task.test_dataset], data_args.dataset_dir)
-        test_file = Path(data_args.dataset_dir) / tests.dataset_name
-        test_records, _ = _read(tests, Path(data_args.dataset_dir))
+        tests = self.of_test_set(task.name, task.test_dataset)
         average, longest = self.estimate()
         if measured:
             counts, means, most = zip(*measured, strict=True)
@@ -82,10 +80,22 @@ class Lengths:
             samples,
             average,
             longest,
-            test_records,
-            test_file.stat().st_size,
+            tests.records,
+            tests.bytes,
             "measured" if measured else "counted",
         )
+
+    def of_test_set(self, name: str, dataset: str) -> TestSize:
+        """Count the records of a test set.
+
+        Args:
+            name: Its name.
+            dataset: The host's name of it.
+        """
+        folder = Path(self._arguments.get("dataset_dir") or "data")
+        (attributes,) = get_dataset_list([dataset], str(folder))
+        records, _ = _read(attributes, folder)
+        return TestSize(name, records, (folder / attributes.dataset_name).stat().st_size)
 
     def of_mix(self, task: Task) -> dict[str, tuple[float, int]]:
         """Return the mean and the longest length of each general dataset of a task, in tokens, if known.

@@ -29,6 +29,7 @@ from sefe_plugin.methods import methods
 from sefe_plugin.recipe.load import Recipe, RecipeError
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import TaskFailedError, task_arguments
+from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, has_base_row
 
 
 #: Seconds to wait for the other nodes, for the first one, for a file to be seen on all nodes, and for goodbyes.
@@ -42,7 +43,7 @@ class Step(NamedTuple):
 
     Attributes:
         step: "train" or "score".
-        task: Number of the task, from 0.
+        task: Number of the task, from 0; `stages.BASE` for the scoring before the first.
         phase: Name of the phase of its training; "" for the last.
     """
 
@@ -81,12 +82,14 @@ def environment_errors() -> list[str]:
 def steps_of_recipe(recipe: Recipe) -> dict[Step, Path]:
     """Return every step in which all nodes take part, and the file of the host's recipe for it."""
     folder, steps = RunFolder(recipe.output_dir.absolute()), {}
+    if has_base_row(recipe.arguments):
+        steps[Step("score", BASE)] = folder.base_folder / SCORE_FILE
     for index, task in enumerate(recipe.tasks):
         keys = task_arguments(recipe.arguments, recipe.tasks, index, folder)
         own = folder.task_folder(index, task.name)
         for phase in methods()[keys["cl_method"]].phases(keys):
-            steps[Step("train", index, phase.name)] = own / phase.name / "task.yaml"
-        steps[Step("score", index)] = own / "score.yaml"
+            steps[Step("train", index, phase.name)] = own / phase.name / TASK_FILE
+        steps[Step("score", index)] = own / SCORE_FILE
     return steps
 
 

@@ -22,10 +22,11 @@ from sefe_plugin.hosts.llamafactory.lengths import Lengths
 from sefe_plugin.hosts.llamafactory.trial import try_sequence
 from sefe_plugin.hosts.llamafactory.trial_process import with_data
 from sefe_plugin.methods import methods
+from sefe_plugin.plan.answers import count_answers
 from sefe_plugin.plan.disk import disk_space
 from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan
-from sefe_plugin.plan.sizes import Architecture, PlanError, TaskSize
+from sefe_plugin.plan.sizes import Architecture, PlanError, TaskSize, TestSize
 from sefe_plugin.plan.steps import optimizer_steps, own_samples
 from sefe_plugin.recipe.load import Recipe, RecipeError, load_recipe, with_place
 from sefe_plugin.zero import read_deepspeed
@@ -77,7 +78,7 @@ def _plan_of(keys: Mapping[str, Any], places: Mapping[str, Path], file: Path, gp
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
     keys_of_tasks = [{**arguments, **task.overrides} for task in recipe.tasks]
-    sizes, general = _task_sizes(recipe, architecture.image_tokens, published if errors else None)
+    sizes, general, retention = _task_sizes(recipe, architecture.image_tokens, published if errors else None)
     tasks = [_with_added(sizes[: index + 1], general[index], keys) for index, keys in enumerate(keys_of_tasks)]
     trainings = [_steps(size.samples, keys_of_tasks[index], processes, index) for index, size in enumerate(tasks)]
     steps = [None if None in counts else sum(counts) for counts in trainings]
@@ -89,7 +90,7 @@ def _plan_of(keys: Mapping[str, Any], places: Mapping[str, Path], file: Path, gp
         ),
         key=lambda parts: parts["total"],
     )
-    disk = disk_space(architecture, arguments, tasks, list(chain(*trainings)))
+    disk = disk_space(architecture, arguments, tasks, list(chain(*trainings)), retention)
     return Plan(
         str(file),
         [with_place(error, places) for error in errors],
@@ -101,6 +102,7 @@ def _plan_of(keys: Mapping[str, Any], places: Mapping[str, Path], file: Path, gp
         memory,
         disk,
         notes,
+        count_answers(arguments, tasks, retention),
     )
 
 
@@ -170,7 +172,7 @@ def _memory(
         architecture,
         keys,
         read_setting(read_deepspeed(keys), processes),
-        earlier_tasks=len(tasks) - 1,
+        earlier_tasks=0 if CARRIES[keys["carry"]].alone else len(tasks) - 1,
         tokens=max(task.longest_tokens for task in tasks),
         stacked_adapters=CARRIES[keys["carry"]].stacked_adapters(len(tasks) - 1),
     )
@@ -183,8 +185,8 @@ def _global_batch(arguments: Mapping[str, Any], processes: int) -> int:
 
 def _task_sizes(
     recipe: Recipe, image_tokens: int, published: Mapping[str, PublishedSize] | None
-) -> tuple[list[TaskSize], list[dict]]:
-    """Measure every task's own data, and its general data as `Lengths.of_mix` does.
+) -> tuple[list[TaskSize], list[dict], list[TestSize]]:
+    """Measure every task's own data, its general data as `Lengths.of_mix` does, and the retention sets.
 
     A benchmark's data is drawn or found as for a run, in a folder that is then removed. Where the data is missing,
     published sizes stand in.
@@ -195,7 +197,11 @@ def _task_sizes(
             arguments |= load_benchmark(recipe.benchmark).prepare(Path(folder), arguments)
         lengths = Lengths(arguments, image_tokens)
         if published is None:
-            return [lengths.of_task(task) for task in recipe.tasks], [lengths.of_mix(task) for task in recipe.tasks]
+            return (
+                [lengths.of_task(task) for task in recipe.tasks],
+                [lengths.of_mix(task) for task in recipe.tasks],
+                [lengths.of_test_set(one["name"], one["dataset"]) for one in arguments.get("retention_sets") or ()],
+            )
         average, longest = lengths.estimate()
         limit = recipe.arguments.get("max_samples")
         sizes = [(task.name, published[task.name]) for task in recipe.tasks]
@@ -211,4 +217,4 @@ def _task_sizes(
             )
             for name, size in sizes
         ]
-        return found, [{}] * len(found)
+        return found, [{}] * len(found), []

@@ -82,7 +82,8 @@ class _StepEnd(TrainerCallback):
 def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -> None:
     """Train as the host does, then score the test sets and save the merged model.
 
-    Test sets without `do_train` mean a task that is trained already: its model is loaded and scored.
+    Test sets without `do_train` mean a task that is trained already: its model is loaded and scored. Without an
+    adapter, where one is trained, they mean the untouched base.
 
     Args:
         host_run_sft: The host's supervised fine-tuning.
@@ -99,8 +100,8 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
         if is_first:
             record_step(output_dir, TRAINED)
     elif finetuning_args.test_sets:
-        # an adapter as in training, not merged: the answers are those of the trained model
-        as_trained = finetuning_args.finetuning_type == "lora"
+        # an adapter as in training, not merged: the answers are those of the trained model; the base gets no new one
+        as_trained = finetuning_args.finetuning_type == "lora" and model_args.adapter_name_or_path is not None
         model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args, as_trained)
     else:
         host_run_sft(*arguments, callbacks)

@@ -4,7 +4,7 @@ Everything is asked of LLaMA-Factory itself, in a process that has it loaded. `t
 """
 
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from sefe_plugin.data.added import mix_names
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
-from sefe_plugin.hosts.llamafactory.key_trial import Keys
+from sefe_plugin.hosts.llamafactory.key_trial import Keys, Parsed
 from sefe_plugin.hosts.llamafactory.record_trial import try_dataset
 from sefe_plugin.hosts.llamafactory.test_trial import test_set_trial_errors
 from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.run.stages import BASE
 
 
 def try_sequence(recipe: Recipe, tasks: Collection[int], here: bool, bar: TextIO) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def try_sequence(recipe: Recipe, tasks: Collection[int], here: bool, bar: TextIO
 
     Args:
         recipe: The checked recipe; of a benchmark, with the keys that point to its data.
-        tasks: Indices of the tasks whose data is tried.
+        tasks: Indices of the tasks whose data is tried; `stages.BASE` for the retention sets.
         here: Whether this machine is the one that trains. Elsewhere what only that machine has is not tried.
         bar: Where progress is shown.
 
@@ -39,9 +40,38 @@ def try_sequence(recipe: Recipe, tasks: Collection[int], here: bool, bar: TextIO
         keys = Keys(recipe, Path(folder) / "run", here)
     found: dict[int, dict[str, list[str]]] = {}
     for index in tasks if recipe.arguments["template"] in TEMPLATES else ():
-        if index in keys.parsed:
+        if index == BASE and keys.parsed:
+            found[index] = _try_retention_sets(recipe, keys, bar)
+        elif index in keys.parsed:
             found[index] = _try_task(recipe, index, keys, here, bar)
     return {"errors": keys.errors, "notes": keys.notes, "tasks": found}
+
+
+def _try_retention_sets(recipe: Recipe, keys: Keys, bar: TextIO) -> dict[str, list[str]]:
+    """Try the test sets that belong to no task, as the first task that can be tried asks them."""
+    index, notes = min(keys.parsed), []
+    errors = []
+    if keys.loaded(index) is not None:  # else the tasks say what is missing
+        errors = _test_set_errors(recipe.arguments["retention_sets"], keys.parsed[index], "retention sets", bar, notes)
+    return {
+        "errors": [error.replace("`test_dataset`", "`retention_sets`", 1) for error in errors],
+        "notes": [note.replace("`test_dataset`", "`retention_sets`", 1) for note in notes],
+        "media": [],
+    }
+
+
+def _test_set_errors(
+    test_sets: Sequence[Mapping[str, str]], parsed: Parsed, title: str, bar: TextIO, notes: list[str]
+) -> list[str]:
+    return test_set_trial_errors(
+        test_sets,
+        parsed.model,
+        parsed.data,
+        parsed.finetuning,
+        parsed.generating,
+        show=lambda name, steps, count: _show(f"Trying {title}, {name}", bar, steps, count),
+        note=notes.append,
+    )
 
 
 def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -> dict[str, list[str]]:
@@ -70,15 +100,8 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
                     show = partial(_show, f"Trying {task.name}, {name}", bar)
                     one = try_dataset(key, name, parsed[:3], loaded, template, show)
                     errors, notes, media = errors + one.errors, notes + one.notes, media + one.media
-        errors += test_set_trial_errors(
-            parsed.finetuning.test_sets,
-            parsed.model,
-            parsed.data,
-            parsed.finetuning,
-            parsed.generating,
-            show=lambda name, steps, count: _show(f"Trying {task.name}, {name}", bar, steps, count),
-            note=notes.append,
-        )
+        # retention sets, which stand before its own, are tried once for all tasks
+        errors += _test_set_errors(parsed.finetuning.test_sets[-1:], parsed, task.name, bar, notes)
     where = f"task {index + 1} ({task.name}): "
     return {
         "errors": [where + error for error in errors],

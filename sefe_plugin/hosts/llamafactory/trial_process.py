@@ -28,6 +28,7 @@ from sefe_plugin.hosts.llamafactory.host import section_of
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.recipe.load import Recipe, RecipeError, Task
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.stages import BASE
 
 
 _PACKAGES = ("llamafactory", "transformers", "peft", "datasets", "pillow", "sefe-plugin")
@@ -52,11 +53,12 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
     if complete >= len(recipe.tasks):
         return
     with tempfile.TemporaryDirectory() as folder, with_data(recipe, Path(folder) / "data") as (ready, indices):
-        ahead = {index: _Passed(_task_digest(ready, recipe, index)) for index in indices if index >= complete}
+        left = [index for index in indices if index == BASE or index >= complete]
+        ahead = {index: _Passed(_data_digest(ready, recipe, index)) for index in left}
         keys = _Passed(_keys_digest(recipe))
         to_try = [index for index, passed in ahead.items() if not passed.holds()]
         if to_try or not keys.holds():
-            names = ", ".join(recipe.tasks[index].name for index in to_try)
+            names = ", ".join("retention sets" if index == BASE else recipe.tasks[index].name for index in to_try)
             say(f"Trying the keys{f' and the data of {names}' if names else ''} in LLaMA-Factory before the start.")
             found = (trial or _in_a_process)(ready, to_try)
             errors = list(found["errors"])
@@ -76,11 +78,13 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
 def with_data(recipe: Recipe, folder: Path) -> Iterable[tuple[Recipe, list[int]]]:
     """Yield a recipe with the keys that point to its data, and the indices of the tasks whose data can be tried.
 
+    `stages.BASE` stands for its retention sets.
+
     Args:
         recipe: The checked recipe; its data is there.
         folder: Where a benchmark may write its dataset folder for as long as the context lasts.
     """
-    every = list(range(len(recipe.tasks)))
+    every = list(range(BASE if recipe.arguments.get("retention_sets") else 0, len(recipe.tasks)))
     if recipe.benchmark is None:
         yield recipe, every
     elif (benchmark := load_benchmark(recipe.benchmark)).drawn:
@@ -134,21 +138,25 @@ def _keys_digest(recipe: Recipe) -> str:
     return _digest(keys, machine, _model_files(recipe.arguments))
 
 
-def _task_digest(ready: Recipe, recipe: Recipe, index: int) -> str:
-    """Return the digest of everything that the trial of a task's data depends on.
+def _data_digest(ready: Recipe, recipe: Recipe, index: int) -> str:
+    """Return the digest of everything that the trial of a task's data, or of retention sets, depends on.
 
     Args:
         ready: The recipe with the keys that point to its data.
         recipe: The recipe as it was.
-        index: Of the task.
+        index: Of the task, or `stages.BASE`.
     """
-    task = recipe.tasks[index]
+    task = recipe.tasks[max(index, 0)]
     keys = {**recipe.arguments, **task.overrides}
     used = {
         key: value
         for key, value in keys.items()
         if section_of(key) in ("model", "dataset", "generation") or key in ("seed", "scoring_backend")
     }
+    if index == BASE:
+        sets = recipe.arguments["retention_sets"]
+        names = [one["dataset"] for one in sets]
+        return _digest(used, sets, _files_of(ready.arguments, names), _model_files(keys))
     return _digest(used, asdict(task), _data_files(ready.arguments, ready.tasks[index]), _model_files(keys))
 
 
@@ -160,11 +168,15 @@ def _digest(*parts: Any) -> str:
 
 def _data_files(arguments: Mapping[str, Any], task: Task) -> list:
     """Return the entries of a task's datasets, and the state of their files."""
-    folder = Path(arguments.get("dataset_dir", "data"))
     keys = {**arguments, **task.overrides}
     named = keys.get("eval_dataset") or ()
     names = [*task.dataset.split(","), *(named.split(",") if isinstance(named, str) else named), task.test_dataset]
-    names += mix_names(keys)
+    return _files_of(arguments, [*names, *mix_names(keys)])
+
+
+def _files_of(arguments: Mapping[str, Any], names: Iterable[str]) -> list:
+    """Return the entries of datasets, and the state of their files."""
+    folder = Path(arguments.get("dataset_dir", "data"))
     info = read_json(folder / "dataset_info.json")
     entries = {name: info.get(name.strip()) for name in names}
     files = [folder / str((entry or {}).get("file_name", "")) for entry in entries.values()]

@@ -1,9 +1,9 @@
 """Scores a trained task's test sets with vLLM, in a process of its own that has the devices to itself.
 
 Run as `python -m sefe_plugin.hosts.llamafactory.vllm_scoring task.yaml`, which a sequence does after each task. The
-answers come from the merged model, or from the base and the stacked adapter where there is no merged one. Questions,
-stop tokens and the number of new tokens are those of `scoring`; image tokens stay one for each image, because vLLM
-expands them itself.
+answers come from the merged model, or from the base and the stacked adapter where there is no merged one; from the
+base alone where the recipe trains nothing. Questions, stop tokens and the number of new tokens are those of `scoring`;
+image tokens stay one for each image, because vLLM expands them itself.
 
 Every device runs a model of its own on its share of the questions; the host's key `vllm_config` with
 `tensor_parallel_size` groups them, and passes any other argument of `vllm.LLM`. The precision is the host's
@@ -144,7 +144,7 @@ def _answer_share(
     reader = QuestionReader(model_args, data_args, expand_images=False)
     features = {name: reader.questions(*test_set) for name, test_set in test_sets.items()}
     most_images = max(len(feature["images"] or ()) for rows in features.values() for feature in rows)
-    adapter = None if _model(keys) else LoRARequest("task", 1, str(_adapter(keys)))
+    adapter = LoRARequest("task", 1, str(_adapter(keys))) if _has_adapter(keys) else None
     engine = LLM(**_engine_options(keys, arguments, most_images, max_model_len))
     # an answer ends where it does for the trained model, whatever else ends one by the model's own settings
     greedy = SamplingParams(
@@ -167,11 +167,23 @@ def _answer_share(
 
 
 def _model(keys: Mapping[str, Any]) -> Path | None:
-    """Return the folder of the whole trained model; None where it is a base and an adapter."""
+    """Return the folder of the whole trained model; None where it is a base, with an adapter or alone."""
+    if _is_base(keys):
+        return None
     folder = Path(keys["output_dir"])
     if keys["finetuning_type"] == "full":
         return folder
     return folder / "merged" if (folder / "merged").is_dir() else None
+
+
+def _is_base(keys: Mapping[str, Any]) -> bool:
+    """Tell whether the untouched base answers, before the first task; the recipe of a task trains."""
+    return not keys["do_train"]
+
+
+def _has_adapter(keys: Mapping[str, Any]) -> bool:
+    """Tell whether the base answers with an adapter."""
+    return not _is_base(keys) and _model(keys) is None
 
 
 def _adapter(keys: Mapping[str, Any]) -> Path:
@@ -206,7 +218,7 @@ def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int,
     }
     if most_images:
         options["limit_mm_per_prompt"] = {"image": most_images}
-    if model is None:
+    if _has_adapter(keys):
         if model_args.pad_images:
             raise ValueError(
                 "`pad_images` with `scoring_backend: vllm` needs a merged model, which holds the padding processor. "
