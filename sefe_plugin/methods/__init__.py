@@ -6,11 +6,12 @@ A package of its own adds one by an entry point of the group ``sefe_plugin.metho
     l2 = "my_package:L2"
 """
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sefe_plugin.methods.base import PARAMETRISATIONS, Method
+from sefe_plugin.methods.base import PARAMETRISATIONS, Method, words_of
 from sefe_plugin.options import option_types
 
 
@@ -44,6 +45,16 @@ def unusable_methods() -> dict[str, str]:
     They are an error only where a recipe names one: no other run need suffer from a broken package.
     """
     return _found().unusable
+
+
+def looked_at(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the datasets that a method looks at beside those that it trains on, by the keys that name them.
+
+    Args:
+        arguments: Recipe keys and values, `cl_method` among them.
+    """
+    method = methods().get(str(arguments.get("cl_method")), Method)
+    return [(key, name) for key in method.datasets for name in words_of(arguments.get(key))]
 
 
 class _Found(NamedTuple):

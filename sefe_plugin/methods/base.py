@@ -74,9 +74,14 @@ class NoOptions:
     """The options of a method that has none."""
 
 
+def words_of(value: Sequence[str] | str | None) -> list[str]:
+    """Return the words of an option that takes them as a list or separated by commas."""
+    return [word.strip() for word in value.split(",")] if isinstance(value, str) else list(value or ())
+
+
 def named_files(value: Sequence[str] | str | None) -> list[Path]:
     """Return the files that an option names, as a list or separated by commas."""
-    return [Path(file) for file in (map(str.strip, value.split(",")) if isinstance(value, str) else value or ())]
+    return [Path(file) for file in words_of(value)]
 
 
 def absent_files(key: str, files: Sequence[Path]) -> list[str]:
@@ -103,6 +108,7 @@ class Method:
         earlier: The option that lists these files of the earlier tasks, the oldest first; a sequence fills it in.
         whole_sequence: Keys of the host in which the tasks of a sequence cannot differ.
         same_matrices: Whether the adapters of all tasks must change the same matrices.
+        datasets: Options that name datasets which it looks at beside those that it trains on.
         peft_type: The type of adapter that a task leaves, as PEFT names it.
         patches: What it changes in other packages, and cannot work without.
     """
@@ -114,6 +120,7 @@ class Method:
     earlier: ClassVar[str | None] = None
     whole_sequence: ClassVar[tuple[str, ...]] = ()
     same_matrices: ClassVar[bool] = False
+    datasets: ClassVar[tuple[str, ...]] = ()
     peft_type: ClassVar[str] = "LORA"
     patches: ClassVar[tuple[Patch, ...]] = ()
 
@@ -136,7 +143,7 @@ class Method:
         """Return the keys that a task of a sequence has by its place in it, beside the list of files in `earlier`.
 
         Args:
-            arguments: Recipe keys and values of the task.
+            arguments: Recipe keys and values of the task, and those of the whole sequence.
             earlier_tasks: How many tasks were trained before it.
         """
         return {}

@@ -15,6 +15,7 @@ from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.data.text_faults import encoding_fault
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import file_digest, read_json
+from sefe_plugin.methods import looked_at
 from sefe_plugin.words import near
 
 
@@ -38,7 +39,7 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
     except ValueError as error:
         return [f"{info_file} {error}."]
     errors = []
-    for key, name in dataset_names(arguments):
+    for key, name in (*dataset_names(arguments), *looked_at(arguments)):
         scorer = arguments["scorer"] if key == "test_dataset" else None
         errors += _declaration_errors(key, name, info, info_file, scorer)
     return errors

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.benchmarks import OWN_ORDER, benchmark_names, load_benchmark, named_orders
+from sefe_plugin.benchmarks.base import Benchmark
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.files import MODEL_CONFIG_FILE, is_file
-from sefe_plugin.methods import DEFAULT, methods, unusable_methods
+from sefe_plugin.methods import DEFAULT, looked_at, methods, unusable_methods
 from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.data_trial import data_errors, mix_errors, retention_data_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
@@ -154,6 +155,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
         tasks, task_errors = _read_tasks(arguments["tasks"], common, host, check_data)
         errors += task_errors
     errors += _mix_errors(common, tasks, benchmark is not None)
+    errors += _foreign_data_errors(common, tasks, benchmark) if benchmark is not None else []
     retention = retention_errors(common, [task.name for task in tasks], benchmark, check_data)
     if not retention and benchmark is None:
         retention = retention_data_errors(common, _named_keys(common, tasks))
@@ -288,6 +290,17 @@ def _mix_errors(common: Mapping[str, Any], tasks: Sequence[Task], is_benchmark: 
             "or remove `mix`."
         ]
     return mix_errors(_named_keys(common, tasks))
+
+
+def _foreign_data_errors(common: Mapping[str, Any], tasks: Sequence[Task], benchmark: Benchmark) -> list[str]:
+    """List datasets that the method looks at and the benchmark does not write."""
+    own = [*benchmark.retention_sets, *(task.dataset for task in tasks)]
+    return [
+        f"`{key}` must name datasets of {own}, which `benchmark: {benchmark.name}` writes; got {shown(name)}."
+        f"{near(name, own)}"
+        for key, name in looked_at(common)
+        if name not in own
+    ]
 
 
 def _named_keys(common: Mapping[str, Any], tasks: Sequence[Task]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -26,6 +26,7 @@ from sefe_plugin.data.added import mix_names
 from sefe_plugin.data.layout import SUFFIXES, listed
 from sefe_plugin.data.reader import read_records
 from sefe_plugin.files import file_digest, read_json, write_json
+from sefe_plugin.methods import looked_at
 from sefe_plugin.recipe.load import Task
 
 
@@ -59,7 +60,8 @@ def task_inputs(arguments: Mapping[str, Any], task: Task, recorded: Inputs) -> I
     media_dir = Path(keys.get("media_dir") or folder)
     found: Inputs = {}
     tests = [*task.test_dataset.split(","), *(one["dataset"] for one in arguments.get("retention_sets") or ())]
-    named = {TRAINING: [*task.dataset.split(","), *mix_names(keys)], TEST: tests}
+    trained = [*task.dataset.split(","), *mix_names(keys), *(name for _, name in looked_at(keys))]
+    named = {TRAINING: trained, TEST: tests}
     for use, names in named.items():
         for name in map(str.strip, names):
             found |= {key: {"for": use, **record} for key, record in _dataset(name, folder, media_dir, recorded)}

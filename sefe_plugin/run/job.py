@@ -226,7 +226,7 @@ def task_arguments(
     if keys.get("replay_ratio"):
         keys["replay_from"] = [str(path / KEPT_FOLDER) for path in earlier]
         keys["replay_to"] = str(folder.task_folder(index, task.name) / KEPT_FOLDER)
-    return keys | method.start(keys, len(earlier))
+    return keys | method.start({**arguments, **keys}, len(earlier))
 
 
 def base_arguments(arguments: Mapping[str, Any], tasks: Sequence[Task], folder: RunFolder) -> dict[str, Any]:

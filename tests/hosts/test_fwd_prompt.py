@@ -9,8 +9,12 @@ from tiny_qwen_vl import write_tiny_qwen2_5_vl, write_tiny_qwen3_vl
 from transformers import AutoModelForImageTextToText
 
 from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.hosts.llamafactory.host import read_recipe
+from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods.left_file import read_left
+from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.run.inputs import task_inputs
 from sefe_plugin.run.verify import verify_run
 
 
@@ -78,3 +82,22 @@ def test_the_log_of_a_task_says_how_its_space_grew(train, small_recipe, tmp_path
     log = (tmp_path / "run" / TASKS[0] / "log.txt").read_text()
     assert log.count("The core space of this task has ") == 1
     assert f"Left for later tasks: {tmp_path / 'run' / TASKS[0] / 'spaces.safetensors'}" in log
+
+
+def test_data_of_the_pretrained_space_are_checked_and_noticed_like_a_tasks_own(small_recipe, tmp_path):
+    recipe = small_recipe(tmp_path, 1, **KEYS, fwd_prompt_pretrained="minicoin_gqa_train, minicoin_gqa_tarin")
+    with pytest.raises(
+        RecipeError, match="`fwd_prompt_pretrained`: 'minicoin_gqa_tarin' is not declared in .* Did you"
+    ):
+        load_recipe(read_recipe(recipe, []), "recipe.yaml", host_keys())
+    loaded = load_recipe(read_recipe(recipe, ["fwd_prompt_pretrained=minicoin_gqa_train"]), "recipe.yaml", host_keys())
+    inputs = task_inputs(loaded.arguments, loaded.tasks[0], {})
+    assert inputs["minicoin_gqa_train"]["for"] == "training"
+
+
+def test_the_retention_sets_give_the_pretrained_space_to_the_first_task_alone(train_here, small_recipe, tmp_path):
+    general = {"name": "general", "dataset": "minicoin_gqa_test", "scorer": "short_answer"}
+    train_here(small_recipe(tmp_path, 2, **KEYS, max_samples=16, retention_sets=[general]))
+    first, second = (yaml.safe_load((tmp_path / "run" / task / "task.yaml").read_text()) for task in TASKS)
+    assert first["fwd_prompt_pretrained"] == ["minicoin_gqa_test"] and "fwd_prompt_pretrained" not in second
+    assert "retention_sets" not in first

@@ -425,6 +425,10 @@ def test_the_first_task_takes_the_retention_sets_for_the_pretrained_space():
         ({"additional_target": "multi_modal_projector"}, "the model stays frozen"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "Train with DDP"),
         ({"carry": "merge"}, "`carry` must be one of"),
+        (
+            {"fwd_prompt_pretrained": "minicoin_general_tset"},
+            r"`fwd_prompt_pretrained` must name datasets of .* got 'minicoin_general_tset'. Did you mean",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(keys, message, tmp_path):

@@ -19,6 +19,7 @@ from sefe_plugin.hosts.llamafactory.dataset import scored_by
 from sefe_plugin.hosts.llamafactory.key_trial import Keys, Parsed
 from sefe_plugin.hosts.llamafactory.record_trial import try_dataset
 from sefe_plugin.hosts.llamafactory.test_trial import test_set_trial_errors
+from sefe_plugin.methods import looked_at
 from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.run.stages import BASE
 
@@ -95,6 +96,7 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
             named = [("dataset", name) for name in parsed.data.dataset]
             named += [("eval_dataset", name) for name in parsed.data.eval_dataset or ()]
             named += [("mix", name) for name in mix_names(vars(parsed.data))]
+            named += looked_at(vars(parsed.finetuning)) if index == 0 else []  # the same for all tasks
             with scored_by([{"scorer": task.scorer}]):
                 for key, name in named:
                     show = partial(_show, f"Trying {task.name}, {name}", bar)

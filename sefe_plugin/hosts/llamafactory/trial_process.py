@@ -26,6 +26,7 @@ from sefe_plugin.data.added import mix_names
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.host import section_of
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
+from sefe_plugin.methods import looked_at
 from sefe_plugin.recipe.load import Recipe, RecipeError, Task
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.stages import BASE
@@ -171,7 +172,7 @@ def _data_files(arguments: Mapping[str, Any], task: Task) -> list:
     keys = {**arguments, **task.overrides}
     named = keys.get("eval_dataset") or ()
     names = [*task.dataset.split(","), *(named.split(",") if isinstance(named, str) else named), task.test_dataset]
-    return _files_of(arguments, [*names, *mix_names(keys)])
+    return _files_of(arguments, [*names, *mix_names(keys), *(name for _, name in looked_at(keys))])
 
 
 def _files_of(arguments: Mapping[str, Any], names: Iterable[str]) -> list:

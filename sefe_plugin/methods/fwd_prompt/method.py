@@ -63,9 +63,10 @@ class FwdPrompt(Method):
     """
 
     Options = FwdPromptOptions
-    carries = ("continue",)
+    carries = ("continue", "none")
     file = "spaces.safetensors"
     earlier = "fwd_prompt_spaces"
+    datasets = ("fwd_prompt_pretrained",)
     peft_type = "FWD_PROMPT"
     patches = (PEFT_TYPE,)
 
