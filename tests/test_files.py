@@ -21,6 +21,7 @@ WRITERS = {
     "compare/table.py": "logs, which only grow",
     "benchmarks/minicoin/data.py": "pictures, before the manifest that makes the folder count",
     "benchmarks/minicoin/domains.py": "pictures in a folder that is not in its place yet",
+    "benchmarks/minicoin/general.py": "the same",
     "benchmarks/minicoin/tiny_llava.py": "the base model, which `sefe minicoin build` makes from nothing",
     "benchmarks/minicoin/pretrain.py": "the same",
     "asd/preview.py": "an image kept in memory",
