@@ -1,5 +1,7 @@
 """Fwd-Prompt in sequences of two tasks by the host: LLaVA, Qwen2.5-VL and Qwen3-VL."""
 
+import os
+
 import pytest
 import torch
 import yaml
@@ -11,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods.left_file import read_left
 from sefe_plugin.recipe.load import RecipeError, load_recipe
@@ -87,7 +90,7 @@ def test_the_log_of_a_task_says_how_its_space_grew(train, small_recipe, tmp_path
 def test_data_of_the_pretrained_space_are_checked_and_noticed_like_a_tasks_own(small_recipe, tmp_path):
     recipe = small_recipe(tmp_path, 1, **KEYS, fwd_prompt_pretrained="minicoin_gqa_train, minicoin_gqa_tarin")
     with pytest.raises(
-        RecipeError, match="`fwd_prompt_pretrained`: 'minicoin_gqa_tarin' is not declared in .* Did you"
+        RecipeError, match=r"`fwd_prompt_pretrained`: 'minicoin_gqa_tarin' is not declared in .* Did you"
     ):
         load_recipe(read_recipe(recipe, []), "recipe.yaml", host_keys())
     loaded = load_recipe(read_recipe(recipe, ["fwd_prompt_pretrained=minicoin_gqa_train"]), "recipe.yaml", host_keys())
@@ -95,7 +98,10 @@ def test_data_of_the_pretrained_space_are_checked_and_noticed_like_a_tasks_own(s
     assert inputs["minicoin_gqa_train"]["for"] == "training"
 
 
-def test_the_retention_sets_give_the_pretrained_space_to_the_first_task_alone(train_here, small_recipe, tmp_path):
+def test_the_retention_sets_give_the_pretrained_space_to_the_first_task_alone(
+    train_here, small_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(RUNNER_PID, str(os.getpid()))  # the base is scored, which a run by hand may not do
     general = {"name": "general", "dataset": "minicoin_gqa_test", "scorer": "short_answer"}
     train_here(small_recipe(tmp_path, 2, **KEYS, max_samples=16, retention_sets=[general]))
     first, second = (yaml.safe_load((tmp_path / "run" / task / "task.yaml").read_text()) for task in TASKS)

@@ -120,13 +120,22 @@ def _weight_sizes(base: nn.Module, model_args: ModelArguments) -> dict[str, int]
 
 def _trained_sizes(model: nn.Module) -> dict[str, Any]:
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    adapted = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    adapted = [module for module in _tuner_layers(model) if _is_matrix(module)]
     return {
         "trainable_parameters": sum(parameter.numel() for parameter in trainable.values()),
         "trainable_bytes": _bytes(trainable.values()),
         "lora_bytes": _bytes(parameter for name, parameter in trainable.items() if "lora_" in name),
         "matrices": tuple((module.out_features, module.in_features) for module in adapted),
     }
+
+
+def _tuner_layers(model: nn.Module) -> list[BaseTunerLayer]:
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _is_matrix(module: BaseTunerLayer) -> bool:
+    """Tell whether an adapter is that of a matrix; a pool of prompts is none."""
+    return hasattr(module, "out_features")
 
 
 def _bytes(tensors) -> int:
@@ -205,6 +214,9 @@ def _layer_sizes(model: nn.Module, dtype: torch.dtype, dropout: float) -> dict[s
     decoder = model.get_decoder()
     layers, decoder.layers = decoder.layers, decoder.layers[:1]
     decoder.to(dtype).eval()
+    for module in _tuner_layers(decoder):
+        if not _is_matrix(module):
+            module.enable_adapters(False)  # what it does is in no layer
     added = {id(parameter) for parameter in _adapter_parameters(layers[0])}
     own = [parameter for parameter in layers[0].parameters() if id(parameter) not in added]
     half = dtype != torch.float32
