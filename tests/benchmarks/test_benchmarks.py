@@ -80,3 +80,12 @@ def test_the_whole_model_fits(bench, monkeypatch, tmp_path, rank, memory):
     assert figures["peak_gb"] <= memory
     assert figures["key_elements_resident_gb"] <= 1.1
     assert figures["slower_percent"] <= 5
+
+
+def test_the_steps_of_fwd_prompt_are_measured(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import bench_fwd_prompt
+
+    figures = bench_fwd_prompt.measure(steps=1)
+    assert {key for key in figures if key.endswith("_seconds")} == {"lora_seconds", "pool_seconds", "fwd_prompt_seconds"}
+    assert all(value > 0 for value in figures.values())
