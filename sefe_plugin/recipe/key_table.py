@@ -13,6 +13,7 @@ _SCOPES: dict[Scope, str] = {
     "task": "may differ per task",
     "sequence": "whole sequence",
     "computing": "may differ per task, may change in a continued run",
+    "reporting": "whole sequence, may change in a continued run",
     "filled_in": "filled in by the sequence",
 }
 

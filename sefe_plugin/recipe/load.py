@@ -344,7 +344,7 @@ def _is_local(model: str) -> bool:
 def _keys_of_the_whole(common: Mapping[str, Any], host: HostKeys) -> tuple[str, ...]:
     """Keys that a task cannot override."""
     method, carry = methods().get(str(common.get("cl_method"))), CARRIES.get(str(common.get("carry")))
-    keys = [*all_keys_of_scope("sequence"), "single_task_run", *all_keys_of_scope("filled_in")]
+    keys = [key for scope in ("sequence", "reporting", "filled_in") for key in all_keys_of_scope(scope)]
     keys += [*host.refused, *host.other_trainings, *host.fixed, *host.whole_sequence, *host.parametrisations["lora"]]
     keys += [key for part in (method, carry) if part for key in part.whole_sequence]
     return tuple(dict.fromkeys(keys))

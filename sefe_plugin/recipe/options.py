@@ -66,7 +66,7 @@ class SequenceOptions:
         None,
         "Run folder of a finished sequence with `carry: none`, which holds every task of this one. The report then "
         "says how much better or worse a task is learned in the sequence than alone. It stands outside `tasks`.",
-        scope="computing",
+        scope="reporting",
     )
     carry: Literal["merge", "stack", "continue", "replace", "none"] | None = option(
         None,

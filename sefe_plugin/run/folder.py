@@ -298,7 +298,7 @@ class RunFolder:
 
 def _computing(host: HostKeys) -> list[str]:
     """Keys that say how a task is computed or shown, not what it learns."""
-    return sorted([*host.computing, *all_keys_of_scope("computing")])
+    return sorted([*host.computing, *all_keys_of_scope("computing"), *all_keys_of_scope("reporting")])
 
 
 def _done(recipe: Mapping[str, Any], count: int, host: HostKeys) -> dict[str, Any]:
