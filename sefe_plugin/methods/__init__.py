@@ -51,10 +51,13 @@ def looked_at(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the datasets that a method looks at beside those that it trains on, by the keys that name them.
 
     Args:
-        arguments: Recipe keys and values, `cl_method` among them.
+        arguments: Recipe keys and values, `cl_method` among them; what the first task has by its place is added.
     """
     method = methods().get(str(arguments.get("cl_method")), Method)
-    return [(key, name) for key in method.datasets for name in words_of(arguments.get(key))]
+    if not method.datasets:
+        return []
+    named = {**arguments, **method.start(arguments, 0)}
+    return [(key, name) for key in method.datasets for name in words_of(named.get(key))]
 
 
 class _Found(NamedTuple):

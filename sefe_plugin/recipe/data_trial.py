@@ -137,6 +137,25 @@ def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     )
 
 
+def looked_at_errors(arguments: Mapping[str, Any], tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """List datasets that the method looks at although a task is tested on them.
+
+    Args:
+        arguments: The keys that hold for every task.
+        tasks: As in `mix_errors`.
+    """
+    folder = Path(arguments.get("dataset_dir") or "data")
+    used: dict[Any, tuple[str, str]] = {}
+    for task, keys in tasks:
+        name = keys["test_dataset"]
+        used |= dict.fromkeys(_sources(name, folder), (name, f"the test set of {task}"))
+    return [
+        f"`{key}`: {name!r} is {use}. Name data that no task is tested on."
+        for key, name in looked_at(arguments)
+        for _, use in _shared({name: _sources(name, folder)}, used)
+    ]
+
+
 def retention_data_errors(arguments: Mapping[str, Any], tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """List retention sets that are data of a task, its test set, or general data that is trained.
 

@@ -13,7 +13,7 @@ from sefe_plugin.carry import CARRIES
 from sefe_plugin.files import MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, looked_at, methods, unusable_methods
 from sefe_plugin.options import plain_fault
-from sefe_plugin.recipe.data_trial import data_errors, mix_errors, retention_data_errors
+from sefe_plugin.recipe.data_trial import data_errors, looked_at_errors, mix_errors, retention_data_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors, plugin_keys
 from sefe_plugin.recipe.retention import name_rule_errors, retention_errors, scorer_errors
@@ -155,7 +155,10 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
         tasks, task_errors = _read_tasks(arguments["tasks"], common, host, check_data)
         errors += task_errors
     errors += _mix_errors(common, tasks, benchmark is not None)
-    errors += _foreign_data_errors(common, tasks, benchmark) if benchmark is not None else []
+    if benchmark is not None:
+        errors += _foreign_data_errors(common, tasks, benchmark)
+    else:
+        errors += looked_at_errors(common, _named_keys(common, tasks))
     retention = retention_errors(common, [task.name for task in tasks], benchmark, check_data)
     if not retention and benchmark is None:
         retention = retention_data_errors(common, _named_keys(common, tasks))

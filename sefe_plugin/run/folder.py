@@ -42,7 +42,7 @@ from sefe_plugin.evaluation.report import REPORT_FILE, REPORT_FILES
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.files import remove_folder, write_json
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.recipe.options import all_keys_of_scope
+from sefe_plugin.recipe.options import all_keys_of_scope, plugin_keys
 from sefe_plugin.run.checkpoints import is_whole_checkpoint, whole_checkpoints
 from sefe_plugin.run.inputs import INPUTS_FILE
 from sefe_plugin.run.process import LOG_FILE
@@ -303,7 +303,12 @@ def _computing(host: HostKeys) -> list[str]:
 
 def _done(recipe: Mapping[str, Any], count: int, host: HostKeys) -> dict[str, Any]:
     """Return the part of a recipe that decided what its first `count` tasks learned."""
-    kept = {key: value for key, value in recipe.items() if key not in (*_computing(host), *host.batch)}
+    known = plugin_keys()
+    kept = {
+        key: value
+        for key, value in recipe.items()
+        if key not in (*_computing(host), *host.batch) and not (key in known and value == known[key].option.default)
+    }
     batch = {}
     if any(key in recipe for key in host.batch):
         sizes = [int(recipe.get(key) or default) for key, default in host.batch.items()]

@@ -61,7 +61,7 @@ def task_inputs(arguments: Mapping[str, Any], task: Task, recorded: Inputs) -> I
     found: Inputs = {}
     tests = [*task.test_dataset.split(","), *(one["dataset"] for one in arguments.get("retention_sets") or ())]
     trained = [*task.dataset.split(","), *mix_names(keys), *(name for _, name in looked_at(keys))]
-    named = {TRAINING: trained, TEST: tests}
+    named = {TEST: tests, TRAINING: trained}  # what serves both is for training
     for use, names in named.items():
         for name in map(str.strip, names):
             found |= {key: {"for": use, **record} for key, record in _dataset(name, folder, media_dir, recorded)}

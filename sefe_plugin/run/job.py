@@ -230,7 +230,7 @@ def task_arguments(
 
 
 def base_arguments(arguments: Mapping[str, Any], tasks: Sequence[Task], folder: RunFolder) -> dict[str, Any]:
-    """Return the keys of the scoring of the untouched base: those of the first task, without its method.
+    """Return the keys of the scoring of the untouched base: those that hold for every task, without the method.
 
     Args:
         arguments: As in `task_arguments`.
@@ -239,7 +239,7 @@ def base_arguments(arguments: Mapping[str, Any], tasks: Sequence[Task], folder: 
     """
     of_data = {option.name for options in DATA_OPTIONS for option in fields(options)} - {"media_outside"}
     of_methods = {key for key, known in plugin_keys().items() if known.method is not None}
-    keys = {**_of_tasks(arguments), **tasks[0].overrides}
+    keys = _of_tasks(arguments)
     return {
         **{key: value for key, value in keys.items() if key not in {"cl_method", *of_data, *of_methods}},
         "stage": "sft",

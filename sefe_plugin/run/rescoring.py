@@ -92,10 +92,8 @@ def scores_to_mend(folder: RunFolder, recipe: Mapping[str, Any]) -> Scores:
     names = [task["name"] for task in before["tasks"][:count]]
     if names != [task["name"] for task in recipe["tasks"][:count]]:
         return {}  # the run does not go on with this recipe
-    if [one["name"] for one in before.get("retention_sets") or ()] != [
-        one["name"] for one in recipe.get("retention_sets") or ()
-    ]:
-        return {}
+    if _retained(before) != _retained(recipe):
+        return {}  # nor with the answers to these
     stages = _finished_stages(folder, recipe, count)
     places = {index: folder.task_folder(index, stage_name(recipe, index)) for index in stages}
     missing = [index for index, place in places.items() if not (place / SCORES_FILE).is_file()]
@@ -103,6 +101,11 @@ def scores_to_mend(folder: RunFolder, recipe: Mapping[str, Any]) -> Scores:
     old, new = scorers_of(before), scorers_of(recipe)
     changed = {name for name in old.keys() & new.keys() if old[name] != new[name]}
     return _new_scores(folder, recipe, sorted({*missing, *stale}), changed)
+
+
+def _retained(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return names and datasets of the retention sets."""
+    return [(one["name"], one["dataset"]) for one in recipe.get("retention_sets") or ()]
 
 
 def _finished_stages(folder: RunFolder, recipe: Mapping[str, Any], num_complete: int) -> list[int]:

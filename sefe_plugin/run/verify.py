@@ -94,7 +94,8 @@ def _base_row(folder: RunFolder, recipe: Mapping[str, Any]) -> Iterator[Finding]
     """Check the scores of the untouched base."""
     place = folder.base_folder
     if not folder.has_scored_base():
-        yield Finding(place.name, False if folder.read_manifest()["complete"] else None, "not scored")
+        unfinished = len(folder.read_manifest()["complete"]) < len(recipe["tasks"])
+        yield Finding(place.name, None if unfinished else False, "not scored")
         return
     if not (place / SCORE_FILE).is_file():
         yield Finding(place.name, False, f"{SCORE_FILE} is missing")
@@ -210,6 +211,7 @@ def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
         stored, again = read_json(file), run_report(folder, names)
     except (OSError, ValueError) as error:
         return Finding(REPORT_FILE, False, f"cannot be made again: {error}")
-    differing = [key for key, value in again.items() if stored.get(key) != value]
+    computed = (stored.keys() | again.keys()) - {"task_order"}  # an order's name stands in the report alone
+    differing = sorted(key for key in computed if stored.get(key) != again.get(key))
     what = f"differs from the scores in {', '.join(differing)}" if differing else "the same when made again"
     return Finding(REPORT_FILE, not differing, what)

@@ -87,5 +87,9 @@ def test_the_steps_of_fwd_prompt_are_measured(monkeypatch):
     import bench_fwd_prompt
 
     figures = bench_fwd_prompt.measure(steps=1)
-    assert {key for key in figures if key.endswith("_seconds")} == {"lora_seconds", "pool_seconds", "fwd_prompt_seconds"}
+    assert {key for key in figures if key.endswith("_seconds")} == {
+        "lora_seconds",
+        "pool_seconds",
+        "fwd_prompt_seconds",
+    }
     assert all(value > 0 for value in figures.values())

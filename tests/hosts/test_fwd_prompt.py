@@ -1,15 +1,17 @@
 """Fwd-Prompt in sequences of two tasks by the host: LLaVA, Qwen2.5-VL and Qwen3-VL."""
 
 import os
+from functools import partial
 
 import pytest
 import torch
 import yaml
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny_qwen_vl import write_tiny_qwen2_5_vl, write_tiny_qwen3_vl
 from transformers import AutoModelForImageTextToText
 
+from sefe_plugin import FwdPromptConfig
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
@@ -107,3 +109,41 @@ def test_the_retention_sets_give_the_pretrained_space_to_the_first_task_alone(
     first, second = (yaml.safe_load((tmp_path / "run" / task / "task.yaml").read_text()) for task in TASKS)
     assert first["fwd_prompt_pretrained"] == ["minicoin_gqa_test"] and "fwd_prompt_pretrained" not in second
     assert "retention_sets" not in first
+
+
+def test_a_test_set_of_a_task_gives_no_space(small_recipe, tmp_path):
+    recipe = small_recipe(tmp_path, 2, **KEYS, fwd_prompt_pretrained="minicoin_textvqa_test")
+    with pytest.raises(
+        RecipeError, match="`fwd_prompt_pretrained`: 'minicoin_textvqa_test' is the test set of TextVQA"
+    ):
+        load_recipe(read_recipe(recipe, []), "recipe.yaml", host_keys())
+
+
+def counted(function, calls, *args, **kwargs):
+    calls.append(function)
+    return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_acts_on_frozen_layers(tiny_llama, monkeypatch, tmp_path, reentrant):
+    """The host leaves out layers without trained parameters; the loss and its gradient stay as they are."""
+    from llamafactory.model.model_utils.checkpointing import _gradient_checkpointing_enable
+
+    ids = torch.arange(5, 25)[None]
+    labels = ids.masked_fill(torch.arange(20) < 12, -100)
+    found = []
+    for checkpointed in (False, True):
+        base = tiny_llama()
+        if checkpointed:
+            _gradient_checkpointing_enable(base, {"use_reentrant": reentrant})
+        torch.manual_seed(0)
+        model = get_peft_model(base, FwdPromptConfig(task_type="CAUSAL_LM")).train()
+        pool = model.base_model.pool
+        calls = []
+        pool.checkpoint_layers()
+        for layer in base.model.layers if checkpointed else ():
+            layer._gradient_checkpointing_func = partial(counted, layer._gradient_checkpointing_func, calls)
+        model(input_ids=ids, labels=labels).loss.backward()
+        assert len(calls) == len(base.model.layers) * checkpointed
+        found.append(pool.values.grad)
+    torch.testing.assert_close(*found)

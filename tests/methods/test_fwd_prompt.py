@@ -267,8 +267,41 @@ def test_two_pools_live_side_by_side(pooled, tiny_llama):
     assert torch.equal(model(input_ids=TEXT).logits, one)
 
 
+def test_a_loss_without_labels_is_refused(pooled, tiny_llama, tmp_path):
+    """Label smoothing takes the labels from the model, and prompts would be chosen by the answer, too."""
+    args = short_arguments(tmp_path, 1)
+    args.label_smoothing_factor = 0.1
+    callback = MethodCallback(FwdPrompt({**SIZES}))
+    trainer = Trainer(pooled(tiny_llama()), args, train_dataset=Sentences(4, 20), callbacks=[callback])
+    with pytest.raises(ValueError, match="needs `labels` in training"):
+        trainer.train()
+
+
+def test_prompts_are_chosen_alike_in_every_precision(pooled, tiny_llama):
+    model = pooled(tiny_llama(), fwd_prompt_pool=64, fwd_prompt_top=8)
+    pool = model.base_model.pool
+    ids = torch.randint(4, 64, (64, 20), generator=torch.Generator().manual_seed(0))
+    rows = model.get_input_embeddings()(ids)
+    with torch.no_grad():
+        plain = pool(rows, ids, None, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(pool(rows, ids, None, None), plain)
+
+
+def test_a_further_token_has_its_position_where_nobody_gives_it(pooled, tmp_path):
+    """Decoding by hand with a cache: the model takes positions from the cache, which holds the prompts."""
+    model = pooled(qwen2_5_vl(tmp_path))
+    torch.nn.init.normal_(model.base_model.pool.values)
+    ids = torch.tensor([[10, 11, 12, 13, 14, 15]])
+    with torch.no_grad(), model.base_model.pool.one_choice():
+        begun = model(input_ids=ids[:, :-1], use_cache=True)
+        further = model(input_ids=ids[:, -1:], past_key_values=begun.past_key_values, use_cache=True).logits[0, -1]
+        whole = model(input_ids=ids).logits[0, -1]
+    torch.testing.assert_close(further, whole, rtol=1e-4, atol=1e-5)
+
+
 def test_packed_samples_are_refused(pooled, tiny_llama):
-    with pytest.raises(ValueError, match="without packed samples"):
+    with pytest.raises(ValueError, match="Switch packing off"):
         pooled(tiny_llama())(input_ids=TEXT, attention_mask=torch.ones(1, 1, 20, 20))
 
 
@@ -422,6 +455,7 @@ def test_the_first_task_takes_the_retention_sets_for_the_pretrained_space():
         ({"fwd_prompt_energy": 0.0}, r"`fwd_prompt_energy` must be a share in \(0, 1\]; got 0.0"),
         ({"packing": True}, "`packing` cannot be combined with `cl_method: fwd_prompt`"),
         ({"train_on_prompt": True}, "prompts are chosen by the question"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` cannot be combined"),
         ({"additional_target": "multi_modal_projector"}, "the model stays frozen"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "Train with DDP"),
         ({"carry": "merge"}, "`carry` must be one of"),

@@ -301,3 +301,50 @@ def test_the_last_test_set_of_a_task_is_its_own(run):
     recipe = Recipe("x", run.recipe, TASKS, Path("run"), None).to_dict()
     names = [[one["name"] for one in scored_after(recipe, index)] for index in (BASE, 0, 1)]
     assert names == [["A", "B", "C", "general"], ["B", "C", "general", "A"], ["A", "C", "general", "B"]]
+
+
+def test_before_any_task_is_complete_a_retention_set_may_be_another(run, data, tmp_path):
+    """Its old answers are not scored by the new scorer: they are of other questions."""
+    with pytest.raises(TaskFailedError):
+        run(stop="1_A", score_unseen=None)
+    write_json(
+        data / "other.json",
+        [{"text": "other", "answer": "[0.1, 0.2, 0.3, 0.4]", "answer_bbox": "[0.1, 0.2, 0.3, 0.4]"}],
+    )
+    info = read_json(data / "dataset_info.json")
+    write_json(data / "dataset_info.json", {**info, "other_test": {"file_name": "other.json"}})
+    other = [{"name": "general", "dataset": "other_test", "scorer": "box"}]
+    run(score_unseen=None, retention_sets=other)
+    assert read_json(tmp_path / "run" / "0_base" / "scores.json")["general"]["count"] == 1
+
+
+def test_the_base_is_scored_by_the_keys_of_the_whole_sequence(run, tmp_path):
+    tasks = (replace(TASKS[0], overrides={"cutoff_len": 100}), *TASKS[1:])
+    run(tasks=tasks)
+    base, first = (
+        yaml.safe_load((tmp_path / "run" / file).read_text()) for file in ("0_base/score.yaml", "1_A/task.yaml")
+    )
+    assert first["cutoff_len"] == 100 and "cutoff_len" not in base
+
+
+@pytest.mark.parametrize("changes", [{"score_unseen": False}, {"asd_ratio": None}])
+def test_a_default_that_is_written_out_is_the_same_recipe(run, changes):
+    plain = {"score_unseen": None, "retention_sets": None}
+    run(tasks=TASKS[:2], **plain)
+    run(**{**plain, **changes})
+
+
+def test_verify_takes_an_unfinished_base_of_a_longer_sequence_for_what_it_is(run, tmp_path):
+    run(tasks=TASKS[:2])
+    with pytest.raises(TaskFailedError):
+        run(stop="0_base")
+    (finding,) = [one for one in verify_run(tmp_path / "run", lambda keys, place: iter(())) if one.where == "0_base"]
+    assert finding.state is None
+
+
+def test_verify_sees_a_part_of_the_report_that_should_be_gone(run, tmp_path):
+    run(score_unseen=None, retention_sets=None)
+    file = tmp_path / "run" / "report.json"
+    write_json(file, {**read_json(file), "retention": {"sets": []}})
+    findings = {one.where: one for one in verify_run(tmp_path / "run", lambda keys, place: iter(()))}
+    assert findings["report.json"].state is False and "retention" in findings["report.json"].what

@@ -6,6 +6,7 @@ from typing import Any
 
 from sefe_plugin.benchmarks.base import Benchmark, BenchmarkTask
 from sefe_plugin.benchmarks.minicoin import data
+from sefe_plugin.methods import looked_at
 
 
 #: The shipped tiny LLaVA, made by `sefe minicoin build`.
@@ -39,13 +40,13 @@ class MiniCoIN(Benchmark):
         return {"dataset_dir": str(folder)}
 
     def write_retention_sets(self, folder: Path, arguments: Mapping[str, Any]) -> None:
-        """Write the test sets of no task, if the recipe names one: without it all files are as they always were.
+        """Write the test set of no task, if the recipe names it: without it all files are as they always were.
 
         Args:
             folder: Dataset folder of the run, with the data of the tasks.
             arguments: The recipe's keys.
         """
-        if arguments.get("retention_sets"):
+        if arguments.get("retention_sets") or self.retention_sets[0] in (name for _, name in looked_at(arguments)):
             from sefe_plugin.benchmarks.minicoin.general import add_general
 
             add_general(folder, seed=arguments.get("seed", 42))

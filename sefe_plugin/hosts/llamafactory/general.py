@@ -13,6 +13,8 @@ _OFF = {
     "eval_dataset": None,
     "val_size": 0.0,
     "tokenized_path": None,
+    "mix_strategy": "concat",
+    "interleave_probs": None,
     "asd_ratio": None,
     "replay_ratio": None,
     "replay_to": None,

@@ -52,7 +52,7 @@ def check_models(keys: Mapping[str, Any], folder: Path) -> Iterator[tuple[bool |
         except (UserWarning, RuntimeError, KeyError) as error:
             raise ValueError(f"the adapter does not load in {known}: {error}") from error
     adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
-    yield True, f"adapter: loads in {known}, {len(adapted)} matrices"
+    yield True, f"adapter: loads in {known}, {len(adapted)} layers"
     if not merged.is_dir():
         return
     weights = {

@@ -33,6 +33,11 @@ _KIND, _PRETRAINED, _CONFLICTING, _PROMPTS = "sefe_plugin.spaces", "pretrained",
 _REFUSED = {
     "additional_target": "the model stays frozen",
     "train_on_prompt": "prompts are chosen by the question, which ends where the first token that is learned begins",
+    **dict.fromkeys(
+        ("label_smoothing_factor", "use_dft_loss", "use_eaft_loss", "use_asft_loss"),
+        "the model is not told then which tokens are learned, so nothing tells the question from its answer",
+    ),
+    "moe_aux_loss_coef": "that loss does not know of the prompts",
     "packing": "each sample has prompts of its own, and packed samples are one input",
     "neat_packing": "each sample has prompts of its own, and packed samples are one input",
     "merge_adapter": "a pool of prompts changes no weight that it could be merged into",
@@ -171,6 +176,7 @@ class FwdPrompt(Method):
         from sefe_plugin.methods.fwd_prompt.subspace import core_space
 
         self._pool = _pool(model)
+        self._pool.checkpoint_layers()
         values = self._pool.values
         self._samples = data.samples_of_step
         self._forbidden = self._only = self._begun = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 #: What is told of an input of the language model: (embeddings, mask of those that count), (batch, length, d) and
@@ -48,6 +50,7 @@ class PromptPool(nn.Module, BaseTunerLayer):
         self.key_weight = 0.0
         self._ids: Tensor | None = None
         self._labels: Tensor | None = None
+        self._positions_from_cache = False
         self._added = 0
         self._choice: list[Tensor | None] | None = None
         self._watcher: Watcher | None = None
@@ -56,6 +59,7 @@ class PromptPool(nn.Module, BaseTunerLayer):
     def attach(self, model: nn.Module, language_model: nn.Module) -> None:
         """Take part in the calls of a model and of the language model in it."""
         language_model.prompt_pool = self
+        self._layers = language_model.named_modules
         self._hooks = [
             model.register_forward_pre_hook(self._note, with_kwargs=True),
             language_model.register_forward_pre_hook(self._join, with_kwargs=True),
@@ -87,6 +91,16 @@ class PromptPool(nn.Module, BaseTunerLayer):
         ):
             drawn[name] = nn.Parameter(torch.empty(shape, device=like.device).normal_(std=std))
 
+    def checkpoint_layers(self) -> None:
+        """Let gradient checkpointing, where it is on, act on the language model's layers although they are frozen.
+
+        LLaMA-Factory leaves out layers that hold nothing trained, which keeps all their activations. The gradient by
+        the prompts passes through every layer.
+        """
+        for _, module in self._layers():
+            if getattr(module, "gradient_checkpointing", False) and hasattr(module, "_gradient_checkpointing_func"):
+                module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
     @property
     def values(self) -> nn.Parameter:
         """The prompts of the active adapter, (M, n_p, d)."""
@@ -103,19 +117,29 @@ class PromptPool(nn.Module, BaseTunerLayer):
 
         Returns:
             (batch, n n_p, d), in the precision of the prompts.
+
+        Raises:
+            ValueError: If there are no labels in training.
         """
         name = self.active_adapters[0]
         values = self.fwd_prompt_value[name]
         chosen = self._choice[0] if self._choice else None
         if chosen is None:
             keys = self.fwd_prompt_image_key[name], self.fwd_prompt_text_key[name]
-            queries = self._queries(embeddings.detach(), ids, labels, mask)
-            scores = _scores(queries, *(key.detach() for key in keys))
-            chosen = scores.topk(self._top[name], dim=1).indices
+            learns = self.training and torch.is_grad_enabled() and keys[0].requires_grad
+            if learns and labels is None:
+                raise ValueError(
+                    "Fwd-Prompt needs `labels` in training: they tell the question, by which prompts are chosen, from "
+                    "the answer. Do not train with a loss that takes them away, such as `label_smoothing_factor`."
+                )
+            with torch.autocast(embeddings.device.type, enabled=False):  # the same choice in every precision
+                queries = self._queries(embeddings.detach(), ids, labels, mask)
+                scores = _scores(queries, *(key.detach() for key in keys))
+                chosen = scores.topk(self._top[name], dim=1).indices
+                gradients = self._key_gradients(queries, chosen, *keys) if learns else ()
             if self._choice is not None:
                 self._choice[0] = chosen
-            if torch.is_grad_enabled() and labels is not None and keys[0].requires_grad:
-                gradients = self._key_gradients(queries, chosen, *keys)
+            if learns:
                 return _HandOver.apply(values[chosen].flatten(1, 2), *keys, *gradients)
         return values[chosen].flatten(1, 2)
 
@@ -173,6 +197,8 @@ class PromptPool(nn.Module, BaseTunerLayer):
         """Keep what only the whole model is given."""
         self._ids = kwargs.get("input_ids", args[0] if args else None)
         self._labels = kwargs.get("labels")
+        # the model then takes the positions of a further token from the cache, which holds the prompts
+        self._positions_from_cache = kwargs.get("position_ids") is None and kwargs.get("attention_mask") is None
 
     def _join(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         """Put prompts before the input of the language model."""
@@ -184,17 +210,22 @@ class PromptPool(nn.Module, BaseTunerLayer):
             raise ValueError("Fwd-Prompt needs the inputs of the language model by name; got some by position.")
         kwargs, cache, mask = dict(kwargs), kwargs.get("past_key_values"), kwargs.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2):
-            raise ValueError("Fwd-Prompt needs an attention mask of shape (batch, length), without packed samples.")
+            raise ValueError(
+                "Fwd-Prompt needs an attention mask of shape (batch, length). Switch packing off (`packing`, "
+                "`neat_packing`); models that make masks of other shapes themselves, such as Gemma 3, and static "
+                "caches are not supported."
+            )
         embeddings = kwargs.get("inputs_embeds")
         if embeddings is None:
             embeddings = module.get_input_embeddings()(kwargs["input_ids"])
         length = 0 if off else self._top[self.active_adapters[0]] * self.values.shape[1]
         positions = kwargs.get("position_ids")
-        if positions is not None:
+        goes_on = cache is not None and cache.get_seq_length() > 0
+        if positions is not None and not (goes_on and self._positions_from_cache):
             kwargs["position_ids"] = positions + length
         if mask is not None:
             kwargs["attention_mask"] = F.pad(mask, (length, 0), value=1)
-        if cache is not None and cache.get_seq_length():
+        if goes_on:
             return args, kwargs  # the cache holds the prompts already
         if length:
             prompts = self(embeddings, self._ids, self._labels, mask)
