@@ -28,8 +28,8 @@ class TaskData:
     def __init__(
         self, loader: DataLoader, args: TrainingArguments, load: Callable[[Sequence[str]], Dataset] | None = None
     ):
-        self._args, self._load = args, load
-        self._dataset, self._collate = loader.dataset, loader.collate_fn
+        self._loader, self._args, self._load = loader, args, load
+        self._other: Dataset | None = None
 
     @property
     def samples_of_step(self) -> int:
@@ -48,8 +48,12 @@ class TaskData:
         if self._load is None:
             raise ValueError(f"{', '.join(names)} cannot be loaded here. Give `MethodCallback` a way as `load`.")
         other = copy(self)
-        other._dataset = self._load(names)
+        other._other = self._load(names)
         return other
+
+    @property
+    def _dataset(self) -> Dataset:
+        return self._loader.dataset if self._other is None else self._other
 
     def draw(self, count: int, seed: int) -> list[int]:
         """Draw samples without repetition, alike in every process.
@@ -89,7 +93,7 @@ class TaskData:
         model.eval()
         try:
             for index in samples[PartialState().process_index :: PartialState().num_processes]:
-                batch = self._collate([self._dataset[index]])
+                batch = self._loader.collate_fn([self._dataset[index]])
                 batch = send_to_device(batch, device)
                 with torch.autocast(device.type, dtype, enabled=self._args.bf16 or self._args.fp16):
                     loss = model(**batch)["loss"]

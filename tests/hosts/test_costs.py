@@ -19,7 +19,7 @@ def test_a_step_is_timed_from_begin_to_end_and_the_training_as_a_whole(tmp_path,
     class Method(TrainerCallback):
         """Stands in for the method's callback: takes time at the beginning and at the end of each step."""
 
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             pass
 
         def on_train_begin(self, *_, **__):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tiny_qwen_vl import write_tiny_qwen2_5_vl, write_tiny_qwen3_vl
 from transformers import AutoModelForImageTextToText
 
+import sefe_plugin
 from sefe_plugin import FwdPromptConfig
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.hosts.llamafactory.host import read_recipe
@@ -34,6 +35,12 @@ KEYS = {
     "learning_rate": 5e-2,
     "num_train_epochs": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def known():
+    """Make the type known to PEFT again, if another test has taken it back."""
+    assert sefe_plugin.FwdPromptConfig is FwdPromptConfig
 
 
 @pytest.mark.parametrize("model", ["llava", "qwen2_5_vl", "qwen3_vl"])

@@ -16,6 +16,7 @@ from transformers import (
     Trainer,
 )
 
+import sefe_plugin
 from sefe_plugin import FwdPromptConfig, FwdPromptModel
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.hosts.llamafactory.keys import host_keys
@@ -29,6 +30,12 @@ from sefe_plugin.recipe.load import RecipeError, load_recipe
 SIZES = {"fwd_prompt_pool": 6, "fwd_prompt_length": 3, "fwd_prompt_top": 2}
 LENGTH = 6  # n n_p
 TEXT = torch.arange(5, 25)[None]
+
+
+@pytest.fixture(autouse=True)
+def known():
+    """Make the type known to PEFT again, if another test has taken it back."""
+    assert sefe_plugin.FwdPromptConfig is FwdPromptConfig
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_peft_alone_refuses_a_saved_adapter(tiny_moelora, tmp_path):
         with pytest.raises(KeyError, match="MOELORA"):
             PeftConfig.from_pretrained(tmp_path)
     finally:
-        from sefe_plugin import MoeLoraConfig, RegLoraConfig  # noqa: F401 - registers both again
+        from sefe_plugin import FwdPromptConfig, MoeLoraConfig, RegLoraConfig  # noqa: F401 - registers all again
     assert PeftConfig.from_pretrained(tmp_path).moelora_experts == 3
 
 

@@ -3,7 +3,8 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -90,10 +91,14 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
         arguments: Its argument objects for model, data, training, fine-tuning and generation.
         callbacks: Its callbacks.
     """
-    model_args, _, training_args, finetuning_args, _ = arguments
     end_with_runner()
+    with _speaking_as_the_host(arguments[2].process_index == 0):
+        _run_task(host_run_sft, arguments, callbacks)
+
+
+def _run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -> None:
+    model_args, _, training_args, finetuning_args, _ = arguments
     output_dir, is_first = Path(training_args.output_dir), training_args.process_index == 0
-    _speak_as_the_host(is_first)
     if training_args.do_train:
         check_base(model_args, finetuning_args)
         model = _train(host_run_sft, arguments, callbacks)
@@ -117,12 +122,20 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
         record_step(output_dir, CARRIED)
 
 
-def _speak_as_the_host(is_first: bool) -> None:
+@contextmanager
+def _speaking_as_the_host(is_first: bool) -> Iterator[None]:
     """Show what the plugin notes of a task where the host shows its own log, of the first process only."""
-    own = logging.getLogger("sefe_plugin")
+    own, level = logging.getLogger("sefe_plugin"), logging.getLogger("sefe_plugin").level
+    added = [handler for handler in logging.getLogger("llamafactory").handlers if handler not in own.handlers]
     own.setLevel(logging.INFO if is_first else logging.WARNING)
-    for handler in logging.getLogger("llamafactory").handlers:
+    for handler in added:
         own.addHandler(handler)
+    try:
+        yield
+    finally:
+        own.setLevel(level)
+        for handler in added:
+            own.removeHandler(handler)
 
 
 def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
