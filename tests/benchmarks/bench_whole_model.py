@@ -62,9 +62,10 @@ def build_model(config: LlavaConfig, rank: int) -> nn.Module:
         if isinstance(module, nn.Linear) and "language_model" in name:
             layer = Linear4bit(1, 1, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
             layer.in_features, layer.out_features = module.in_features, module.out_features
-            weight = random_parameter(module.weight.shape).data.cpu()
+            weight = random_parameter(module.weight.shape).data
             layer.weight = Params4bit(weight, requires_grad=False, quant_type="nf4")
             model.set_submodule(name, layer.to(DEVICE))
+            continue
         for key, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
                 module.register_parameter(key, random_parameter(parameter.shape))
@@ -127,6 +128,11 @@ def step_seconds(model: nn.Module, optimizer: torch.optim.Optimizer, penalise: b
     return statistics.median(times[2:])
 
 
+def say(phase: str) -> None:
+    """Print a phase as it begins."""
+    print(time.strftime("%H:%M:%S"), phase, flush=True)
+
+
 def main() -> None:
     """Parse, build, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,14 +146,19 @@ def main() -> None:
     torch.manual_seed(0)
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory_gb * 1e9 / total))
+    say("building the model")
     model = build_model(llava_config(), options.rank)
     with tempfile.TemporaryDirectory() as folder:
+        say("drawing key elements")
         files = write_random_key_elements(model, Path(folder), options.tasks)
+        say("loading them")
         before = torch.cuda.memory_allocated()
         find_reglora_model(model).load_key_elements(files, options.offload)
         resident = torch.cuda.memory_allocated() - before
     optimizer = PagedAdamW8bit([p for p in model.parameters() if p.requires_grad], lr=2e-4)
+    say("steps without the penalty")
     plain = step_seconds(model, optimizer, False, options.steps)
+    say("steps with the penalty")
     torch.cuda.reset_peak_memory_stats()
     penalised = step_seconds(model, optimizer, True, options.steps)
     content = {

@@ -31,9 +31,12 @@ import torch
 from sefe_plugin.methods.reglora.codec import decode, encode, walk
 
 
-#: Elements of a panel on a CPU, which bound what the penalty needs at a time; a GPU takes four times as many to be
-#: busy. Of 4096 rows a panel takes 256 columns, of 11008 rows 128.
+#: Most elements of a panel on a CPU, which bound what the penalty needs at a time: of 4096 rows a panel takes 256
+#: columns, of 11008 rows 128.
 PANEL_ELEMENTS = 3 * 2**19
+
+#: The same on a GPU, where every panel costs the start of some forty kernels: of 4096 rows 2048 columns.
+GPU_PANEL_ELEMENTS = 2**23
 
 #: Up to this number of elements a matrix's key elements are decoded once and kept so, in 5 bytes beside that of the
 #: code: there the many small steps of decoding cost more than the penalty's products. Models with such matrices are
@@ -114,25 +117,39 @@ class KeyUnion:
             for start, width, positions, times in self.decoded:
                 yield Panel(start, width, positions.to(device), times.to(device))
             return
-        codes = iter(
-            self.codes.to(device, non_blocking=True).split([length for *_, sets in self.panels for length in sets])
-        )
-        for start, width, sets in self.panels:
-            if not sets:
-                continue
-            positions, marks = walk(next(codes))
-            times, places = marks.to(torch.uint8), None
-            for _ in sets[1:]:
-                inner, marks = walk(next(codes))
-                places = inner if places is None else places[inner]
-                times[places] += marks
-            yield Panel(start, width, positions, times)
+        pieces = self.codes.to(device, non_blocking=True).split([sum(sets) for *_, sets in self.panels])
+        for codes, (start, width, sets) in zip(pieces, self.panels, strict=True):
+            if sets:
+                yield Panel(start, width, *_united(codes, sets))
+
+
+def _united(codes: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode the sets of a panel.
+
+    All codes are walked at once: what a GPU needs here is the start of a kernel, far more than its work.
+
+    Returns:
+        Positions and times of a `Panel`.
+    """
+    places, marks = walk(codes)
+    times = marks.to(torch.uint8)
+    stop = len(codes)
+    for length, outer in zip(lengths[:0:-1], lengths[-2::-1], strict=True):  # the innermost set first
+        start = stop - length
+        inner = places[start:stop] - (places[start - 1] + 1)  # the walk went on from the code before
+        times[start - outer : start].index_add_(0, inner, times[start:stop])
+        stop = start
+    return places[:stop], times[:stop]
 
 
 def _panel_width(rows: int, cols: int, device: torch.device) -> int:
-    """Return the largest power of two of columns with which a panel is small enough; at least 1."""
-    limit = PANEL_ELEMENTS * (1 if device.type == "cpu" else 4) // rows
-    return 1 << min(max(limit, 1).bit_length() - 1, (cols - 1).bit_length())
+    """Return the number of columns of a panel, at least 1, with which it is small enough.
+
+    On a CPU it is a power of two, by which positions are divided faster.
+    """
+    if device.type == "cpu":
+        return 1 << min(max(PANEL_ELEMENTS // rows, 1).bit_length() - 1, (cols - 1).bit_length())
+    return -(-cols // -(-rows * cols // GPU_PANEL_ELEMENTS))
 
 
 def _nested_codes(times: torch.Tensor) -> Iterator[torch.Tensor]:
