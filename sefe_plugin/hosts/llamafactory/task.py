@@ -17,6 +17,7 @@ from sefe_plugin.files import replacing_folder
 from sefe_plugin.hosts.llamafactory.adapter import merge_adapter
 from sefe_plugin.hosts.llamafactory.base_check import check_base
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
+from sefe_plugin.hosts.llamafactory.encoders import SpareFrozenEncoders
 from sefe_plugin.hosts.llamafactory.general import load_general
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import methods
@@ -146,7 +147,7 @@ def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
     if finetuning_args.stacked_adapter and training_args.ddp_broadcast_buffers is None:
         training_args.ddp_broadcast_buffers = False  # the stacked adapters are buffers, and the same everywhere
     trained, clock = _KeepModel(), _Clock()
-    added = [trained, clock]
+    added = [SpareFrozenEncoders(), trained, clock]
     if finetuning_args.cl_method is not None:
         method = methods()[finetuning_args.cl_method](vars(finetuning_args))
         earlier = vars(finetuning_args)[method.earlier] if method.earlier else None
