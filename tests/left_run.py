@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sefe_plugin.evaluation.report import build_report
+from sefe_plugin.evaluation.report_data import build_report
 from sefe_plugin.files import write_json
 from sefe_plugin.run.costs import Cost, record_cost
 

@@ -100,7 +100,7 @@ def _keys(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from sefe_plugin.evaluation.report import format_report, format_table
+    from sefe_plugin.evaluation.report_text import format_report, format_table
 
     reports = {str(run): _read_report(run) for run in options.runs}
     if len(reports) == 1:

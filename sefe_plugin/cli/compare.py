@@ -170,7 +170,8 @@ def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> di
     """Read the recipe of every arm as its runs will; return arm -> its own seed."""
     from sefe_plugin.hosts.llamafactory.host import read_recipe_with_places
     from sefe_plugin.hosts.llamafactory.keys import host_keys
-    from sefe_plugin.recipe.load import RecipeError, load_recipe
+    from sefe_plugin.recipe.errors import RecipeError
+    from sefe_plugin.recipe.load import load_recipe
 
     seeds, tasks, errors = {}, {}, []
     for name, arm in arms.items():

@@ -30,7 +30,7 @@ def _plan(options: argparse.Namespace) -> None:
         from sefe_plugin.hosts.llamafactory.plan import make_plan
         from sefe_plugin.plan.plan import format_plan
         from sefe_plugin.plan.sizes import PlanError
-        from sefe_plugin.recipe.load import RecipeError
+        from sefe_plugin.recipe.errors import RecipeError
 
         plan = make_plan(options.recipe, options.overrides, options.gpus)
     except (OSError, ValueError):

@@ -41,7 +41,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _score_run(run: Path, scorers: list[str]) -> None:
-    from sefe_plugin.evaluation.report import format_report
+    from sefe_plugin.evaluation.report_text import format_report
     from sefe_plugin.run.rescoring import rescore_run
 
     for scorer in scorers:

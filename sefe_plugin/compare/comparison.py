@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sefe_plugin.evaluation.report import FURTHER, METRICS, further_values
+from sefe_plugin.evaluation.report_data import FURTHER, METRICS, further_values
 
 
 #: Value of a report -> table head.
@@ -47,7 +47,7 @@ def results(report: Mapping) -> dict[str, float]:
     over all tasks that add up to -BWT. Beside them stand those of the `FURTHER` values that the report has.
 
     Args:
-        report: what `evaluation.report.build_report` returned.
+        report: what `evaluation.report_data.build_report` returned.
     """
     formats, losses = report["format_matrix"], report["losses"]
     return {
@@ -74,8 +74,8 @@ def run_values(report: Mapping) -> dict[str, float | None]:
     """Return the `VALUES` of a finished run: its `results`, and "update" in units of 1e-4.
 
     Args:
-        report: what `evaluation.report.build_report` returned, and under "update" the mean |B A| of the adapters, or
-            None.
+        report: what `evaluation.report_data.build_report` returned, and under "update" the mean |B A| of the
+            adapters, or None.
     """
     return {**results(report), "update": None if report["update"] is None else 1e4 * report["update"]}
 

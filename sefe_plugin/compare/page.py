@@ -16,7 +16,8 @@ from sefe_plugin.compare.comparison import (
 )
 from sefe_plugin.compare.report import interval, spread, task_table
 from sefe_plugin.compare.table import Plan, Run
-from sefe_plugin.evaluation.report import load_report, markdown_table
+from sefe_plugin.evaluation.report import load_report
+from sefe_plugin.evaluation.report_text import markdown_table
 from sefe_plugin.files import replacing, write_json, write_text
 from sefe_plugin.methods import methods
 from sefe_plugin.run.costs import Cost, bytes_left, read_costs

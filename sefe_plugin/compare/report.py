@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sefe_plugin.compare.comparison import ABOUT_FURTHER, VALUES, with_further
-from sefe_plugin.evaluation.report import markdown_table
+from sefe_plugin.evaluation.report_text import markdown_table
 from sefe_plugin.files import replacing, write_json, write_text
 
 

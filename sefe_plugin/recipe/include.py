@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.files import is_file
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.words import shown
 
 

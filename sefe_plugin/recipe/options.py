@@ -245,7 +245,7 @@ def _projector_errors(arguments: Mapping[str, Any]) -> list[str]:
 def _method_errors(arguments: Mapping[str, Any]) -> list[str]:
     name, known = arguments.get("cl_method"), methods()
     if name is None or name not in known:
-        return []  # an unknown name is told by `recipe.load`, with the known ones
+        return []  # an unknown name is told by `recipe.checks`, with the known ones
     errors = []
     if arguments.get("stage", "sft") != "sft":
         errors.append(f"`cl_method` works in `stage: sft` only; got {arguments['stage']!r}.")

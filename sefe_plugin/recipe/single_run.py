@@ -10,9 +10,9 @@ from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.files import ADAPTER_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods
 from sefe_plugin.methods.base import Method
+from sefe_plugin.recipe.checks import name_errors, other_methods_errors, other_training_errors, value_errors
 from sefe_plugin.recipe.data_trial import mix_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
-from sefe_plugin.recipe.load import name_errors, other_methods_errors, other_training_errors, value_errors
 from sefe_plugin.recipe.options import KEYS_OF_SEQUENCE_ALONE
 
 

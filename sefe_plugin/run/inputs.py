@@ -27,7 +27,7 @@ from sefe_plugin.data.layout import SUFFIXES, listed
 from sefe_plugin.data.reader import read_records
 from sefe_plugin.files import file_digest, read_json, write_json
 from sefe_plugin.methods import looked_at
-from sefe_plugin.recipe.load import Task
+from sefe_plugin.recipe.tasks import Task
 
 
 INPUTS_FILE = "inputs.json"

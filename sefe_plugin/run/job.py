@@ -20,8 +20,8 @@ from sefe_plugin.files import (
     is_whole_safetensors,
 )
 from sefe_plugin.methods import methods
-from sefe_plugin.recipe.load import Task
 from sefe_plugin.recipe.options import DATA_OPTIONS, KEYS_OF_SEQUENCE_ALONE, plugin_keys
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.process import LOG_FILE, call, ended_how
 from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, asked_in, scored_after

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sefe_plugin.carry import CARRIES
-from sefe_plugin.evaluation.report import build_report
+from sefe_plugin.evaluation.report_data import build_report
 from sefe_plugin.files import write_json
 from sefe_plugin.recipe.single_task import single_task_accuracy
 from sefe_plugin.run.folder import RunFolder

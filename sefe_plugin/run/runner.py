@@ -12,8 +12,10 @@ from sefe_plugin.evaluation.report import write_report
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import read_json, remove_folder
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.recipe.load import Recipe, RecipeError, Task
+from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import (
     TRAINING,

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_real_size.py recipes/coin_sefe_qlora.yaml --folder FOLDER --json FILE [key=value ...]
 
-The model has LLaVA-1.5-7B's shapes and random weights, and mini-CoIN's tokenizer; 14 GB in FOLDER, made once. The tasks
-are two of mini-CoIN, a few samples each, whose pictures become the 576 tokens of LLaVA-1.5-7B. So the figures
+The model has LLaVA-1.5-7B's shapes and random weights, and mini-CoIN's tokenizer; 14 GB in FOLDER, made once. Its
+tasks are two of mini-CoIN, a few samples each, whose pictures become the 576 tokens of LLaVA-1.5-7B. So the figures
 are memory, disk and time, and no scores. `key=value` changes keys of the recipe, as on the command line of a run.
 """
 

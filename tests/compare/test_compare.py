@@ -16,7 +16,7 @@ from sefe_plugin.compare.arms import Arm, read_arms
 from sefe_plugin.compare.page import compare_recipes, run_costs
 from sefe_plugin.compare.table import Plan, Run
 from sefe_plugin.files import write_json
-from sefe_plugin.recipe.load import Task
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.costs import Cost, record_cost
 from sefe_plugin.run.inputs import accepted, read_inputs, task_inputs, write_inputs
 from sefe_plugin.run.verify import input_changes, verify_run

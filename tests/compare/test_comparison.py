@@ -17,7 +17,7 @@ from sefe_plugin.compare.report import (
     write_between_markers,
     write_comparison,
 )
-from sefe_plugin.evaluation.report import FURTHER, build_report
+from sefe_plugin.evaluation.report_data import FURTHER, build_report
 
 
 #: 0.975 quantiles of Student's distribution with 1, 2, 4 and 9 degrees of freedom, from printed tables.

@@ -27,7 +27,7 @@ from sefe_plugin.recipe.load import load_recipe
 HOST = """
 import os, sys
 from pathlib import Path
-from sefe_plugin.evaluation.report import build_report
+from sefe_plugin.evaluation.report_data import build_report
 from sefe_plugin.files import write_json
 import numpy as np
 from safetensors.numpy import save_file

@@ -7,7 +7,9 @@ import sys
 import matplotlib.image
 import pytest
 
-from sefe_plugin.evaluation.report import build_report, format_report, format_table, load_report, write_report
+from sefe_plugin.evaluation.report import load_report, write_report
+from sefe_plugin.evaluation.report_data import build_report
+from sefe_plugin.evaluation.report_text import format_report, format_table
 
 
 TASKS = ["alpha", "beta", "gamma"]

@@ -9,7 +9,9 @@ import pytest
 
 from sefe_plugin.evaluation import metrics, transfer
 from sefe_plugin.evaluation.figures import draw_curves, draw_matrices
-from sefe_plugin.evaluation.report import build_report, format_report, format_table, load_report, write_report
+from sefe_plugin.evaluation.report import load_report, write_report
+from sefe_plugin.evaluation.report_data import build_report
+from sefe_plugin.evaluation.report_text import format_report, format_table
 from sefe_plugin.evaluation.transfer import learning_transfer, mean_over_stages, retention_losses, unseen_transfer
 
 

@@ -121,7 +121,8 @@ class StandIn:
 
 def run(folder: Path) -> None:
     from sefe_plugin.hosts.llamafactory import sequence
-    from sefe_plugin.recipe.load import Recipe, Task
+    from sefe_plugin.recipe.load import Recipe
+    from sefe_plugin.recipe.tasks import Task
 
     data = folder / "data"
     if not data.is_dir():

@@ -20,7 +20,8 @@ from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.hosts.llamafactory import trial_process
 from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.recipe.options import SEQUENCE_KEYS
 from sefe_plugin.recipe.single_run import single_run_errors
 from sefe_plugin.run.records import RunFolderError

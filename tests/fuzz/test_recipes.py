@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.data_trial import data_errors
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.recipe.options import plugin_keys
 from sefe_plugin.recipe.single_run import single_run_errors
 from sefe_plugin.zero import read_deepspeed

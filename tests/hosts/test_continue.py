@@ -9,7 +9,7 @@ import yaml
 from sefe_plugin.hosts.llamafactory import sequence
 from sefe_plugin.hosts.llamafactory.sequence import ACCEPT, intercept
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.run.checkpoints import is_whole_checkpoint
 from sefe_plugin.run.job import TaskFailedError
 

@@ -19,7 +19,8 @@ from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods.left_file import read_left
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.run.inputs import task_inputs
 from sefe_plugin.run.verify import verify_run
 

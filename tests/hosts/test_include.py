@@ -11,7 +11,8 @@ from sefe_plugin.hosts.llamafactory.host import read_recipe, read_recipe_with_pl
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.plan import make_plan
 from sefe_plugin.hosts.llamafactory.sequence import intercept
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
 BASE = shipped_folder("recipes") / "minicoin_sefe.yaml"

@@ -16,7 +16,9 @@ import pytest
 from sefe_plugin.hosts.llamafactory import nodes
 from sefe_plugin.hosts.llamafactory.node_link import ForeignError, Secret, _Lines, join, welcome
 from sefe_plugin.hosts.llamafactory.nodes import Step, environment_errors, follow, lead, steps_of_recipe
-from sefe_plugin.recipe.load import Recipe, RecipeError, Task
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.job import TaskFailedError
 
 
@@ -44,7 +46,8 @@ with nodes.lead(recipe) as announce:
 FOLLOW = "nodes.follow(recipe)"
 RECIPE = """
 from pathlib import Path
-from sefe_plugin.recipe.load import Recipe, Task
+from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.recipe.tasks import Task
 
 tasks = tuple(Task(name, name, name, "short_answer", {}) for name in ("one", "two"))
 keys = {"cl_method": "lora", "carry": "stack", "model_name_or_path": "base"}

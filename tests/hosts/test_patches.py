@@ -18,7 +18,7 @@ import yaml
 from sefe_plugin.hosts.hook import AnchorFinder
 from sefe_plugin.hosts.llamafactory import patch_table, patches
 from sefe_plugin.options import own_options
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.options import DATA_OPTIONS, ImageOptions, method_options, plugin_keys
 
 

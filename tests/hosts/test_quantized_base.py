@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sefe_plugin.benchmarks.minicoin import BASE
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
 from sefe_plugin.hosts.llamafactory.host import LlamaFactory
 from sefe_plugin.hosts.llamafactory.vllm_scoring import group_devices, score_command
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
-from sefe_plugin.recipe.load import Task
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import base_arguments
 

@@ -8,7 +8,7 @@ import pytest
 from sefe_plugin.hosts.llamafactory.run_check import check_run
 from sefe_plugin.hosts.llamafactory.sequence import intercept
 from sefe_plugin.hosts.llamafactory.switches import SWITCH_KEYS, is_on, switch_errors
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 
 
 @pytest.mark.parametrize("name", ["USE_V1", "USE_MCA", "USE_MEGATRON_BRIDGE", "USE_KT", "USE_RAY"])

@@ -15,7 +15,8 @@ from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
 from sefe_plugin.hosts.llamafactory import many_records
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.test_trial import test_set_trial_errors as trial_errors
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
 MESSAGES = {"formatting": "sharegpt", "columns": {"messages": "conversations", "images": "image"}}

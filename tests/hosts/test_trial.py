@@ -17,7 +17,8 @@ from sefe_plugin.cli import main
 from sefe_plugin.hosts.llamafactory import many_records, trial_process
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.trial_process import require_trial
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
 LINE = "\nAnswer the question using a single word or phrase."

@@ -24,7 +24,8 @@ from sefe_plugin.methods.callback import MethodCallback
 from sefe_plugin.methods.fwd_prompt.method import FwdPrompt
 from sefe_plugin.methods.fwd_prompt.subspace import core_space, random_space, with_conflicts
 from sefe_plugin.methods.left_file import read_left
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
 SIZES = {"fwd_prompt_pool": 6, "fwd_prompt_length": 3, "fwd_prompt_top": 2}

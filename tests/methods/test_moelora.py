@@ -16,7 +16,8 @@ from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.methods.callback import MethodCallback
 from sefe_plugin.methods.moelora.method import MoeLora
 from sefe_plugin.methods.peft_types import unregister_all
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
 CONFIG = {"r": 6, "lora_alpha": 9, "target_modules": ["q_proj", "down_proj"], "moelora_experts": 3}

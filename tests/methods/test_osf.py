@@ -11,7 +11,8 @@ from sefe_plugin.hosts.llamafactory.adapter import merge_adapter
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.methods.callback import MethodCallback
 from sefe_plugin.methods.osf import Osf
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]

@@ -10,7 +10,8 @@ from sefe_plugin import methods
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.methods.base import Method
 from sefe_plugin.options import option, own_options
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
 @dataclass

@@ -14,7 +14,7 @@ from sefe_plugin.hosts.llamafactory.plan import make_plan
 from sefe_plugin.plan import answers
 from sefe_plugin.plan.plan import format_plan
 from sefe_plugin.plan.sizes import PlanError
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 
 
 @pytest.fixture(scope="module")

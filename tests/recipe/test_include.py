@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sefe_plugin.recipe.errors import RecipeError, with_place
 from sefe_plugin.recipe.include import include_chain, resolve_includes
-from sefe_plugin.recipe.load import RecipeError, with_place
 
 
 def read(file: Path) -> dict:

@@ -9,7 +9,8 @@ from sefe_plugin.benchmarks import benchmark_names, load_benchmark, named_orders
 from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.recipe.single_run import run_errors, single_run_errors
 
 

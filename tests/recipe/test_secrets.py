@@ -3,8 +3,9 @@
 import pytest
 
 from sefe_plugin.hosts.llamafactory.keys import _SECRETS, host_keys
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.keys import key_faults
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.recipe.secrets import is_secret, secret_errors
 
 

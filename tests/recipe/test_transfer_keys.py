@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from sefe_plugin.evaluation.report import build_report, write_report
+from sefe_plugin.evaluation.report import write_report
+from sefe_plugin.evaluation.report_data import build_report
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.recipe.single_run import run_errors
 
 

@@ -7,7 +7,8 @@ from itertools import cycle
 import pytest
 
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe.load import RecipeError, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.recipe.options import plugin_keys
 from sefe_plugin.recipe.single_run import single_run_errors
 

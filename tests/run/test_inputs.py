@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from sefe_plugin.files import write_json
-from sefe_plugin.recipe.load import Task
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run import inputs
 from sefe_plugin.run.inputs import TEST, TRAINING, accepted, changes, read_inputs, task_inputs, write_inputs
 

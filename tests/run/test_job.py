@@ -9,7 +9,7 @@ import yaml
 
 from sefe_plugin import methods
 from sefe_plugin.methods.base import Method, Phase
-from sefe_plugin.recipe.load import Task
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run import job
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import Job, TaskFailedError

@@ -6,7 +6,8 @@ import pytest
 
 import sefe_plugin.run.rescoring
 from sefe_plugin.cli import main
-from sefe_plugin.evaluation.report import build_report, load_report, write_report
+from sefe_plugin.evaluation.report import load_report, write_report
+from sefe_plugin.evaluation.report_data import build_report
 from sefe_plugin.evaluation.results import write_predictions, write_scores
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys

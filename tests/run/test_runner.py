@@ -11,7 +11,9 @@ from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.evaluation.results import write_predictions
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe.load import Recipe, RecipeError, Task, load_recipe
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import Recipe, load_recipe
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.job import TaskFailedError, task_arguments
 from sefe_plugin.run.runner import run_sequence

@@ -11,7 +11,8 @@ import yaml
 from sefe_plugin.cli import main
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.recipe.load import Recipe, Task
+from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run import stages
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import TEST, read_inputs

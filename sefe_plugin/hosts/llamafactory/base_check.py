@@ -10,7 +10,7 @@ from torch import nn
 from transformers import modeling_utils
 
 from sefe_plugin.carry.quantized import quantization_in, quantized_error
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 
 
 @contextmanager

@@ -13,6 +13,7 @@ class SpareFrozenEncoders(TrainerCallback):
     """Keeps frozen encoders out of the backward pass."""
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Take back what the host has just asked for."""
         spare_frozen_encoders(model)
 
 

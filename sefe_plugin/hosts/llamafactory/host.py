@@ -14,9 +14,9 @@ from sefe_plugin.files import write_text
 from sefe_plugin.hosts.base import Host
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.nodes import num_nodes
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.include import INCLUDE, resolve_includes
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.recipe.load import RecipeError
 from sefe_plugin.recipe.options import plugin_keys
 
 

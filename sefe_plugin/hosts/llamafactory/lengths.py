@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 from sefe_plugin.data.added import mix_names
 from sefe_plugin.data.records import RecordFile
 from sefe_plugin.plan.sizes import TaskSize, TestSize
-from sefe_plugin.recipe.load import Task
+from sefe_plugin.recipe.tasks import Task
 
 
 #: Samples of a task that are encoded, evenly spread over its data.

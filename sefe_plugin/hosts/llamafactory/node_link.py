@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sefe_plugin.files import parse_json
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.run.folder import SECRET_FILE
 
 

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 
 from sefe_plugin.hosts.llamafactory.node_link import ForeignError, Link, Secret, join, welcome
 from sefe_plugin.methods import methods
-from sefe_plugin.recipe.load import Recipe, RecipeError
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import TaskFailedError, task_arguments
 from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, has_base_row

@@ -34,7 +34,7 @@ def command(host_function: Callable[[], None]) -> tuple[Callable[[], None]]:
 
     @wraps(host_function)
     def function():
-        from sefe_plugin.recipe.load import RecipeError
+        from sefe_plugin.recipe.errors import RecipeError
 
         if sys.argv[1:2] == ["train"] and sys.argv != _looked_at:
             from sefe_plugin.hosts.llamafactory.sequence import intercept
@@ -116,7 +116,7 @@ def _with_options(
             if annotation == list[str] | None and isinstance(value, str):
                 setattr(self, name, [word.strip() for word in value.split(",")])
         if errors := check(self) + key_value_errors(vars(self)):
-            from sefe_plugin.recipe.load import RecipeError
+            from sefe_plugin.recipe.errors import RecipeError
 
             raise RecipeError("This run", errors)
 

@@ -28,7 +28,8 @@ from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan
 from sefe_plugin.plan.sizes import Architecture, PlanError, TaskSize, TestSize
 from sefe_plugin.plan.steps import optimizer_steps, own_samples
-from sefe_plugin.recipe.load import Recipe, RecipeError, load_recipe, with_place
+from sefe_plugin.recipe.errors import RecipeError, with_place
+from sefe_plugin.recipe.load import Recipe, load_recipe
 from sefe_plugin.zero import read_deepspeed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from sefe_plugin.hosts.llamafactory.patch_table import switched_off_errors
 from sefe_plugin.hosts.llamafactory.switches import switch_errors
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
-from sefe_plugin.recipe.load import RecipeError
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.options import plugin_keys
 from sefe_plugin.recipe.single_run import run_errors
 

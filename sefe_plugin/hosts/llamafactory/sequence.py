@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from sefe_plugin.carry.quantized import quantization_of
-from sefe_plugin.evaluation.report import format_report
+from sefe_plugin.evaluation.report_text import format_report
 from sefe_plugin.hosts.llamafactory.host import LlamaFactory, on_command_line, read_recipe_with_places
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.nodes import environment_errors, follow, lead, num_nodes
@@ -14,8 +14,9 @@ from sefe_plugin.hosts.llamafactory.patch_table import switched_off_errors
 from sefe_plugin.hosts.llamafactory.switches import switch_errors
 from sefe_plugin.hosts.llamafactory.trial_process import require_trial
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID, Terminated, announce_runner
+from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.keys import RENAMED
-from sefe_plugin.recipe.load import Recipe, RecipeError, carry_errors, load_recipe
+from sefe_plugin.recipe.load import Recipe, carry_errors, load_recipe
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, plugin_keys
 from sefe_plugin.recipe.single_run import single_run_errors
 from sefe_plugin.run.folder import RunFolder, RunFolderError

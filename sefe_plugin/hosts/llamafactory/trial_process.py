@@ -27,7 +27,9 @@ from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.host import section_of
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import looked_at
-from sefe_plugin.recipe.load import Recipe, RecipeError, Task
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.stages import BASE
 

@@ -1,0 +1,172 @@
+"""What a report says of a run, as data."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from sefe_plugin.evaluation.metrics import (
+    Matrix,
+    backward_transfer,
+    forgetting,
+    mean_average_accuracy,
+    mean_final_accuracy,
+    mean_finetune_accuracy,
+    mean_of,
+    num_scored_tasks,
+    split_forgetting,
+)
+from sefe_plugin.evaluation.transfer import Row, learning_transfer, mean_over_stages, retention_losses, unseen_transfer
+
+
+#: Report key -> table head and meaning, in the order of the tables.
+METRICS: dict[str, tuple[str, str]] = {
+    "mft": ("MFT", "mean accuracy just after learning each task"),
+    "mfn": ("MFN", "mean accuracy of all tasks at the end"),
+    "maa": ("MAA", "mean over all stages of the mean accuracy of the tasks learned so far"),
+    "bwt": ("BWT", "mean change from just learned to the end"),
+    "forgetting": ("Forgetting", "mean drop of the earlier tasks from their best to the end"),
+}
+
+#: Part of "forward_transfer" -> table head and meaning.
+TRANSFER: dict[str, tuple[str, str]] = {
+    "unseen": ("FWD unseen", "mean over stages of what the tasks not learned yet gain over the untouched base"),
+    "learning": ("FWD learning", "mean over stages of what the tasks learned so far gain over training each alone"),
+}
+
+#: Value of a report that only some reports have -> table head.
+FURTHER: dict[str, str] = {
+    **{f"fwd_{key}": head for key, (head, _) in TRANSFER.items()},
+    "retention": "Retention",
+    "retention_format": "Retention format",
+    "retention_lost": "Retention lost",
+}
+
+
+def build_report(
+    tasks: Sequence[str],
+    accuracy_matrix: Matrix,
+    format_matrix: Matrix,
+    official_matrix: Matrix | None = None,
+    *,
+    zero_shot: Mapping[str, Row] | None = None,
+    single_task: Row | None = None,
+    retention: Mapping[str, Sequence] | None = None,
+    trained_alone: bool = False,
+) -> dict:
+    """Compute everything that a report says.
+
+    Args:
+        tasks: Names of the T tasks, in training order.
+        accuracy_matrix: ``[i][j]``: accuracy on task j after training task i, in percent; None where not scored.
+            Rows of an unfinished sequence may be missing.
+        format_matrix: Answers in the right format, in percent, in the same shape.
+        official_matrix: Accuracy as the benchmark's official scripts count it, in the same shape, where there are any.
+        zero_shot: "accuracy" and "format" of the untouched base on the tasks, where all tasks are scored throughout.
+        single_task: Accuracy on each task of a model that was trained on it alone, where such a reference is named.
+        retention: "sets", the names of the S test sets of no task, and their "accuracy_matrix" and "format_matrix",
+            (T + 1) x S: the row of the untouched base, then one after each task. Rows at the end may be missing.
+        trained_alone: Whether every task was trained from the untouched base.
+
+    Returns:
+        Plain data for JSON: "tasks", "num_scored_tasks" (the metrics describe these first tasks, see `metrics`), both
+        matrices (T x T), the metrics "mft", "mfn", "maa", "bwt" and "forgetting" (None where an entry is missing), and
+        "losses": for each task its drop and the superficial and essential parts of it, or None; and, with an official
+        matrix, "official": that "accuracy_matrix" and its metrics. With the others: "zero_shot" and "retention" as
+        given, this with its "losses"; "forward_transfer" with what can be computed of "unseen" and "learning", each
+        with its mean, and with "single_task"; "trained_alone".
+
+    Raises:
+        ValueError: Where there are no tasks, or a matrix does not fit them or holds anything but percentages.
+    """
+    if not tasks:
+        raise ValueError("a report needs at least one task")
+    accuracy = _checked("accuracy_matrix", accuracy_matrix, len(tasks), len(tasks))
+    formats = _checked("format_matrix", format_matrix, len(tasks), len(tasks))
+    report = {
+        "tasks": list(tasks),
+        "num_scored_tasks": num_scored_tasks(accuracy),
+        "accuracy_matrix": accuracy,
+        "format_matrix": formats,
+        **_metrics(accuracy),
+        "losses": [loss and loss._asdict() for loss in split_forgetting(accuracy, formats)],
+    }
+    if official_matrix is not None:
+        official = _checked("official_matrix", official_matrix, len(tasks), len(tasks))
+        report["official"] = {"accuracy_matrix": official, **_metrics(official)}
+    if zero_shot is not None:
+        report["zero_shot"] = {
+            key: _checked(f"zero_shot {key}", [zero_shot[key]], 1, len(tasks))[0] for key in ("accuracy", "format")
+        }
+    if transfer := _forward_transfer(accuracy, report.get("zero_shot"), single_task):
+        report["forward_transfer"] = transfer
+    if retention is not None:
+        report["retention"] = _retention(retention, len(tasks))
+    if trained_alone:
+        report["trained_alone"] = True
+    return report
+
+
+def further_values(report: Mapping) -> dict[str, float | None]:
+    """Return those of the `FURTHER` values that a report has, in percent or points of percent.
+
+    These are the means over stages of forward transfer, and of its retention sets the mean accuracy and the mean share
+    of right formats after the last task that is scored on them, and the mean of what tuning cost them.
+    """
+    transfer, values = report.get("forward_transfer", {}), {}
+    for key in TRANSFER:
+        if f"{key}_mean" in transfer:
+            values[f"fwd_{key}"] = transfer[f"{key}_mean"]
+    if retention := report.get("retention"):
+        tuned = [row for row, scores in enumerate(retention["accuracy_matrix"]) if row and None not in scores]
+        for key, name in (("retention", "accuracy_matrix"), ("retention_format", "format_matrix")):
+            values[key] = mean_of(retention[name][tuned[-1]]) if tuned else None
+        values["retention_lost"] = mean_of(loss and loss["drop"] for loss in retention["losses"])
+    return values
+
+
+def _metrics(accuracy: Matrix) -> dict[str, float | None]:
+    return {
+        "mft": mean_finetune_accuracy(accuracy),
+        "mfn": mean_final_accuracy(accuracy),
+        "maa": mean_average_accuracy(accuracy),
+        "bwt": backward_transfer(accuracy),
+        "forgetting": forgetting(accuracy),
+    }
+
+
+def _forward_transfer(
+    accuracy: Matrix, zero_shot: Mapping[str, Row] | None, single_task: Row | None
+) -> dict[str, float | list | None]:
+    found: dict[str, float | list | None] = {}
+    if zero_shot is not None:
+        found["unseen"] = unseen_transfer(accuracy, zero_shot["accuracy"])
+        found["unseen_mean"] = mean_over_stages(found["unseen"], accuracy)
+    if single_task is not None:
+        single = _checked("single_task", [single_task], 1, len(accuracy))[0]
+        found["learning"] = learning_transfer(accuracy, single)
+        found["learning_mean"] = mean_over_stages(found["learning"], accuracy)
+        found["single_task"] = single
+    return found
+
+
+def _retention(given: Mapping[str, Sequence], num_tasks: int) -> dict[str, list]:
+    sets = list(given["sets"])
+    matrices = {
+        key: _checked(f"retention {key}", given[key], num_tasks + 1, len(sets))
+        for key in ("accuracy_matrix", "format_matrix")
+    }
+    losses = retention_losses(*matrices.values())
+    return {"sets": sets, **matrices, "losses": [loss and loss._asdict() for loss in losses]}
+
+
+def _checked(name: str, matrix: Matrix, num_rows: int, num_columns: int) -> list[list[float | None]]:
+    if len(matrix) > num_rows or any(len(row) != num_columns for row in matrix):
+        raise ValueError(
+            f"{name} must have at most {num_rows} rows of {num_columns} numbers, one for each task, got rows of "
+            f"{[len(row) for row in matrix]}"
+        )
+    for i, row in enumerate(matrix):
+        for j, value in enumerate(row):
+            if value is not None and not (math.isfinite(value) and 0 <= value <= 100):
+                raise ValueError(f"{name}[{i}][{j}] must be a percentage in [0, 100] or None, got {value!r}")
+    rows = [[None if value is None else float(value) for value in row] for row in matrix]
+    return rows + [[None] * num_columns for _ in range(num_rows - len(rows))]

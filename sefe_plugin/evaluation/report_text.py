@@ -1,0 +1,185 @@
+"""A report as Markdown, and reports side by side."""
+
+from collections.abc import Mapping, Sequence
+
+from sefe_plugin.evaluation.metrics import Loss, Matrix
+from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values
+from sefe_plugin.evaluation.transfer import Row
+
+
+#: The row of the untouched base, in tables and pictures.
+BEFORE = "before"
+
+_ABOUT_BEFORE = f'The row "{BEFORE}" is the untouched base.'
+
+_ALONE = (
+    "Each task was trained alone, from the untouched base (`carry: none`): what the metrics say of later stages, such "
+    "as forgetting, describes no sequence."
+)
+
+
+def format_report(report: dict, title: str) -> str:
+    """Write a report as Markdown that also reads well in a terminal."""
+    tasks, count = report["tasks"], report["num_scored_tasks"]
+    zero_shot = report.get("zero_shot", {})
+    parts = [f"# {title}"]
+    if report.get("trained_alone"):
+        parts.append(_ALONE)
+    if count < len(tasks):
+        parts.append(f"Unfinished: {count} of {len(tasks)} tasks are scored, and the metrics describe these.")
+    parts += [
+        "All numbers are percent; a dash stands for what was not scored.",
+        "## Metrics",
+        _metrics_table(report),
+        "## Accuracy",
+        "Rows: after training on; columns: scored on." + (f" {_ABOUT_BEFORE}" if zero_shot else ""),
+        _matrix_table(tasks, report["accuracy_matrix"], zero_shot.get("accuracy")),
+        *_official_part(report),
+        "## Answers in the right format",
+        _matrix_table(tasks, report["format_matrix"], zero_shot.get("format")),
+        "![Accuracy and right format after each task](matrix.png)",
+        "![Accuracy of each task along the sequence](curves.png)",
+        "## What was forgotten",
+        "Points lost from just learned to the end: superficial by a lost answer format, essential by lost content.",
+        _loss_table("task", tasks, report["losses"]),
+        *_transfer_part(report),
+        *_retention_part(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def format_table(reports: Mapping[str, dict]) -> str:
+    """Put runs side by side: accuracy on each task at the end, the metrics, and right formats at the end.
+
+    Args:
+        reports: Run name -> report; all over the same tasks in the same order.
+
+    Returns:
+        A Markdown table with a row for each run.
+
+    Raises:
+        ValueError: Where there are no reports or their tasks differ.
+    """
+    if not reports:
+        raise ValueError("a table needs at least one report")
+    first, tasks = next((name, report["tasks"]) for name, report in reports.items())
+    rows, further = [], []
+    for name, report in reports.items():
+        if report["tasks"] != tasks:
+            raise ValueError(
+                f"runs can be compared over the same tasks only: {first!r} has {tasks}, {name!r} has {report['tasks']}"
+            )
+        count = report["num_scored_tasks"]
+        final = report["accuracy_matrix"][count - 1] if count else [None] * len(tasks)
+        formats = report["format_matrix"][count - 1][:count] if count else []
+        formatted = sum(formats) / count if count and None not in formats else None
+        cells = [*final[:count], *[None] * (len(tasks) - count), *(report[key] for key in METRICS), formatted]
+        further.append(further_values(report))
+        rows.append([name, *map(_number, cells)])
+    present = [key for key in FURTHER if any(key in values for values in further)]
+    for row, values in zip(rows, further, strict=True):
+        row += [_number(values.get(key)) for key in present]
+    heads = [*(head for head, _ in METRICS.values()), "Format", *(FURTHER[key] for key in present)]
+    return markdown_table(["run", *tasks, *heads], rows)
+
+
+def _metrics_table(report: dict) -> str:
+    columns = {"value": report, "official": report["official"]} if "official" in report else {"value": report}
+    rows = [
+        [head, *(_number(column[key]) for column in columns.values()), meaning]
+        for key, (head, meaning) in METRICS.items()
+    ]
+    transfer = report.get("forward_transfer", {})
+    rows += [
+        [head, _number(transfer[f"{key}_mean"]), *("-" for _ in [*columns][1:]), meaning]
+        for key, (head, meaning) in TRANSFER.items()
+        if key in transfer
+    ]
+    return markdown_table(["metric", *columns, "meaning"], rows)
+
+
+def _official_part(report: dict) -> list[str]:
+    if "official" not in report:
+        return []
+    return [
+        "## Official accuracy",
+        "The same answers as the benchmark's official scripts count them.",
+        _matrix_table(report["tasks"], report["official"]["accuracy_matrix"]),
+    ]
+
+
+def _transfer_part(report: dict) -> list[str]:
+    transfer = report.get("forward_transfer")
+    if transfer is None:
+        return []
+    columns: dict[str, Sequence] = {}
+    if "unseen" in transfer:
+        columns["unseen"] = [*transfer["unseen"], None]
+    if "learning" in transfer:
+        columns |= {"learning": transfer["learning"], "trained alone": transfer["single_task"]}
+    tasks = report["tasks"]
+    rows = [[task, *(_number(column[row]) for column in columns.values())] for row, task in enumerate(tasks)]
+    said = [
+        *(["unseen, what the tasks that are not learned yet gain over the untouched base"] * ("unseen" in columns)),
+        *(["learning, what the tasks so far gain over training each alone"] * ("learning" in columns)),
+    ]
+    about = f"After each task, means in points: {'; '.join(said)}."
+    if "learning" in columns:
+        about += " Trained alone: accuracy on the task when nothing else was trained."
+    return ["## Forward transfer", about, markdown_table(["after", *columns], rows)]
+
+
+def _retention_part(report: dict) -> list[str]:
+    retention = report.get("retention")
+    if retention is None:
+        return []
+    sets, rows = retention["sets"], [BEFORE, *report["tasks"]]
+    return [
+        "## Retention",
+        f"Test sets that belong to no task. {_ABOUT_BEFORE} Accuracy:",
+        _table(rows, sets, retention["accuracy_matrix"]),
+        "Answers in the right format:",
+        _table(rows, sets, retention["format_matrix"]),
+        "Points lost from before the first task to the end: superficial by a lost answer format, essential by lost "
+        "content.",
+        _loss_table("set", sets, retention["losses"]),
+    ]
+
+
+def _loss_table(head: str, names: Sequence[str], losses: Sequence[Mapping[str, float] | None]) -> str:
+    rows = [
+        [name, *(_number(loss and loss[key]) for key in Loss._fields)]
+        for name, loss in zip(names, losses, strict=True)
+    ]
+    return markdown_table([head, "lost", "superficial", "essential"], rows)
+
+
+def _matrix_table(tasks: Sequence[str], matrix: Matrix, before: Row | None = None) -> str:
+    return _table([BEFORE] * (before is not None) + [*tasks], tasks, [before] * (before is not None) + [*matrix])
+
+
+def _table(names: Sequence[str], columns: Sequence[str], matrix: Matrix) -> str:
+    rows = [[name, *map(_number, row)] for name, row in zip(names, matrix, strict=True)]
+    return markdown_table(["after", *columns], rows)
+
+
+def _number(value: float | None) -> str:
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table whose columns line up; numbers stand to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(head))]
+    lines = [
+        " | ".join(cell.rjust(w) if n else cell.ljust(w) for cell, w, n in zip(row, widths, numeric, strict=True))
+        for row in cells
+    ]
+    rule = " | ".join("-" * (w - 1) + ":" if n else "-" * w for w, n in zip(widths, numeric, strict=True))
+    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))
+
+
+def _is_number(cell: str) -> bool:
+    return cell.lstrip("-").replace(".", "", 1).isdigit() or cell == "-"

@@ -1,0 +1,149 @@
+"""The tasks of a sequence: those that a recipe lists, or those of a benchmark in the order it asks for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sefe_plugin.benchmarks import named_orders
+from sefe_plugin.benchmarks.base import Benchmark
+from sefe_plugin.carry import CARRIES
+from sefe_plugin.methods import methods
+from sefe_plugin.options import plain_fault
+from sefe_plugin.recipe.checks import other_methods_errors, value_errors
+from sefe_plugin.recipe.data_trial import data_errors
+from sefe_plugin.recipe.keys import HostKeys, key_faults, without
+from sefe_plugin.recipe.options import all_keys_of_scope
+from sefe_plugin.recipe.retention import name_rule_errors, scorer_errors
+from sefe_plugin.recipe.secrets import secret_errors
+from sefe_plugin.words import near, shown
+
+
+#: Keys that every task has.
+TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a sequence.
+
+    Attributes:
+        name: Unique name, also part of its folder's name.
+        dataset: The host's name(s) of its training data.
+        test_dataset: The host's name of its test data.
+        scorer: Name of the scorer of its answers.
+        overrides: Host and plugin keys that differ for this task.
+        official: Name of the official rule that scores its answers as well, or None.
+    """
+
+    name: str
+    dataset: str
+    test_dataset: str
+    scorer: str
+    overrides: Mapping[str, Any]
+    official: str | None = None
+
+
+def tasks_of_benchmark(benchmark: Benchmark) -> list[Task]:
+    """Return the tasks of a benchmark in its own order."""
+    stems = {task.name: f"{benchmark.name}_{task.name.lower()}" for task in benchmark.tasks}
+    return [
+        Task(task.name, f"{stems[task.name]}_train", f"{stems[task.name]}_test", task.scorer, {}, task.official)
+        for task in benchmark.tasks
+    ]
+
+
+def ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
+    """Put a benchmark's tasks into a named or a listed order."""
+    by_name = {task.name: task for task in tasks}
+    named = named_orders(list(by_name))
+    if isinstance(order, list) and all(isinstance(name, str) for name in order):
+        errors = [
+            f"`task_order`: {shown(name)} is no task of the benchmark.{near(name, by_name)}"
+            for name in order
+            if name not in by_name
+        ]
+        errors += [
+            f"`task_order` must name every task once; it names {name!r} {order.count(name)} times."
+            for name in by_name
+            if order.count(name) != 1
+        ]
+    elif isinstance(order, str) and order in named:
+        order, errors = named[order], []
+    else:
+        rule = f"one of {tuple(named)} or a list of all tasks of the benchmark"
+        errors = [f"`task_order` must be {rule}; got {shown(order)}.{near(order, named)}"]
+    return ([] if errors else [by_name[name] for name in order]), errors
+
+
+def keys_of_tasks(common: Mapping[str, Any], tasks: Sequence[Task]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each task and all its keys."""
+    for task in tasks:
+        yield task.name, {**common, **task.overrides, "dataset": task.dataset, "test_dataset": task.test_dataset}
+
+
+def read_tasks(
+    entries: Any, common: Mapping[str, Any], host: HostKeys, check_data: bool
+) -> tuple[list[Task], list[str]]:
+    """Read the tasks that a recipe lists.
+
+    Args:
+        entries: What the recipe has under `tasks`.
+        common: The keys that hold for every task.
+        host: The host's keys.
+        check_data: Whether missing data is an error.
+
+    Returns:
+        The tasks without an error, and all errors.
+    """
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        rule = f"a list of at least one mapping with the keys {TASK_KEYS}"
+        return [], [f"`tasks` must be {rule}; got {shown(entries)}."]
+    tasks, errors = [], []
+    first_at: dict[str, int] = {}
+    known_before = value_errors(common)
+    for position, entry in enumerate(entries, start=1):
+        name = entry.get("name")
+        where = f"task {position} ({_shortened(name)})"
+        found = [
+            f"`{key}` is required and must be text; got {shown(entry.get(key))}."
+            for key in TASK_KEYS
+            if not isinstance(entry.get(key), str) or not entry[key] or plain_fault(entry[key])
+        ]
+        if isinstance(name, str) and name:
+            found += name_rule_errors(name)
+            if name.casefold() in first_at:
+                found.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
+            first_at.setdefault(name.casefold(), position)
+        scorer = entry.get("scorer")
+        if isinstance(scorer, str) and scorer:
+            found += scorer_errors(scorer)
+        given = {key: value for key, value in entry.items() if key not in TASK_KEYS}
+        faults = key_faults(given, host.keys)
+        overrides = without(given, faults)
+        found += [*faults.values(), *secret_errors(given, host.secrets)]
+        found += [error for error in value_errors({**common, **overrides}) if error not in known_before]
+        if common.get("cl_method") in methods():
+            found += other_methods_errors({**overrides, "cl_method": common["cl_method"]})
+        found += [
+            f"`{key}` belongs to the whole sequence. Move it out of the task; got {shown(given[key])}."
+            for key in _keys_of_the_whole(common, host)
+            if key in given
+        ]
+        if not found:
+            tasks.append(Task(name, entry["dataset"], entry["test_dataset"], scorer, overrides))
+            found += data_errors({**common, **entry}) if check_data else []
+        errors += [f"{where}: {error}" for error in found]
+    return tasks, errors
+
+
+def _keys_of_the_whole(common: Mapping[str, Any], host: HostKeys) -> tuple[str, ...]:
+    """Keys that a task cannot override."""
+    method, carry = methods().get(str(common.get("cl_method"))), CARRIES.get(str(common.get("carry")))
+    keys = [key for scope in ("sequence", "reporting", "filled_in") for key in all_keys_of_scope(scope)]
+    keys += [*host.refused, *host.other_trainings, *host.fixed, *host.whole_sequence, *host.parametrisations["lora"]]
+    keys += [key for part in (method, carry) if part for key in part.whole_sequence]
+    return tuple(dict.fromkeys(keys))
+
+
+def _shortened(name: Any) -> str:
+    return "no name" if name is None else name if isinstance(name, str) and len(name) <= 100 else shown(name)
