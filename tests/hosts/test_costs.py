@@ -36,7 +36,7 @@ def test_a_step_is_timed_from_begin_to_end_and_the_training_as_a_whole(tmp_path,
 
         def event(name):
             for callback in callbacks:
-                getattr(callback, name)(arguments, state, None, model=None)
+                getattr(callback, name)(arguments, state, None, model=torch.nn.Identity())
 
         event("on_train_begin")
         for _ in range(3):
