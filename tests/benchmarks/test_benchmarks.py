@@ -93,3 +93,34 @@ def test_the_steps_of_fwd_prompt_are_measured(monkeypatch):
         "fwd_prompt_seconds",
     }
     assert all(value > 0 for value in figures.values())
+
+
+def test_the_model_and_the_recipe_of_true_size_in_small(monkeypatch, tmp_path):
+    """The files that the GPU benchmark of a recipe makes, with a tiny architecture and pictures of 576 tokens."""
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.syspath_prepend(FOLDER)
+    import bench_real_size
+    import yaml
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    config = bench_real_size.llava_config()
+    for name, value in {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}.items():
+        setattr(config.text_config, name, value)
+        setattr(config.vision_config, name, value)
+    config.text_config.num_attention_heads = config.text_config.num_key_value_heads = 4
+    config.text_config.head_dim = config.vision_config.num_attention_heads = 16
+    monkeypatch.setattr(bench_real_size, "llava_config", lambda: config)
+    bench_real_size.write_base(tmp_path / "base")
+    recipe = bench_real_size.own_recipe(FOLDER.parents[1] / "recipes" / "coin_sefe_qlora.yaml", tmp_path)
+    keys = yaml.safe_load(recipe.read_text())
+    assert [task["name"] for task in keys["tasks"]] == ["TextVQA", "ImageNet"]
+    assert "benchmark" not in keys
+    records = json.loads((tmp_path / "data" / "TextVQA" / "train.json").read_text())
+    assert len(records) == bench_real_size.TRAIN_SAMPLES
+    processor = AutoProcessor.from_pretrained(tmp_path / "base")
+    picture = Image.open(tmp_path / "data" / records[0]["image"])
+    inputs = processor(images=picture, text="<image>", return_tensors="pt")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == 576
+    assert model(**inputs).logits.isfinite().all()
