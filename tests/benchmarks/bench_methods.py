@@ -59,8 +59,8 @@ def main() -> None:
             options.runs.glob(f"{arm}_coin_{options.seed}/*_*/task.yaml"), key=lambda file: file.parent.name
         )
     found: dict[str, list[float]] = {arm: [] for arm in tasks}
-    own = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    with warm_environment(own) as warm:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    with warm_environment(environment) as warm:
         for number in range(options.rounds):
             for arm, task in tasks.items():
                 found[arm].append(step_seconds(task, options.steps, warm))

@@ -25,7 +25,7 @@ def spare_frozen_encoders(model: nn.Module) -> None:
     """
     handles = [handle for module in model.modules() for handle in vars(module).get("_require_grads_hooks", ())]
     models = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    text = models[0].get_input_embeddings() if models else None
+    text = _input_embeddings(models[0]) if models else None
     for encoder in models:
         inputs = _input_embeddings(encoder)
         if inputs is None or inputs is text or any(parameter.requires_grad for parameter in encoder.parameters()):

@@ -114,3 +114,11 @@ def test_a_gpu_decodes_the_same(offload):
         row, col = panel.positions // panel.width, panel.positions % panel.width + panel.start
         times[row, col] += panel.times
     assert torch.equal(times.cpu(), expected)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(4096, 4096), (11008, 4096), (4096, 11008), (3, 5), (2**24, 2)])
+def test_panels_of_a_gpu_are_few_and_small(rows, cols):
+    width = union._panel_width(rows, cols, torch.device("cuda"))
+    assert 1 <= width <= cols
+    assert width == 1 or rows * width <= union.GPU_PANEL_ELEMENTS + rows
+    assert -(-cols // width) <= max(1, -(-rows * cols // union.GPU_PANEL_ELEMENTS))
