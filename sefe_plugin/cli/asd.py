@@ -10,7 +10,7 @@ from sefe_plugin.answers.styles import STYLES
 from sefe_plugin.evaluation.scorers import SCORERS
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_command(commands: argparse._SubParsersAction) -> None:
     """Add the parser `asd` with its subcommands to those of `sefe`."""
     asd = commands.add_parser("asd", help="rewrite a dataset into other answer styles ahead of time, or look at it")
     asd_commands = asd.add_subparsers(required=True, metavar="COMMAND")

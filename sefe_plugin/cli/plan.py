@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
+def add_command(commands: argparse._SubParsersAction) -> None:
     """Add `plan` to the subcommands of `sefe`."""
     plan = commands.add_parser(
         "plan", help="print the steps, tokens, GPU memory and disk that a sequence takes, and its errors"
