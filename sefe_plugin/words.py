@@ -25,6 +25,19 @@ def near(word: Any, known: Iterable[str]) -> str:
     return f" Did you mean `{matches[0]}`?" if matches and matches[0] != word else ""
 
 
+def size_in_words(size: int) -> str:
+    """Return a number of bytes to be read: 1 GB is 10^9 bytes, as disks have it.
+
+    Example:
+        >>> size_in_words(14_126_000_000), size_in_words(1_500)
+        ('14.1 GB', '1.5 kB')
+    """
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 1e3:.1f} kB"
+
+
 def shown(value: Any) -> str:
     """Return a value as a message shows it: as Python writes it, cut where it is long.
 

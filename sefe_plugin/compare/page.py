@@ -22,6 +22,7 @@ from sefe_plugin.files import replacing, write_json, write_text
 from sefe_plugin.methods import methods
 from sefe_plugin.run.costs import Cost, bytes_left, read_costs
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.versions import in_words
 
 
 #: What a run took -> table head with its unit.
@@ -148,7 +149,7 @@ def format_page(comparison: Mapping, pictures: bool = False) -> str:
         comparison: See `write_page`.
         pictures: Whether to show the pictures, which lie beside the page.
     """
-    environments = [", ".join(f"{k} {v}" for k, v in versions.items()) for versions in comparison["versions"]]
+    environments = [in_words(versions) for versions in comparison["versions"]]
     seeds = ", ".join(map(str, comparison["seeds"]))
     heads = with_further(RESULTS, comparison)
     parts = [

@@ -61,6 +61,8 @@ def load_report(folder: Path) -> dict:
             single_task=stored.get("forward_transfer", {}).get("single_task"),
             retention=stored.get("retention"),
             trained_alone=stored.get("trained_alone", False),
+            stderr_matrix=stored.get("stderr_matrix"),
+            counts=stored.get("counts"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a report or is damaged ({error!r}); write the report again") from error

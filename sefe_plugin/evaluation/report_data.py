@@ -51,6 +51,8 @@ def build_report(
     single_task: Row | None = None,
     retention: Mapping[str, Sequence] | None = None,
     trained_alone: bool = False,
+    stderr_matrix: Matrix | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> dict:
     """Compute everything that a report says.
 
@@ -60,11 +62,15 @@ def build_report(
             Rows of an unfinished sequence may be missing.
         format_matrix: Answers in the right format, in percent, in the same shape.
         official_matrix: Accuracy as the benchmark's official scripts count it, in the same shape, where there are any.
-        zero_shot: "accuracy" and "format" of the untouched base on the tasks, where all tasks are scored throughout.
+        zero_shot: "accuracy" and "format" of the untouched base on the tasks, where all tasks are scored throughout;
+            "stderr" where it is known.
         single_task: Accuracy on each task of a model that was trained on it alone, where such a reference is named.
         retention: "sets", the names of the S test sets of no task, and their "accuracy_matrix" and "format_matrix",
             (T + 1) x S: the row of the untouched base, then one after each task. Rows at the end may be missing.
+            "stderr_matrix" in the same shape, where it is known.
         trained_alone: Whether every task was trained from the untouched base.
+        stderr_matrix: Standard error of each entry of `accuracy_matrix`, in points of percent; None where unknown.
+        counts: Test set -> the number of its answers.
 
     Returns:
         Plain data for JSON: "tasks", "num_scored_tasks" (the metrics describe these first tasks, see `metrics`), both
@@ -72,7 +78,7 @@ def build_report(
         "losses": for each task its drop and the superficial and essential parts of it, or None; and, with an official
         matrix, "official": that "accuracy_matrix" and its metrics. With the others: "zero_shot" and "retention" as
         given, this with its "losses"; "forward_transfer" with what can be computed of "unseen" and "learning", each
-        with its mean, and with "single_task"; "trained_alone".
+        with its mean, and with "single_task"; "trained_alone", "stderr_matrix" and "counts".
 
     Raises:
         ValueError: Where there are no tasks, or a matrix does not fit them or holds anything but percentages.
@@ -94,7 +100,8 @@ def build_report(
         report["official"] = {"accuracy_matrix": official, **_metrics(official)}
     if zero_shot is not None:
         report["zero_shot"] = {
-            key: _checked(f"zero_shot {key}", [zero_shot[key]], 1, len(tasks))[0] for key in ("accuracy", "format")
+            key: _checked(f"zero_shot {key}", [zero_shot[key]], 1, len(tasks))[0]
+            for key in ("accuracy", "format", *_known(zero_shot, "stderr"))
         }
     if transfer := _forward_transfer(accuracy, report.get("zero_shot"), single_task):
         report["forward_transfer"] = transfer
@@ -102,6 +109,12 @@ def build_report(
         report["retention"] = _retention(retention, len(tasks))
     if trained_alone:
         report["trained_alone"] = True
+    if stderr_matrix is not None:
+        report["stderr_matrix"] = _checked("stderr_matrix", stderr_matrix, len(tasks), len(tasks))
+    if counts:
+        if not all(type(count) is int and count > 0 for count in counts.values()):
+            raise ValueError(f"counts must be whole numbers above 0, got {dict(counts)}")
+        report["counts"] = dict(counts)
     return report
 
 
@@ -152,10 +165,15 @@ def _retention(given: Mapping[str, Sequence], num_tasks: int) -> dict[str, list]
     sets = list(given["sets"])
     matrices = {
         key: _checked(f"retention {key}", given[key], num_tasks + 1, len(sets))
-        for key in ("accuracy_matrix", "format_matrix")
+        for key in ("accuracy_matrix", "format_matrix", *_known(given, "stderr_matrix"))
     }
-    losses = retention_losses(*matrices.values())
+    losses = retention_losses(matrices["accuracy_matrix"], matrices["format_matrix"])
     return {"sets": sets, **matrices, "losses": [loss and loss._asdict() for loss in losses]}
+
+
+def _known(given: Mapping, key: str) -> list[str]:
+    """Return a key that what is given may have, if it has."""
+    return [key] * (given.get(key) is not None)
 
 
 def _checked(name: str, matrix: Matrix, num_rows: int, num_columns: int) -> list[list[float | None]]:

@@ -132,12 +132,4 @@ def _sum(values: Sequence[int | None]) -> str:
 
 
 def _parts(sizes: Mapping[str, int]) -> list[str]:
-    return [f"  {name:<22}{_size(size):>12}" for name, size in sizes.items() if size or name == "total"]
-
-
-def _size(size: int) -> str:
-    """Return a number of bytes to be read: 1 GB is 10^9 bytes, as disks have it."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size / 1e3:.1f} kB"
+    return [f"  {name:<22}{size_in_words(size):>12}" for name, size in sizes.items() if size or name == "total"]

@@ -53,6 +53,7 @@ class HostKeys:
         computing: Keys that say how something is computed or shown, not what is learned: a continued run may differ.
         batch: Keys whose product alone says what is learned, with the host's defaults.
         secrets: Key that holds a secret -> what to do in place of it, a sentence without its end.
+        own_files: Names of files that the host may have put into a run's folder before it starts.
         parametrisations: What a method trains (`Method.parametrisation`) -> the keys that ask the host for it.
     """
 
@@ -65,6 +66,7 @@ class HostKeys:
     batch: Mapping[str, int] = field(default_factory=dict)
     parametrisations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
+    own_files: tuple[str, ...] = ()
 
 
 def key_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> dict[str, str]:

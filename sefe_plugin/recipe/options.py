@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sefe_plugin.carry import CARRIES
 from sefe_plugin.carry.adapter_files import check_adapter
 from sefe_plugin.data.added import AddedOptions
-from sefe_plugin.files import ADAPTER_CONFIG_FILE, is_file
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods
 from sefe_plugin.options import Scope, keys_of_scope, option, option_errors, option_types, own_options
 
@@ -76,6 +77,13 @@ class SequenceOptions:
         "goes on. replace: the model of a task is the base of the next (full fine-tuning). none: nothing is carried "
         "on, every task starts from the untouched base. The method's first way where it is left out.",
         scope="sequence",
+    )
+    keep_merged: Literal["all", "last"] = option(
+        "all",
+        "Which merged models of `carry: merge` stay on disk. all: that of every task. last: as soon as a task is "
+        "complete, the merged model of the task before it is removed, which nothing reads any more. It stands outside "
+        "`tasks`; `sefe clean RUN` does the same afterwards.",
+        scope="reporting",
     )
     projector_learning_rate: float | None = option(
         None,
@@ -146,7 +154,7 @@ DATA_OPTIONS = (DataOptions, AddedOptions)
 SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
 
 #: Keys beside them that only the sequence reads: none of its tasks' own runs has them.
-KEYS_OF_SEQUENCE_ALONE = ("carry", "score_unseen", "retention_sets", "single_task_run")
+KEYS_OF_SEQUENCE_ALONE = ("carry", "keep_merged", "score_unseen", "retention_sets", "single_task_run")
 
 #: Optimizers of the host that make parameter groups of their own.
 _OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "use_adam_mini", "use_muon")
@@ -215,7 +223,15 @@ def key_value_errors(arguments: Mapping[str, Any]) -> list[str]:
     """
     errors = option_faults(arguments)
     sound = {key: value for key, value in arguments.items() if key not in errors}
-    rules = (_projector_errors, _method_errors, _stack_errors, _scoring_errors, _asd_errors, _added_errors)
+    rules = (
+        _projector_errors,
+        _method_errors,
+        _keep_errors,
+        _stack_errors,
+        _scoring_errors,
+        _asd_errors,
+        _added_errors,
+    )
     return [*errors.values(), *(error for rule in rules for error in rule(sound))]
 
 
@@ -255,6 +271,21 @@ def _method_errors(arguments: Mapping[str, Any]) -> list[str]:
             f"`cl_method: {name}` needs `finetuning_type: {known[name].parametrisation}`; got {trained!r}. Change one."
         )
     return errors + known[name].errors(arguments)
+
+
+def _keep_errors(arguments: Mapping[str, Any]) -> list[str]:
+    carry = CARRIES.get(str(arguments.get("carry")))
+    if carry is None or carry.passing is not None or arguments.get("keep_merged", "all") == "all":
+        return []
+    reason = (
+        "its models are the results of the tasks themselves"
+        if carry.result == MODEL_CONFIG_FILE
+        else "it leaves no merged models"
+    )
+    return [
+        f"`keep_merged: last` has no effect with `carry: {arguments['carry']}`: {reason}, and all stay. Remove it, or "
+        "set `carry: merge`."
+    ]
 
 
 def _stack_errors(arguments: Mapping[str, Any]) -> list[str]:

@@ -165,7 +165,8 @@ class RunFolder:
             shutil.rmtree(removed)  # half done by a run that was killed
         manifest = self.read_manifest()
         if manifest is None:
-            foreign = sorted(file.name for file in self.path.iterdir() if file.name not in _OWN_BEFORE_THE_MANIFEST)
+            own = {*_OWN_BEFORE_THE_MANIFEST, *host.own_files}
+            foreign = sorted(file.name for file in self.path.iterdir() if file.name not in own)
             if foreign:
                 raise RunFolderError(
                     f"{self.path} holds other files ({', '.join(foreign[:5])}). Choose another `output_dir`."
@@ -276,11 +277,30 @@ class RunFolder:
         if not has_base_row(recipe):
             return None, None
         base = self._row(BASE)
-        zero_shot = {key: cells([base], tasks, key)[0] for key in ("accuracy", "format")}
         sets = [one["name"] for one in recipe.get("retention_sets") or ()]
         rows = [base, *(self._row(index) for index in range(len(tasks)))]
-        matrices = {f"{key}_matrix": cells(rows, sets, key) for key in ("accuracy", "format")}
+        kinds = ("accuracy", "format", *["stderr"] * any("stderr" in scores for scores in base.values()))
+        zero_shot = {key: cells([base], tasks, key)[0] for key in kinds}
+        matrices = {f"{key}_matrix": cells(rows, sets, key) for key in kinds}
         return zero_shot if recipe.get("score_unseen") else None, {"sets": sets, **matrices} if sets else None
+
+    def certainty(self, tasks: Sequence[str]) -> tuple[list[list] | None, dict[str, int]]:
+        """Read how sure the accuracies are.
+
+        Returns:
+            The standard errors, as the matrices of `matrices`, None where an earlier version has scored; and the
+            number of answers to each test set.
+        """
+        rows = [self._row(index) for index in range(len(tasks))]
+        errors = cells(rows, tasks, "stderr")
+        counts = {
+            name: scores["count"]
+            for row in (self._row(BASE), *rows)
+            for name, scores in row.items()
+            if "count" in scores
+        }
+        known = any(value is not None for row in errors for value in row)
+        return errors if known else None, counts
 
     def _row(self, index: int) -> dict[str, dict[str, float]]:
         """Read the scores of a stage by test set; none where it is not complete, or the recipe has it no more."""

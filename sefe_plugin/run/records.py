@@ -47,6 +47,7 @@ def is_manifest(content: Any) -> bool:
         and _is_named(recipe.get("retention_sets") or [])
         and _is_named(complete)
         and [task["name"] for task in tasks[: len(complete)]] == [task["name"] for task in complete]
+        and all(_is_versions(task["versions"]) for task in complete if "versions" in task)
     )
 
 
@@ -56,6 +57,8 @@ def is_scores(content: Any) -> bool:
         isinstance(scores, dict)
         and all(_is_percent(scores.get(key)) for key in ("accuracy", "format"))
         and _is_percent(scores.get("official") or 0.0)
+        and (scores.get("stderr") is None or _is_percent(scores["stderr"]))
+        and ("count" not in scores or (type(scores["count"]) is int and scores["count"] > 0))
         for scores in content.values()
     )
 
@@ -70,6 +73,10 @@ def _is_named(entries: Any) -> bool:
         isinstance(entry, dict) and isinstance(entry.get("name"), str) and not {"/", "\0"} & {*entry["name"]}
         for entry in entries
     )
+
+
+def _is_versions(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(number, str) for number in value.values())
 
 
 def _is_percent(value: Any) -> bool:

@@ -30,8 +30,10 @@ from sefe_plugin.run.inputs import (
 from sefe_plugin.run.job import BaseJob, Host, Job
 from sefe_plugin.run.reporting import record_single_task, run_report
 from sefe_plugin.run.rescoring import Scores, scores_to_mend, write_scores
+from sefe_plugin.run.spare import remove_spare
 from sefe_plugin.run.stages import BASE, has_base_row, scored_after
 from sefe_plugin.run.steps import SCORED, forget_step
+from sefe_plugin.versions import installed_versions
 
 
 def run_sequence(
@@ -77,6 +79,9 @@ def _run(
     with folder.lock():
         mended = scores_to_mend(folder, recipe.to_dict())
         complete = folder.open_run(recipe.to_dict(), host_keys, say)
+        keeps_last = recipe.arguments.get("keep_merged") == "last"
+        if keeps_last:
+            remove_spare(folder)
         _mend_scores(mended, folder, say)
         record_single_task(folder, recipe.arguments.get("single_task_run"), names)
         arguments = dict(recipe.arguments)
@@ -99,8 +104,11 @@ def _run(
                 known |= present
             job.run()
             seconds = time.monotonic() - started
-            complete = [*complete, {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}]
+            record = {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}
+            complete = [*complete, {**record, "versions": installed_versions()}]
             folder.complete_task(recipe.to_dict(), complete)
+            if keeps_last:
+                remove_spare(folder)
             say(_task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds))
         report = run_report(folder, names)
         title = f"{recipe.source}: {len(names)} tasks"

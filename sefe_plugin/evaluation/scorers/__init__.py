@@ -50,7 +50,7 @@ def score_predictions(scorer: str, predictions: Sequence[str], records: Sequence
 
     Example:
         >>> score_predictions("yes_no", ["Yes", "yes", "a cat", "No"], [{"answer": "Yes"}] * 4)
-        SetScore(accuracy=50.0, format=75.0, count=4)
+        SetScore(accuracy=50.0, format=75.0, count=4, stderr=25.0)
     """
     if scorer not in SCORERS:
         raise ValueError(f"unknown scorer {scorer!r}; known: {', '.join(SCORERS)}")

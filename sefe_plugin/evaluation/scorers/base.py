@@ -29,11 +29,27 @@ class SetScore:
         accuracy: In percent; scores of a whole corpus may exceed 100.
         format: Share of answers in their task's format, in percent; None where format cannot be told from content.
         count: Number of answers.
+        stderr: Standard error of the accuracy, in points of percent: how far another draw of as many test records
+            moves it. None where the scorer does not tell it.
     """
 
     accuracy: float
     format: float | None
     count: int
+    stderr: float | None = None
+
+
+def standard_error(scores: Sequence[float]) -> float:
+    """Return the standard error of a mean: the standard deviation of its parts over the root of their number.
+
+    Where every part is 0 or 1 this is the binomial sqrt(p (1 - p) / n).
+
+    Example:
+        >>> standard_error([1.0, 1.0, 0.0, 1.0]), (0.75 * 0.25 / 4) ** 0.5
+        (0.21650635094610965, 0.21650635094610965)
+    """
+    mean = math.fsum(scores) / len(scores)
+    return math.sqrt(math.fsum((score - mean) ** 2 for score in scores)) / len(scores)
 
 
 class Scorer(ABC):
@@ -126,4 +142,5 @@ class RecordScorer(Scorer):
             100 * math.fsum(score.correct for score in scores) / count,
             100 * sum(score.formatted for score in scores) / count,
             count,
+            100 * standard_error([score.correct for score in scores]),
         )

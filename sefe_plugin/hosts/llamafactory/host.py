@@ -154,10 +154,14 @@ def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
 
 
 def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
-    """Write keys as a plain recipe of the host, in its usual sections.
+    """Write keys as a plain recipe of the host; see `recipe_text`."""
+    write_text(file, recipe_text(keys, title))
+
+
+def recipe_text(keys: Mapping[str, Any], title: str) -> str:
+    """Return keys as the text of a plain recipe of the host, in its usual sections.
 
     Args:
-        file: where to write.
         keys: host and plugin keys.
         title: the first line, a comment.
     """
@@ -168,4 +172,4 @@ def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
     for section, entries in sections.items():
         if entries:
             lines += ["", f"### {section}", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).rstrip()]
-    write_text(file, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"

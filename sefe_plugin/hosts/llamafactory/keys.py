@@ -67,7 +67,15 @@ _REFUSED = {
     "predict_with_generate": "the sequence scores the test sets itself",
     "resume_from_checkpoint": "the same command resumes by itself",
     "overwrite_output_dir": "the same command resumes by itself; for a fresh start choose another `output_dir`",
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision", "export_hub_model_id"),
+        "LLaMA-Factory would push every task, each over the one before; `sefe export RUN --out DIR --push REPO_ID` "
+        "pushes the model of all tasks, afterwards",
+    ),
 }
+
+#: What LlamaBoard writes into an output folder before it starts a training there.
+_FILES_OF_THE_BOARD = ("llamaboard_config.yaml", "training_args.yaml")
 
 #: Keys in which tasks cannot differ.
 _WHOLE_SEQUENCE = (
@@ -136,6 +144,7 @@ def host_keys() -> HostKeys:
         _BATCH,
         _PARAMETRISATIONS,
         _SECRETS,
+        _FILES_OF_THE_BOARD,
     )
 
 
