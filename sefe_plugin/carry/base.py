@@ -31,8 +31,8 @@ class Carry:
     Attributes:
         result: Path below a task's folder of the file that shows that the task can be carried on; None where nothing
             is carried.
-        passing: Folder below a task's that the next task alone reads, and nobody once that is complete; None where there
-            is none.
+        passing: Folder below a task's that the next task alone reads, and nobody once that is complete; None without
+            one.
         alone: Whether every task is trained as if it were the only one.
         whole_sequence: Keys of the host in which the tasks of a sequence cannot differ.
         same_matrices: Whether the adapters of all tasks must change the same matrices.

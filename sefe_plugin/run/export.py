@@ -74,8 +74,8 @@ def export_run(path: Path, out: Path, recipe_text: Callable[[Mapping[str, Any]],
         recipe_text: From the keys of a recipe to the text of its file.
 
     Raises:
-        RunFolderError: If there is no run, no complete task or no single model, if the model is damaged, if `out` holds
-            something else, or its disk has no room.
+        RunFolderError: If there is no run, no complete task or no single model, if the model is damaged, if `out`
+            holds something else, or its disk has no room.
     """
     folder = RunFolder(path)
     place, source = _model_place(folder)

@@ -11,8 +11,8 @@ from sefe_plugin.evaluation.report_text import format_report
 from sefe_plugin.evaluation.results import write_predictions, write_scores
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.run.folder import RunFolder, RunFolderError
-from sefe_plugin.run.rescoring import rescore_run
 from sefe_plugin.run.reporting import DEFAULT_SEED, run_report
+from sefe_plugin.run.rescoring import rescore_run
 from sefe_plugin.run.verify import verify_run
 
 
