@@ -6,6 +6,7 @@ from typing import Any
 
 from sefe_plugin.plan.memory import UNCERTAINTY
 from sefe_plugin.plan.sizes import Architecture, TaskSize
+from sefe_plugin.words import size_in_words
 
 
 _SOURCES = {
