@@ -82,7 +82,7 @@ def failures(path) -> list[str]:
     return [
         f"{found.where} {found.what}"
         for found in verify_run(path, lambda keys, place: iter(()))
-        if found.state is not True and "merged" in found.what
+        if found.state is not True and found.what.startswith("merged")
     ]
 
 
