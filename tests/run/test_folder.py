@@ -144,6 +144,15 @@ def test_foreign_files_are_left_alone(folder):
         open_run(folder, RECIPE)
 
 
+def test_what_the_hosts_web_page_has_written_is_not_foreign(folder):
+    """LlamaBoard writes two files into the output folder, then starts `llamafactory-cli train`."""
+    from llamafactory.extras.constants import LLAMABOARD_CONFIG, TRAINING_ARGS
+
+    for name in (LLAMABOARD_CONFIG, TRAINING_ARGS):
+        (folder.path / name).touch()
+    assert open_run(folder, RECIPE) == []
+
+
 @pytest.mark.parametrize("version", [1, 99])
 def test_another_version_is_refused(folder, version):
     write_json(folder.manifest_file, {"version": version})
