@@ -16,11 +16,13 @@ from sefe_plugin.versions import installed_versions
 
 LOAD = """
 import sys
+for name in [name for name in sys.modules if name.startswith("sefe_plugin")]:  # the start-up hook
+    del sys.modules[name]
+sys.modules["sefe_plugin"] = None  # no import of it succeeds
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from safetensors.torch import save_file
 model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], dtype="auto")
 AutoProcessor.from_pretrained(sys.argv[1])
-assert "sefe_plugin" not in sys.modules
 save_file({name: value.clone() for name, value in model.state_dict().items() if "q_proj" in name}, sys.argv[2])
 """
 
