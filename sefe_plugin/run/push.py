@@ -47,8 +47,8 @@ def push(folder: Path, repo_id: str, public: bool) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repo_id, private=not public, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Export of a sequence by sefe-plugin")
         seen = "private" if api.model_info(repo_id).private else "public"
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Export of a sequence by sefe-plugin")
     except (HTTPError, OSError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PushError(
