@@ -93,6 +93,12 @@ class SequenceOptions:
         rule="a number above 0 (SEFE: 2e-5)",
         holds=lambda value: value > 0,
     )
+    asd_loss: Literal["token", "sample"] = option(
+        "token",
+        "What the loss of a batch is a mean over: token, all tokens of all answers, as LLaMA-Factory has it; sample, "
+        "the mean of each answer, so that an explanation of 50 words, which ASD writes, weighs as much as a letter. "
+        "Exact whatever the accumulation and the number of processes. It works without `asd_ratio`, too.",
+    )
     scoring_backend: Literal["generate", "vllm"] = option(
         "generate",
         "What answers the test sets: generate, the trained model in its own process; vllm, vLLM on all visible "
@@ -158,6 +164,14 @@ KEYS_OF_SEQUENCE_ALONE = ("carry", "keep_merged", "score_unseen", "retention_set
 
 #: Optimizers of the host that make parameter groups of their own.
 _OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "use_adam_mini", "use_muon")
+
+#: Keys of the host under which a row of a batch has no loss, or one that is no mean over samples.
+_OTHER_LOSSES = {
+    **dict.fromkeys(("packing", "neat_packing"), "a row then holds several samples"),
+    **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), "each is a loss of its own"),
+    "enable_liger_kernel": "its models return no logits in a training",
+    "label_smoothing_factor": "the host smooths the mean over tokens only",
+}
 
 
 class PluginKey(NamedTuple):
@@ -229,6 +243,7 @@ def key_value_errors(arguments: Mapping[str, Any]) -> list[str]:
         _keep_errors,
         _stack_errors,
         _scoring_errors,
+        _loss_errors,
         _asd_errors,
         _added_errors,
     )
@@ -317,6 +332,16 @@ def _scored_base_errors(arguments: Mapping[str, Any]) -> list[str]:
         f"`{key}` with `scoring_backend: vllm` cannot be combined with `pad_images`: vLLM takes the base's own "
         "processor, which does not pad. Set `scoring_backend: generate`."
         for key in ("score_unseen", "retention_sets")
+        if arguments.get(key)
+    ]
+
+
+def _loss_errors(arguments: Mapping[str, Any]) -> list[str]:
+    if arguments.get("asd_loss", "token") == "token":
+        return []
+    return [
+        f"`{key}` cannot be combined with `asd_loss: sample`: {reason}. Drop one of the two."
+        for key, reason in _OTHER_LOSSES.items()
         if arguments.get(key)
     ]
 
