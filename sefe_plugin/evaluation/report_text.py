@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from sefe_plugin.evaluation.metrics import Loss, Matrix
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values
+from sefe_plugin.evaluation.metrics import Loss, Matrix, mean_of
+from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values, scored
 from sefe_plugin.evaluation.transfer import Row
 
 
@@ -29,8 +29,8 @@ def format_report(report: dict, title: str) -> str:
         parts.append(f"Unfinished: {count} of {len(tasks)} tasks are scored, and the metrics describe these.")
     parts += [
         "All numbers are percent; a dash stands for what was not scored.",
-        "## Metrics",
-        _metrics_table(report),
+        *_unscored_part(report),
+        *(["## Metrics", _metrics_table(report)] if scored(report, tasks) else []),
         "## Accuracy",
         "Rows: after training on; columns: scored on." + (f" {_ABOUT_BEFORE}" if zero_shot else ""),
         _matrix_table(tasks, report["accuracy_matrix"], zero_shot.get("accuracy")),
@@ -71,8 +71,8 @@ def format_table(reports: Mapping[str, dict]) -> str:
             )
         count = report["num_scored_tasks"]
         final = report["accuracy_matrix"][count - 1] if count else [None] * len(tasks)
-        formats = report["format_matrix"][count - 1][:count] if count else []
-        formatted = sum(formats) / count if count and None not in formats else None
+        learned = [place for place in scored(report, tasks) if place < count]
+        formatted = mean_of(report["format_matrix"][count - 1][place] for place in learned)
         cells = [*final[:count], *[None] * (len(tasks) - count), *(report[key] for key in METRICS), formatted]
         further.append(further_values(report))
         rows.append([name, *map(_number, cells)])
@@ -81,6 +81,15 @@ def format_table(reports: Mapping[str, dict]) -> str:
         row += [_number(values.get(key)) for key in present]
     heads = [*(head for head, _ in METRICS.values()), "Format", *(FURTHER[key] for key in present)]
     return markdown_table(["run", *tasks, *heads], rows)
+
+
+def _unscored_part(report: dict) -> list[str]:
+    """Say which tasks and retention sets have no scores, and that metrics leave them out."""
+    if "unscored" not in report:
+        return []
+    said = f"Nobody scores {', '.join(report['unscored'])}: without a test set, or with `scorer: none`."
+    rest = "Metrics and means are over the others." if scored(report, report["tasks"]) else "So there are no metrics."
+    return [f"{said} {rest}"]
 
 
 def _metrics_table(report: dict) -> str:

@@ -106,7 +106,9 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     retention = retention_errors(common, [task.name for task in tasks], benchmark, check_data)
     if not retention and benchmark is None:
         retention = retention_data_errors(common, keys_of_tasks(common, tasks))
-    errors += retention + (single_task_errors(common, [task.name for task in tasks]) if tasks else [])
+    errors += retention + (single_task_errors(common, [t.name for t in tasks if t.is_scored]) if tasks else [])
+    if tasks and common.get("score_unseen") and not any(task.test_dataset for task in tasks):
+        errors.append("`score_unseen` has no effect: no task has a `test_dataset`. Remove it.")
     if "task_order" in arguments and "benchmark" not in arguments:
         errors.append(
             "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks` in the order you want; got "

@@ -139,8 +139,7 @@ def _changes(
     if recipe.get("benchmark"):  # its data is the run's own, and moves with it
         folders["dataset_dir"] = str(RunFolder(place.parent).data)
     if entry is None:
-        datasets = [one["dataset"] for one in keys["test_sets"]]
-        return changes(recorded, base_inputs({**recipe, **folders}, datasets, recorded))
+        return changes(recorded, base_inputs({**recipe, **folders}, keys["test_sets"], recorded))
     overrides = {key: value for key, value in entry.items() if key not in TASK_KEYS}
     task = Task(**{key: entry[key] for key in TASK_KEYS}, overrides=overrides)
     return changes(recorded, task_inputs({**recipe, **folders}, task, recorded))

@@ -547,3 +547,61 @@ def test_replay_holds_for_the_whole_sequence_and_mix_needs_data_of_ones_own(reci
     keys = {key: value for key, value in recipe.items() if key not in ("tasks", "dataset_dir", "template")}
     found = errors_of({**keys, "benchmark": "minicoin", "mix": [{"dataset": "general", "share": 1.0}]})
     assert any(error.startswith("`mix` needs a `dataset_info.json` of yours") for error in found)
+
+
+def test_a_task_may_go_without_a_test_set_or_without_scores(recipe, tmp_path):
+    (tmp_path / "b_test.json").write_text('[{"instruction": "Describe it."}]')  # no gold answer
+    del recipe["tasks"][0]["test_dataset"], recipe["tasks"][0]["scorer"]
+    recipe["tasks"][1]["scorer"] = "none"
+    first, second = load_recipe(recipe, "test.yaml", host_keys()).tasks
+    assert (first.test_dataset, first.scorer, first.is_scored) == (None, None, False)
+    assert (second.test_dataset, second.scorer, second.is_scored) == ("b_test", "none", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"test_dataset": None}, "`scorer` needs a `test_dataset`, whose answers it scores; got 'short_answer'."),
+        ({"test_dataset": None, "scorer": "none"}, "`scorer` needs a `test_dataset`, whose answers it scores;"),
+        ({"scorer": None}, "`scorer` is required with `test_dataset` and must be one of ('multiple_choice', "),
+        ({"scorer": None}, "'yes_no'), or 'none' for answers without scores; got None."),
+        ({"scorer": "None"}, "got 'None'. Did you mean `none`?"),
+        ({"test_dataset": ["a_test", "b_test"]}, "`test_dataset` must name one test set; got ['a_test', 'b_test']."),
+        ({"test_dataset": "a_test,b_test"}, "`test_dataset` must name one test set; got 'a_test,b_test'."),
+        ({"test_dataset": 7}, "`test_dataset` is required and must be text; got 7."),
+        ({"dataset": []}, "`dataset` must be names of datasets without commas, as a list, or one text of them"),
+        ({"dataset": ["a_train", 7]}, "`dataset` must be names of datasets without commas, as a list, or one text"),
+        ({"dataset": ["a_train,b_train"]}, "`dataset` must be names of datasets without commas, as a list, or one"),
+        ({"dataset": ["a_train", "b_trains"]}, "`dataset`: 'b_trains' is not declared in"),
+        ({"max_test_samples": 0}, "`max_test_samples` must be a whole number of at least 1 (leave it out for all rec"),
+    ],
+)
+def test_odd_declarations_of_a_tasks_data(recipe, change, expected):
+    recipe["tasks"][0] |= change
+    (error,) = errors_of(recipe)
+    assert error.startswith("task 1 (A): ") and expected in error
+
+
+def test_several_datasets_of_a_task_may_be_a_list(recipe):
+    recipe["tasks"][0]["dataset"] = ["a_train", "b_train"]
+    assert load_recipe(recipe, "test.yaml", host_keys()).tasks[0].dataset == "a_train, b_train"
+
+
+def test_records_behind_the_last_that_is_answered_are_not_looked_at(recipe, tmp_path):
+    (tmp_path / "a_test.json").write_text('[{"output": "red"}, {"output": ""}]')
+    load_recipe(recipe | {"max_test_samples": 1}, "test.yaml", host_keys())
+    assert "1 of 2 records of 'a_test' have no gold answer" in errors_of(recipe | {"max_test_samples": 2})[0]
+    recipe["tasks"][0]["max_test_samples"] = 2
+    assert len(errors_of(recipe | {"max_test_samples": 1})) == 1
+    assert single_run_errors({"max_test_samples": 2, "cl_method": "lora"}, host_keys()) == [
+        "`max_test_samples` belongs to a sequence. Add `tasks` or `benchmark`, or remove it."
+    ]
+
+
+def test_scoring_unseen_tasks_needs_a_task_with_a_test_set(recipe):
+    for task in recipe["tasks"]:
+        del task["test_dataset"], task["scorer"]
+    load_recipe(recipe, "test.yaml", host_keys())
+    assert errors_of(recipe | {"score_unseen": True}) == [
+        "`score_unseen` has no effect: no task has a `test_dataset`. Remove it."
+    ]

@@ -201,10 +201,13 @@ def _task_sizes(
             return (
                 [lengths.of_task(task) for task in recipe.tasks],
                 [lengths.of_mix(task) for task in recipe.tasks],
-                [lengths.of_test_set(one["name"], one["dataset"]) for one in arguments.get("retention_sets") or ()],
+                [
+                    lengths.of_test_set(one["name"], one["dataset"], arguments.get("max_test_samples"))
+                    for one in arguments.get("retention_sets") or ()
+                ],
             )
         average, longest = lengths.estimate()
-        limit = recipe.arguments.get("max_samples")
+        limit, most = recipe.arguments.get("max_samples"), recipe.arguments.get("max_test_samples")
         sizes = [(task.name, published[task.name]) for task in recipe.tasks]
         found = [
             TaskSize(
@@ -212,8 +215,8 @@ def _task_sizes(
                 min(size.train, int(limit or size.train)),
                 average,
                 longest,
-                size.test,
-                size.test * _RECORD_BYTES,
+                min(size.test, int(most or size.test)),
+                min(size.test, int(most or size.test)) * _RECORD_BYTES,
                 "published",
             )
             for name, size in sizes

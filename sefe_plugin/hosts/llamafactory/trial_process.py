@@ -173,7 +173,8 @@ def _data_files(arguments: Mapping[str, Any], task: Task) -> list:
     """Return the entries of a task's datasets, and the state of their files."""
     keys = {**arguments, **task.overrides}
     named = keys.get("eval_dataset") or ()
-    names = [*task.dataset.split(","), *(named.split(",") if isinstance(named, str) else named), task.test_dataset]
+    names = [*task.dataset.split(","), *(named.split(",") if isinstance(named, str) else named)]
+    names += [] if task.test_dataset is None else [task.test_dataset]
     return _files_of(arguments, [*names, *mix_names(keys), *(name for _, name in looked_at(keys))])
 
 
