@@ -139,6 +139,28 @@ def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     )
 
 
+def trained_test_sets(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """List the test sets that are training data of a task, under whatever name: a doubt, no error.
+
+    Args:
+        tasks: As in `mix_errors`.
+    """
+    trained: dict[Any, tuple[str, str]] = {}
+    tested: list[tuple[str, str, set[Any]]] = []
+    for task, arguments in tasks:
+        for key, name in dataset_names(arguments):
+            sources = _sources(name, Path(arguments.get("dataset_dir") or "data"))
+            if key == "test_dataset":
+                tested.append((task, name, sources))
+            elif key == "dataset":
+                trained |= dict.fromkeys(sources - trained.keys(), (name, f"the training data of {task}"))
+    return [
+        f"task {task}: `test_dataset`: {name!r} is {use}. So it tests what was memorised; name other data."
+        for task, name, sources in tested
+        for _, use in sorted(_shared({name: sources}, trained))
+    ]
+
+
 def looked_at_errors(arguments: Mapping[str, Any], tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """List datasets that the method looks at although a task is tested on them.
 

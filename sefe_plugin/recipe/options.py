@@ -157,6 +157,9 @@ DATA_OPTIONS = (DataOptions, AddedOptions)
 #: Keys that describe a whole sequence and never reach a single run.
 SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
 
+#: Keys that are a task's own: the last two belong together, and a task without them is trained only.
+TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
+
 #: Keys beside them that only the sequence reads: none of its tasks' own runs has them.
 KEYS_OF_SEQUENCE_ALONE = ("carry", "score_unseen", "retention_sets", "single_task_run", *TEST_KEYS)
 

@@ -24,7 +24,7 @@ def single_run_errors(arguments: Mapping[str, Any], host: HostKeys, in_sequence:
         host: The host's keys.
         in_sequence: Whether the run is a task's own, started by a sequence.
     """
-    faults = key_faults(arguments, host.keys)
+    faults = key_faults(arguments, host)
     sound = without(arguments, faults)
     errors = [*faults.values(), *run_errors(sound, in_sequence), *other_training_errors(sound, host)]
     return errors + _adapter_errors(sound)

@@ -13,14 +13,10 @@ from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.checks import other_methods_errors, value_errors
 from sefe_plugin.recipe.data_trial import data_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
-from sefe_plugin.recipe.options import all_keys_of_scope
+from sefe_plugin.recipe.options import TASK_KEYS, all_keys_of_scope
 from sefe_plugin.recipe.retention import known_scorers, name_rule_errors, scorer_errors
 from sefe_plugin.recipe.secrets import secret_errors
 from sefe_plugin.words import near, shown
-
-
-#: Keys that are a task's own: the last two belong together, and a task without them is trained only.
-TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def read_tasks(
                 found.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
             first_at.setdefault(name.casefold(), position)
         given = {key: value for key, value in entry.items() if key not in TASK_KEYS}
-        faults = key_faults(given, host.keys)
+        faults = key_faults(given, host, in_task=True)
         overrides = without(given, faults)
         found += [*faults.values(), *secret_errors(given, host.secrets)]
         found += [error for error in value_errors({**common, **overrides}) if error not in known_before]

@@ -16,7 +16,8 @@ from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, is_whole_safetensors, read_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods import methods
-from sefe_plugin.recipe.tasks import TASK_KEYS, Task
+from sefe_plugin.recipe.options import TASK_KEYS
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import base_inputs, changes, read_inputs, task_inputs
 from sefe_plugin.run.reporting import run_report
