@@ -368,6 +368,10 @@ def _complete_tasks(run: Path) -> list[dict]:
 def _line(plan: Plan, run: Run) -> str:
     """Return what a finished run is worth, in one line."""
     values = results(load_report(plan.out / run.name))
-    shown = "  ".join(f"{RESULTS[key]} {values[key]:.1f}" for key in ("mft", "mfn", "maa", "bwt", "format"))
+    shown = "  ".join(f"{RESULTS[key]} {_number(values[key])}" for key in ("mft", "mfn", "maa", "bwt", "format"))
     seconds = sum(task["seconds"] for task in RunFolder(plan.out / run.name).read_manifest()["complete"])
     return f"{run}: {shown} | {seconds:.0f} s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

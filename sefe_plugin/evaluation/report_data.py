@@ -1,7 +1,7 @@
 """What a report says of a run, as data."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sefe_plugin.evaluation.metrics import (
     Matrix,
@@ -53,6 +53,7 @@ def build_report(
     trained_alone: bool = False,
     stderr_matrix: Matrix | None = None,
     counts: Mapping[str, int] | None = None,
+    unscored: Collection[str] = (),
 ) -> dict:
     """Compute everything that a report says.
 
@@ -71,6 +72,8 @@ def build_report(
         trained_alone: Whether every task was trained from the untouched base.
         stderr_matrix: Standard error of each entry of `accuracy_matrix`, in points of percent; None where unknown.
         counts: Test set -> the number of its answers.
+        unscored: Names of the tasks and retention sets that nobody scores: their columns hold None. Metrics and means
+            go over the others. With such tasks the accuracy matrix must have the rows of finished tasks alone.
 
     Returns:
         Plain data for JSON: "tasks", "num_scored_tasks" (the metrics describe these first tasks, see `metrics`), both
@@ -78,32 +81,36 @@ def build_report(
         "losses": for each task its drop and the superficial and essential parts of it, or None; and, with an official
         matrix, "official": that "accuracy_matrix" and its metrics. With the others: "zero_shot" and "retention" as
         given, this with its "losses"; "forward_transfer" with what can be computed of "unseen" and "learning", each
-        with its mean, and with "single_task"; "trained_alone", "stderr_matrix" and "counts".
+        with its mean, and with "single_task"; "trained_alone", "stderr_matrix" and "counts"; "unscored", a list in
+        the order of tasks and sets.
 
     Raises:
         ValueError: Where there are no tasks, or a matrix does not fit them or holds anything but percentages.
     """
     if not tasks:
         raise ValueError("a report needs at least one task")
+    places = [index for index, task in enumerate(tasks) if task in unscored]
     accuracy = _checked("accuracy_matrix", accuracy_matrix, len(tasks), len(tasks))
+    # the rows that are given: before the first scored task a row that is finished holds nothing
+    count = num_scored_tasks(accuracy[: len(accuracy_matrix)], places)
     formats = _checked("format_matrix", format_matrix, len(tasks), len(tasks))
     report = {
         "tasks": list(tasks),
-        "num_scored_tasks": num_scored_tasks(accuracy),
+        "num_scored_tasks": count,
         "accuracy_matrix": accuracy,
         "format_matrix": formats,
-        **_metrics(accuracy),
-        "losses": [loss and loss._asdict() for loss in split_forgetting(accuracy, formats)],
+        **_metrics(accuracy, places),
+        "losses": [loss and loss._asdict() for loss in split_forgetting(accuracy, formats, places)],
     }
     if official_matrix is not None:
         official = _checked("official_matrix", official_matrix, len(tasks), len(tasks))
-        report["official"] = {"accuracy_matrix": official, **_metrics(official)}
+        report["official"] = {"accuracy_matrix": official, **_metrics(official, places)}
     if zero_shot is not None:
         report["zero_shot"] = {
             key: _checked(f"zero_shot {key}", [zero_shot[key]], 1, len(tasks))[0]
             for key in ("accuracy", "format", *_known(zero_shot, "stderr"))
         }
-    if transfer := _forward_transfer(accuracy, report.get("zero_shot"), single_task):
+    if transfer := _forward_transfer(accuracy, report.get("zero_shot"), single_task, places):
         report["forward_transfer"] = transfer
     if retention is not None:
         report["retention"] = _retention(retention, len(tasks))
@@ -115,7 +122,14 @@ def build_report(
         if not all(type(count) is int and count > 0 for count in counts.values()):
             raise ValueError(f"counts must be whole numbers above 0, got {dict(counts)}")
         report["counts"] = dict(counts)
+    if names := [name for name in (*tasks, *(retention or {}).get("sets", ())) if name in unscored]:
+        report["unscored"] = names
     return report
+
+
+def scored(report: Mapping, names: Sequence[str]) -> list[int]:
+    """Return the places of those names, of tasks or of retention sets, that a report has scores of."""
+    return [place for place, name in enumerate(names) if name not in report.get("unscored", ())]
 
 
 def further_values(report: Mapping) -> dict[str, float | None]:
@@ -129,34 +143,37 @@ def further_values(report: Mapping) -> dict[str, float | None]:
         if f"{key}_mean" in transfer:
             values[f"fwd_{key}"] = transfer[f"{key}_mean"]
     if retention := report.get("retention"):
-        tuned = [row for row, scores in enumerate(retention["accuracy_matrix"]) if row and None not in scores]
+        places = scored(report, retention["sets"])
+        rows = [[scores[place] for place in places] for scores in retention["accuracy_matrix"]]
+        tuned = [row for row, scores in enumerate(rows) if row and None not in scores]
         for key, name in (("retention", "accuracy_matrix"), ("retention_format", "format_matrix")):
-            values[key] = mean_of(retention[name][tuned[-1]]) if tuned else None
-        values["retention_lost"] = mean_of(loss and loss["drop"] for loss in retention["losses"])
+            values[key] = mean_of(retention[name][tuned[-1]][place] for place in places) if tuned else None
+        losses = [retention["losses"][place] for place in places]
+        values["retention_lost"] = mean_of(loss and loss["drop"] for loss in losses)
     return values
 
 
-def _metrics(accuracy: Matrix) -> dict[str, float | None]:
+def _metrics(accuracy: Matrix, unscored: Collection[int]) -> dict[str, float | None]:
     return {
-        "mft": mean_finetune_accuracy(accuracy),
-        "mfn": mean_final_accuracy(accuracy),
-        "maa": mean_average_accuracy(accuracy),
-        "bwt": backward_transfer(accuracy),
-        "forgetting": forgetting(accuracy),
+        "mft": mean_finetune_accuracy(accuracy, unscored),
+        "mfn": mean_final_accuracy(accuracy, unscored),
+        "maa": mean_average_accuracy(accuracy, unscored),
+        "bwt": backward_transfer(accuracy, unscored),
+        "forgetting": forgetting(accuracy, unscored),
     }
 
 
 def _forward_transfer(
-    accuracy: Matrix, zero_shot: Mapping[str, Row] | None, single_task: Row | None
+    accuracy: Matrix, zero_shot: Mapping[str, Row] | None, single_task: Row | None, unscored: Collection[int]
 ) -> dict[str, float | list | None]:
     found: dict[str, float | list | None] = {}
     if zero_shot is not None:
-        found["unseen"] = unseen_transfer(accuracy, zero_shot["accuracy"])
-        found["unseen_mean"] = mean_over_stages(found["unseen"], accuracy)
+        found["unseen"] = unseen_transfer(accuracy, zero_shot["accuracy"], unscored)
+        found["unseen_mean"] = mean_over_stages(found["unseen"], accuracy, unscored, later=True)
     if single_task is not None:
         single = _checked("single_task", [single_task], 1, len(accuracy))[0]
-        found["learning"] = learning_transfer(accuracy, single)
-        found["learning_mean"] = mean_over_stages(found["learning"], accuracy)
+        found["learning"] = learning_transfer(accuracy, single, unscored)
+        found["learning_mean"] = mean_over_stages(found["learning"], accuracy, unscored)
         found["single_task"] = single
     return found
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from sefe_plugin.evaluation.metrics import Loss, Matrix
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values
+from sefe_plugin.evaluation.metrics import Loss, Matrix, mean_of
+from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values, scored
 from sefe_plugin.evaluation.transfer import Row
 from sefe_plugin.versions import in_words
 
@@ -40,8 +40,8 @@ def format_report(report: dict, title: str) -> str:
     errors = _last_errors(report)
     parts += [
         " ".join(["All numbers are percent; a dash stands for what was not scored.", *_provenance(report)]),
-        "## Metrics",
-        _metrics_table(report),
+        *_unscored_part(report),
+        *(["## Metrics", _metrics_table(report)] if scored(report, tasks) else []),
         "## Accuracy",
         "Rows: after training on; columns: scored on."
         + (f" {_ABOUT_BEFORE}" if zero_shot else "")
@@ -84,8 +84,8 @@ def format_table(reports: Mapping[str, dict]) -> str:
             )
         count = report["num_scored_tasks"]
         final = report["accuracy_matrix"][count - 1] if count else [None] * len(tasks)
-        formats = report["format_matrix"][count - 1][:count] if count else []
-        formatted = sum(formats) / count if count and None not in formats else None
+        learned = [place for place in scored(report, tasks) if place < count]
+        formatted = mean_of(report["format_matrix"][count - 1][place] for place in learned)
         cells = [*final[:count], *[None] * (len(tasks) - count), *(report[key] for key in METRICS), formatted]
         further.append(further_values(report))
         rows.append([name, *map(_number, cells)])
@@ -94,6 +94,15 @@ def format_table(reports: Mapping[str, dict]) -> str:
         row += [_number(values.get(key)) for key in present]
     heads = [*(head for head, _ in METRICS.values()), "Format", *(FURTHER[key] for key in present)]
     return markdown_table(["run", *tasks, *heads], rows)
+
+
+def _unscored_part(report: dict) -> list[str]:
+    """Say which tasks and retention sets have no scores, and that metrics leave them out."""
+    if "unscored" not in report:
+        return []
+    said = f"Nobody scores {', '.join(report['unscored'])}: without a test set, or with `scorer: none`."
+    rest = "Metrics and means are over the others." if scored(report, report["tasks"]) else "So there are no metrics."
+    return [f"{said} {rest}"]
 
 
 def _metrics_table(report: dict) -> str:

@@ -31,7 +31,7 @@ class Plan:
         steps: optimizer steps of every task, None where its samples cannot be counted, or are packed.
         memory: bytes of one GPU at the peak of the last task, by part and in total.
         disk: bytes that the finished run takes, by part and in total.
-        notes: what the host could not try here, one sentence each.
+        notes: what the host could not try here, and what is doubtful, one sentence each.
         answers: number of questions of test sets that are answered, by what they are of and in total.
     """
 
@@ -100,7 +100,7 @@ def format_plan(plan: Plan) -> str:
         "",
         "disk of the finished run:",
         *_parts(plan.disk),
-        *(["", "not tried here:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
+        *(["", "not tried here, or doubtful:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
     ]
     return "\n".join(lines)
 

@@ -38,8 +38,8 @@ class SequenceOptions:
     )
     tasks: list[dict] | None = option(
         None,
-        "Sequence of tasks to train one after the other: a list of mappings with name, dataset, test_dataset, scorer, "
-        "and any other key to override for that task.",
+        "Sequence of tasks to train one after the other: a list of mappings with name, dataset, and any other key to "
+        "override for that task; and test_dataset with scorer, for a task that is not only trained.",
         scope="sequence",
     )
     benchmark: str | None = option(
@@ -125,6 +125,10 @@ class SequenceOptions:
     )
 
 
+#: Keys that a task may set for its own test set, and the sequence for all.
+TEST_KEYS = ("max_test_samples",)
+
+
 @dataclass
 class DataOptions:
     """Keys of the data."""
@@ -136,6 +140,14 @@ class DataOptions:
         symbol="X",
         rule="a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)",
         holds=lambda value: 0 <= value <= 1,
+    )
+    max_test_samples: int | None = option(
+        None,
+        "Most records of each test set that are answered: the first ones, as `max_samples` takes them of training "
+        "data. A retention set has the key of the whole recipe.",
+        rule="a whole number of at least 1 (leave it out for all records)",
+        holds=lambda value: value >= 1,
+        scope="computing",
     )
     trial_samples: int = option(
         20_000,
@@ -159,8 +171,11 @@ DATA_OPTIONS = (DataOptions, AddedOptions)
 #: Keys that describe a whole sequence and never reach a single run.
 SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
 
+#: Keys that are a task's own: the last two belong together, and a task without them is trained only.
+TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
+
 #: Keys beside them that only the sequence reads: none of its tasks' own runs has them.
-KEYS_OF_SEQUENCE_ALONE = ("carry", "keep_merged", "score_unseen", "retention_sets", "single_task_run")
+KEYS_OF_SEQUENCE_ALONE = ("carry", "keep_merged", "score_unseen", "retention_sets", "single_task_run", *TEST_KEYS)
 
 #: Optimizers of the host that make parameter groups of their own.
 _OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "use_adam_mini", "use_muon")

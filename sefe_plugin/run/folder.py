@@ -42,7 +42,7 @@ from sefe_plugin.evaluation.report import REPORT_FILE, REPORT_FILES
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.files import remove_folder, write_json
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.recipe.options import all_keys_of_scope, plugin_keys
+from sefe_plugin.recipe.options import TEST_KEYS, all_keys_of_scope, plugin_keys
 from sefe_plugin.run.checkpoints import is_whole_checkpoint, whole_checkpoints
 from sefe_plugin.run.inputs import INPUTS_FILE
 from sefe_plugin.run.process import LOG_FILE
@@ -344,8 +344,8 @@ def cells(rows: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str
 
 
 def _unscored(tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return tasks or retention sets without their scorers, which decide nothing that is learned."""
-    return [{key: value for key, value in task.items() if key != "scorer"} for task in tasks]
+    """Return tasks or retention sets without what decides nothing that is learned: how they are scored."""
+    return [{key: value for key, value in task.items() if key not in ("scorer", *TEST_KEYS)} for task in tasks]
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -52,10 +52,13 @@ def is_manifest(content: Any) -> bool:
 
 
 def is_scores(content: Any) -> bool:
-    """Tell whether scores have an accuracy and a share of formatted answers for every test set, in percent."""
+    """Tell whether scores have an accuracy and a share of formatted answers for every test set, in percent.
+
+    Both are null where nothing is scored.
+    """
     return isinstance(content, dict) and all(
         isinstance(scores, dict)
-        and all(_is_percent(scores.get(key)) for key in ("accuracy", "format"))
+        and (_is_unscored(scores) or all(_is_percent(scores.get(key)) for key in ("accuracy", "format")))
         and _is_percent(scores.get("official") or 0.0)
         and (scores.get("stderr") is None or _is_percent(scores["stderr"]))
         and ("count" not in scores or (type(scores["count"]) is int and scores["count"] > 0))
@@ -66,6 +69,10 @@ def is_scores(content: Any) -> bool:
 def is_accuracies(content: Any) -> bool:
     """Tell whether a record has nothing but percentages by name."""
     return isinstance(content, dict) and all(map(_is_percent, content.values()))
+
+
+def _is_unscored(scores: dict) -> bool:
+    return all(key in scores and scores[key] is None for key in ("accuracy", "format"))
 
 
 def _is_named(entries: Any) -> bool:

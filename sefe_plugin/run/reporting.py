@@ -10,6 +10,7 @@ from sefe_plugin.files import write_json
 from sefe_plugin.recipe.single_task import single_task_accuracy
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.records import is_accuracies, read_record
+from sefe_plugin.run.stages import unscored_sets
 
 
 #: The host's default of `seed`.
@@ -30,19 +31,24 @@ def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
         RunFolderError: If scores of complete tasks are absent or damaged.
     """
     zero_shot, retention = folder.base_rows(tasks)
-    errors, counts = folder.certainty(tasks)
-    manifest = folder.read_manifest() or {"recipe": {}, "complete": []}
+    manifest = folder.read_manifest() or {"recipe": {"tasks": []}, "complete": []}
     recipe = manifest["recipe"]
     carry = CARRIES.get(str(recipe.get("carry")))
+    matrices = folder.matrices(tasks)
+    unscored = unscored_sets(recipe)
+    if unscored:  # of a task without scores, only its row tells that it is finished
+        matrices = [matrix and matrix[: len(manifest["complete"])] for matrix in matrices]
+    errors, counts = folder.certainty(tasks)
     report = build_report(
         tasks,
-        *folder.matrices(tasks),
+        *matrices,
         zero_shot=zero_shot,
         single_task=_single_task(folder, tasks),
         retention=retention,
         trained_alone=carry is not None and carry.alone,
         stderr_matrix=errors,
         counts=counts,
+        unscored=unscored,
     )
     return {**report, **provenance(recipe, manifest["complete"])}
 
@@ -71,7 +77,7 @@ def record_single_task(folder: RunFolder, run: str | None, tasks: Sequence[str])
     Args:
         folder: The run.
         run: The folder of the reference; None removes what an earlier recipe named.
-        tasks: The names of the tasks.
+        tasks: The names of the tasks that are scored.
     """
     if run is None:
         folder.single_task_file.unlink(missing_ok=True)

@@ -17,7 +17,8 @@ from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, is_whole_safetensors, read_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods import methods
-from sefe_plugin.recipe.tasks import TASK_KEYS, Task
+from sefe_plugin.recipe.options import TASK_KEYS
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import base_inputs, changes, read_inputs, task_inputs
 from sefe_plugin.run.reporting import ABOUT_KEYS, run_report
@@ -143,8 +144,7 @@ def _changes(
     if recipe.get("benchmark"):  # its data is the run's own, and moves with it
         folders["dataset_dir"] = str(RunFolder(place.parent).data)
     if entry is None:
-        datasets = [one["dataset"] for one in keys["test_sets"]]
-        return changes(recorded, base_inputs({**recipe, **folders}, datasets, recorded))
+        return changes(recorded, base_inputs({**recipe, **folders}, keys["test_sets"], recorded))
     overrides = {key: value for key, value in entry.items() if key not in TASK_KEYS}
     task = Task(**{key: entry[key] for key in TASK_KEYS}, overrides=overrides)
     return changes(recorded, task_inputs({**recipe, **folders}, task, recorded))

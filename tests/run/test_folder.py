@@ -206,12 +206,15 @@ def test_a_phase_that_is_trained_or_has_whole_checkpoints_is_not_cleared(folder)
     assert (task / "first" / "adapter_model.safetensors").is_file()
 
 
+TESTED = RECIPE | {"tasks": [{"name": name, "test_dataset": name, "scorer": "box"} for name in "AB"]}
+
+
 def test_matrices_hold_only_complete_tasks(folder):
     for index, name in enumerate("AB"):
         scores = {other: {"accuracy": 10.0 * index, "format": 90.0, "count": 4} for other in "AB"[: index + 1]}
         folder.task_folder(index, name).mkdir()
         write_json(folder.task_folder(index, name) / "scores.json", scores)
-    folder.complete_task(RECIPE, [{"name": "A"}])
+    folder.complete_task(TESTED, [{"name": "A"}])
     assert folder.matrices(["A", "B"]) == ([[0.0, None], [None, None]], [[90.0, None], [None, None]], None)
 
 
@@ -219,5 +222,5 @@ def test_matrices_hold_the_official_accuracy_where_there_is_one(folder):
     scores = {"A": {"accuracy": 10.0, "format": 90.0, "count": 4, "official": 20.0}}
     folder.task_folder(0, "A").mkdir()
     write_json(folder.task_folder(0, "A") / "scores.json", scores)
-    folder.complete_task(RECIPE, [{"name": "A"}])
+    folder.complete_task(TESTED, [{"name": "A"}])
     assert folder.matrices(["A", "B"])[2] == [[20.0, None], [None, None]]

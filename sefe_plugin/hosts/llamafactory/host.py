@@ -145,7 +145,7 @@ def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
     command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, on_command_line(file)]
     overwrites = " overwrite_output_dir=true" if verb == "train" and keys["do_train"] else ""
     alone = f"to run it alone: llamafactory-cli {verb} {file}{overwrites}"
-    if verb == "train" and not keys["test_sets"]:
+    if verb == "train" and keys["test_sets"] is None:
         alone = "only the sequence runs it, before the task's last training"
     elif verb == "train" and "cl_method" not in keys:
         alone = "only the sequence runs it: the untouched base is scored"

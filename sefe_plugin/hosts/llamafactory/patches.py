@@ -161,7 +161,7 @@ def whole_checkpoint(host_model: Callable) -> tuple[Callable]:
 
     @wraps(host_model)
     def load_model(tokenizer, model_args, finetuning_args, *args, **kwargs):
-        if not finetuning_args.test_sets:
+        if finetuning_args.test_sets is None:
             return host_model(tokenizer, model_args, finetuning_args, *args, **kwargs)
         from sefe_plugin.hosts.llamafactory.base_check import whole_checkpoint
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,7 +35,8 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
 
     Args:
         model: the trained model.
-        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official`.
+        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official` and
+            `max_samples`.
         output_dir: folder of the task.
         arguments: the host's argument objects for model, data, training, fine-tuning and generation.
     """
@@ -48,7 +50,7 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
     for test_set in progress:
         name = test_set["name"]
         progress.set_postfix_str(name)
-        records = read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]])
+        records = _records(test_set, data_args.dataset_dir)
         features = reader.questions(test_set["dataset"], records)
         order = order_by_length(features)
         batches = share_batches(order, rank, world, training_args.per_device_eval_batch_size)
@@ -100,8 +102,13 @@ def _is_answered(test_set: Mapping[str, str], output_dir: Path, dataset_dir: str
     file = predictions_file(output_dir, test_set["name"])
     if not file.is_file():
         return False
-    records = read_test_set(test_set["dataset"], dataset_dir, SCORERS[test_set["scorer"]])
+    records = _records(test_set, dataset_dir)
     return [without_prediction(row) for row in read_json_lines(file)] == [*map(without_prediction, records)]
+
+
+def _records(test_set: Mapping[str, Any], dataset_dir: str) -> list[dict]:
+    scorer = SCORERS[test_set["scorer"]]
+    return read_test_set(test_set["dataset"], dataset_dir, scorer, test_set.get("max_samples"))
 
 
 def order_by_length(features: Sequence[Mapping]) -> list[int]:
