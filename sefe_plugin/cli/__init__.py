@@ -11,6 +11,7 @@ import sefe_plugin.cli.keys as keys_cli
 import sefe_plugin.cli.plan as plan_cli
 import sefe_plugin.cli.report as report_cli
 import sefe_plugin.cli.score as score_cli
+import sefe_plugin.cli.status as status_cli
 import sefe_plugin.cli.table as table_cli
 import sefe_plugin.cli.verify as verify_cli
 from sefe_plugin.benchmarks import add_commands
@@ -50,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for module in (init_cli, report_cli, compare_cli, verify_cli, keys_cli, plan_cli, doctor_cli, asd_cli, score_cli):
+    modules = (init_cli, report_cli, status_cli, compare_cli, verify_cli, keys_cli, plan_cli, doctor_cli, asd_cli)
+    for module in (*modules, score_cli):
         module.add_command(commands)
     groups = add_commands(commands)
     table_cli.add_command(groups["minicoin"])

@@ -13,6 +13,7 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
     log.txt                 what its processes said
     steps.json              which of its steps are whole: trained, scored, carried
     cost.json               what its training took
+    progress.json           while it is at work: how far it is
     key_elements.safetensors  or what else the method leaves for later tasks
     asd.jsonl               what every rewritten sample was
     kept_samples/           with `replay_ratio`: what later tasks may draw of this one's samples
@@ -21,7 +22,8 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
                             official accuracy, if any
     merged/                 the base of the next task (`carry: merge`), or
     stacked/                the adapters so far as one plain LoRA on the untouched base (`carry: stack`)
-report.json, report.md, *.png
+report.json, report.md, *.png   of what is complete so far
+ending.json               of a run that is unfinished: how it ended, by an error or by Ctrl-C
 """
 
 import difflib
@@ -104,6 +106,23 @@ class RunFolder:
         finally:
             self.held = ()
             os.close(descriptor)
+
+    def is_in_use(self) -> bool:
+        """Tell whether a run, or a process of it that still ends, holds the folder; nothing is made or changed.
+
+        A start at the very moment of the question waits for it, by a tenth of a second.
+        """
+        try:
+            descriptor = os.open(self.path / _LOCK_FILE, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def _acquire(self, descriptor: int) -> None:
         deadline = time.monotonic() + _PATIENCE
