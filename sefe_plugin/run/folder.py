@@ -63,6 +63,8 @@ from sefe_plugin.run.steps import SCORED, TRAINED, forget_step, steps_of
 MANIFEST_VERSION = 2
 
 _LOCK_FILE = ".lock"
+#: Where transformers has TensorBoard write, below the folder of a training.
+_EVENTS_FOLDER = "runs"
 #: Holds the secret of a run over several nodes while it lasts.
 SECRET_FILE = ".nodes.secret"  # noqa: S105 - its name
 #: What a run may have left before its manifest.
@@ -255,12 +257,14 @@ class RunFolder:
     def clear_unfinished(self, folder: Path) -> None:
         """Ready the folder of a task, or of one of its phases, that is not trained.
 
-        Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, and phases that
-        are trained or have such checkpoints, and the log; everything else is written anew.
+        Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, with what
+        TensorBoard has been told of the steps before; and phases that are trained or have such checkpoints, and the
+        log. Everything else is written anew.
         """
         folder.mkdir(exist_ok=True)
+        goes_on = bool(whole_checkpoints(folder))
         for entry in folder.iterdir():
-            if entry.name in (INPUTS_FILE, LOG_FILE):
+            if entry.name in (INPUTS_FILE, LOG_FILE) or (goes_on and entry.name == _EVENTS_FOLDER):
                 continue
             if entry.name.startswith("checkpoint-") and is_whole_checkpoint(entry):
                 continue

@@ -68,17 +68,20 @@ class View:
             look.close()
 
     def bar(self, phase: Phase, title: str) -> tqdm:
-        """Return the bar of a phase."""
-        counted = {"total": phase.total, "initial": phase.done, "unit": f" {UNITS.get(phase.name, '')}"}
-        return tqdm(
+        """Return the bar of a phase, whose rate is that of the whole phase."""
+        counted = {"total": phase.total, "initial": phase.before, "unit": f" {UNITS.get(phase.name, '')}"}
+        bar = tqdm(
             desc=f"{title} {phase.name}",
             file=self._terminal,
             disable=self._terminal is None,
             leave=False,
             dynamic_ncols=True,
+            smoothing=0,
             bar_format=_COUNTED if phase.total else _UNCOUNTED,
             **(counted if phase.total else {}),
         )
+        bar.start_t = phase.began
+        return bar
 
 
 def _end(ended: threading.Event, thread: threading.Thread) -> None:

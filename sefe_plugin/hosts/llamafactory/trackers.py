@@ -86,7 +86,11 @@ class Trackers:
         self._end = event, kwargs
 
     def begin(self, model: Any) -> None:
-        """Open the trackers in a process that only scores, at the step at which the training ended."""
+        """Open the trackers in a process that only scores, at the step at which the training ended.
+
+        Args:
+            model: The trained model; None where another engine answers.
+        """
         cost = read_cost(Path(self._args.output_dir))
         step = cost.steps + cost.steps_before if cost else 0
         is_first = self._args.process_index == 0

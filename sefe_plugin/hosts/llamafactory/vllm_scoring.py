@@ -25,6 +25,7 @@ from sefe_plugin.data.test_sets import read_test_set
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import read_json
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
+from sefe_plugin.run.progress import SCORING, ProgressFile
 
 
 #: Questions whose images are in memory at a time.
@@ -65,6 +66,9 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     longest = max(
         len(feature["input_ids"]) for test_set in test_sets.values() for feature in reader.questions(*test_set)
     )
+    progress, count = ProgressFile(Path(keys["output_dir"])), sum(len(records) for _, records in test_sets.values())
+    progress.go_on()
+    progress.begin(SCORING, count)
     size = (model_args.vllm_config or {}).get("tensor_parallel_size", 1)
     groups = group_devices(_visible_devices(), size)
     # new processes, because a process sees the devices that it saw first
@@ -72,12 +76,30 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
         max_model_len = longest + generating_args.max_new_tokens
         arguments = map(repeat, (keys, test_sets, max_model_len, len(groups)))
         shares = list(pool.map(_answer_share, *arguments, groups, range(len(groups))))
+    progress.count(count)
     output_dir = Path(keys["output_dir"])
     for name, (_, records) in test_sets.items():
         replies = {index: reply for share in shares for index, reply in share[name].items()}
         ordered = [replies[index] for index in range(len(records))]
         write_predictions(output_dir, name, records, ordered, reader.replies.answer)
     write_scores(output_dir, finetuning_args.test_sets, official_rule)
+    _tell_trackers(keys)
+
+
+def _tell_trackers(keys: Mapping[str, Any]) -> None:
+    """Give the scores to the trackers of the task, whose training has ended without them."""
+    if keys.get("report_to", "none") in ("none", ["none"], [], None):
+        return
+    from llamafactory.hparams import get_train_args
+
+    from sefe_plugin.hosts.llamafactory.trackers import Trackers
+
+    # DeepSpeed wants a launcher of its own, and trains nothing here
+    _, _, training_args, finetuning_args, _ = get_train_args({k: v for k, v in keys.items() if k != "deepspeed"})
+    trackers = Trackers(training_args, finetuning_args, None)
+    trackers.begin(None)
+    trackers.log_scores()
+    trackers.close()
 
 
 def group_devices(devices: Sequence[str], size: int) -> list[list[str]]:
