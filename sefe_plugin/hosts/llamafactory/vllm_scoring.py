@@ -83,19 +83,21 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
         ordered = [replies[index] for index in range(len(records))]
         write_predictions(output_dir, name, records, ordered, reader.replies.answer)
     write_scores(output_dir, finetuning_args.test_sets, official_rule)
-    _tell_trackers(keys)
+    _tell_trackers(keys, finetuning_args)
 
 
-def _tell_trackers(keys: Mapping[str, Any]) -> None:
+def _tell_trackers(keys: Mapping[str, Any], finetuning_args: Any) -> None:
     """Give the scores to the trackers of the task, whose training has ended without them."""
     if keys.get("report_to", "none") in ("none", ["none"], [], None):
         return
-    from llamafactory.hparams import get_train_args
+    from llamafactory.hparams import TrainingArguments
+    from transformers import HfArgumentParser
 
     from sefe_plugin.hosts.llamafactory.trackers import Trackers
 
-    # DeepSpeed wants a launcher of its own, and trains nothing here
-    _, _, training_args, finetuning_args, _ = get_train_args({k: v for k, v in keys.items() if k != "deepspeed"})
+    # nothing is trained here, and the host's checks are for what trains; nor has DeepSpeed been launched
+    kept = {key: value for key, value in keys.items() if key != "deepspeed"}
+    (training_args,) = HfArgumentParser((TrainingArguments,)).parse_dict(kept, allow_extra_keys=True)
     trackers = Trackers(training_args, finetuning_args, None)
     trackers.begin(None)
     trackers.log_scores()
