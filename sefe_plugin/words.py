@@ -60,3 +60,18 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # Python writes neither very long numbers nor very deep lists
         text = f"a value of the type {type(value).__name__}, too large to show"
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN].rstrip()} ..."
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units that matter.
+
+    Example:
+        >>> duration(41.6), duration(200), duration(7500)
+        ('42 s', '3 min 20 s', '2 h 5 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -13,6 +13,7 @@ import sefe_plugin.cli.keys as keys_cli
 import sefe_plugin.cli.plan as plan_cli
 import sefe_plugin.cli.report as report_cli
 import sefe_plugin.cli.score as score_cli
+import sefe_plugin.cli.status as status_cli
 import sefe_plugin.cli.table as table_cli
 import sefe_plugin.cli.verify as verify_cli
 from sefe_plugin.benchmarks import add_commands
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     for module in (
         init_cli,
         report_cli,
+        status_cli,
         compare_cli,
         verify_cli,
         export_cli,

@@ -13,6 +13,7 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
     log.txt                 what its processes said
     steps.json              which of its steps are whole: trained, scored, carried
     cost.json               what its training took
+    progress.json           while it is at work: how far it is
     key_elements.safetensors  or what else the method leaves for later tasks
     asd.jsonl               what every rewritten sample was
     kept_samples/           with `replay_ratio`: what later tasks may draw of this one's samples
@@ -21,7 +22,8 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
                             official accuracy, if any
     merged/                 the base of the next task (`carry: merge`), or
     stacked/                the adapters so far as one plain LoRA on the untouched base (`carry: stack`)
-report.json, report.md, *.png
+report.json, report.md, *.png   of what is complete so far
+ending.json               of a run that is unfinished: how it ended, by an error or by Ctrl-C
 """
 
 import difflib
@@ -61,6 +63,8 @@ from sefe_plugin.run.steps import SCORED, TRAINED, forget_step, steps_of
 MANIFEST_VERSION = 2
 
 _LOCK_FILE = ".lock"
+#: Where transformers has TensorBoard write, below the folder of a training.
+_EVENTS_FOLDER = "runs"
 #: Holds the secret of a run over several nodes while it lasts.
 SECRET_FILE = ".nodes.secret"  # noqa: S105 - its name
 #: What a run may have left before its manifest.
@@ -104,6 +108,23 @@ class RunFolder:
         finally:
             self.held = ()
             os.close(descriptor)
+
+    def is_in_use(self) -> bool:
+        """Tell whether a run, or a process of it that still ends, holds the folder; nothing is made or changed.
+
+        A start at the very moment of the question waits for it, by a tenth of a second.
+        """
+        try:
+            descriptor = os.open(self.path / _LOCK_FILE, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def _acquire(self, descriptor: int) -> None:
         deadline = time.monotonic() + _PATIENCE
@@ -237,12 +258,14 @@ class RunFolder:
     def clear_unfinished(self, folder: Path) -> None:
         """Ready the folder of a task, or of one of its phases, that is not trained.
 
-        Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, and phases that
-        are trained or have such checkpoints, and the log; everything else is written anew.
+        Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, with what
+        TensorBoard has been told of the steps before; and phases that are trained or have such checkpoints, and the
+        log. Everything else is written anew.
         """
         folder.mkdir(exist_ok=True)
+        goes_on = bool(whole_checkpoints(folder))
         for entry in folder.iterdir():
-            if entry.name in (INPUTS_FILE, LOG_FILE):
+            if entry.name in (INPUTS_FILE, LOG_FILE) or (goes_on and entry.name == _EVENTS_FOLDER):
                 continue
             if entry.name.startswith("checkpoint-") and is_whole_checkpoint(entry):
                 continue

@@ -73,8 +73,7 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
         folder.complete_task(changed, complete)
         write_scores(scores)
         report = {**shown, **run_report(folder, names)}
-        if len(complete) == len(names):
-            write_report(path, report, title)
+        write_report(path, report, title)
     return report
 
 

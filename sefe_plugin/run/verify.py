@@ -230,6 +230,10 @@ def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
         stored, again = read_json(file), run_report(folder, names)
     except (OSError, ValueError) as error:
         return Finding(REPORT_FILE, False, f"cannot be made again: {error}")
+    scored = stored.get("num_scored_tasks")
+    if num_complete < len(names) and scored != num_complete and isinstance(scored, int):
+        said = f"of {scored} tasks, while {num_complete} of {len(names)} are complete: a run that goes on renews it"
+        return Finding(REPORT_FILE, None, said)
     unsaid = {key for key in ABOUT_KEYS if key not in stored}
     computed = (stored.keys() | again.keys()) - {"task_order", *unsaid}  # an order's name stands in the report alone
     differing = sorted(key for key in computed if stored.get(key) != again.get(key))

@@ -1,5 +1,6 @@
 """A run folder notices other recipes, other runs and unfinished work."""
 
+import shutil
 import subprocess
 import sys
 
@@ -190,8 +191,13 @@ def test_unfinished_work_is_cleared_but_whole_checkpoints_stay(folder):
     (task / "checkpoint-20" / "optimizer.pt").unlink()
     for name in ("adapter_model.safetensors", "inputs.json", "log.txt"):
         (task / name).touch()
+    (task / "runs").mkdir()
     folder.clear_unfinished(task)
-    assert sorted(entry.name for entry in task.iterdir()) == ["checkpoint-10", "inputs.json", "log.txt"]
+    kept = sorted(entry.name for entry in task.iterdir())
+    assert kept == ["checkpoint-10", "inputs.json", "log.txt", "runs"]  # with what TensorBoard was told
+    shutil.rmtree(task / "checkpoint-10")
+    folder.clear_unfinished(task)
+    assert sorted(entry.name for entry in task.iterdir()) == ["inputs.json", "log.txt"]
 
 
 def test_a_phase_that_is_trained_or_has_whole_checkpoints_is_not_cleared(folder):
