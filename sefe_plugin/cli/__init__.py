@@ -8,12 +8,28 @@ import sefe_plugin.cli.compare as compare_cli
 import sefe_plugin.cli.doctor as doctor_cli
 import sefe_plugin.cli.init as init_cli
 import sefe_plugin.cli.keys as keys_cli
+import sefe_plugin.cli.new as new_cli
 import sefe_plugin.cli.plan as plan_cli
 import sefe_plugin.cli.report as report_cli
 import sefe_plugin.cli.score as score_cli
 import sefe_plugin.cli.table as table_cli
 import sefe_plugin.cli.verify as verify_cli
 from sefe_plugin.benchmarks import add_commands
+
+
+#: The modules of the commands, in the order of a newcomer's way.
+_MODULES = (
+    doctor_cli,
+    init_cli,
+    new_cli,
+    plan_cli,
+    report_cli,
+    score_cli,
+    verify_cli,
+    compare_cli,
+    asd_cli,
+    keys_cli,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    for module in (init_cli, report_cli, compare_cli, verify_cli, keys_cli, plan_cli, doctor_cli, asd_cli, score_cli):
+    for module in _MODULES:
         module.add_command(commands)
     groups = add_commands(commands)
     table_cli.add_command(groups["minicoin"])

@@ -202,7 +202,7 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
     info = folder / "dataset_info.json"
     if not info.is_file():
         raise ValueError(f"{info} does not exist; name its folder with --dataset-dir, or a .json or .jsonl file")
-    entries = _read_info(info)
+    entries = read_info(info)
     if name not in entries:
         raise ValueError(f"{info} has no dataset {name!r}; it has {', '.join(entries) or 'none'}")
     layout = layout_of(name, entries[name])
@@ -215,7 +215,12 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
     return file, layout
 
 
-def _read_info(info: Path) -> dict[str, Any]:
+def read_info(info: Path) -> dict[str, Any]:
+    """Read a `dataset_info.json`.
+
+    Raises:
+        ValueError: If it is no mapping in JSON and UTF-8.
+    """
     try:
         entries = read_json(info)
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.cli.asd import add_commands
+from sefe_plugin.cli.asd import add_command
 from sefe_plugin.data.sample import Sample
 
 
@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 def run(*arguments):
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
+    add_command(parser.add_subparsers(required=True))
     options = parser.parse_args([str(argument) for argument in arguments])
     options.run(options)
 
@@ -71,8 +71,8 @@ def test_rules_need_neither_torch_nor_the_packages_of_the_generators(folder):
     code = (
         "import sys, argparse\n"
         "for name in ('openai', 'json_repair', 'pydantic', 'torch', 'transformers'): sys.modules[name] = None\n"
-        "from sefe_plugin.cli.asd import add_commands\n"
-        "parser = argparse.ArgumentParser(); add_commands(parser.add_subparsers())\n"
+        "from sefe_plugin.cli.asd import add_command\n"
+        "parser = argparse.ArgumentParser(); add_command(parser.add_subparsers())\n"
         "options = parser.parse_args(sys.argv[1:]); options.run(options)\n"
     )
     build = ["asd", "build", "--dataset", str(folder / "colors.json"), "--out", str(folder / "new.json")]
@@ -91,7 +91,7 @@ def test_rules_need_neither_torch_nor_the_packages_of_the_generators(folder):
 @pytest.mark.parametrize("joint", ["-", "_"])
 def test_options_of_several_words_have_two_spellings(joint):
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
+    add_command(parser.add_subparsers(required=True))
     values = {"base_url": "http://x/v1", "max_tokens": "7", "dataset_dir": "d", "media_dir": "m"}
     arguments = [part for name, value in values.items() for part in (f"--{name.replace('_', joint)}", value)]
     options = vars(parser.parse_args(["asd", "build", "--dataset", "x", "--out", "y", *arguments]))
@@ -100,7 +100,7 @@ def test_options_of_several_words_have_two_spellings(joint):
 
 def test_options_of_the_server_can_be_left_to_it(capsys):
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
+    add_command(parser.add_subparsers(required=True))
     build = ["asd", "build", "--dataset", "x", "--out", "y"]
     options = parser.parse_args(build)
     assert (options.max_tokens, options.temperature) == (2048, 0.0)
