@@ -44,7 +44,6 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     new = commands.add_parser(
         "new",
         help="ask five questions and write a recipe for tasks of your own",
-        epilog="example: sefe new mine.yaml --yes --model Qwen/Qwen2.5-VL-7B-Instruct --dataset-dir data",
     )
     new.add_argument(
         "file",
