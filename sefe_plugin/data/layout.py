@@ -163,6 +163,20 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
     return MessagesLayout(columns["messages"], columns.get("images"), tags)
 
 
+def entry_of(layout: Layout) -> dict[str, Any]:
+    """Return an entry of `dataset_info.json` for a layout, without the name of the file: what `layout_of` reads.
+
+    Example:
+        >>> entry_of(AlpacaLayout({"prompt": "text", "response": "answer"}))
+        {'columns': {'prompt': 'text', 'response': 'answer'}}
+    """
+    if isinstance(layout, AlpacaLayout):
+        return {"columns": dict(layout.columns)}
+    images = {"images": layout.image_column} if layout.image_column else {}
+    tags = {} if layout.tags == TAGS else {"tags": dict(layout.tags)}
+    return {"formatting": "sharegpt", "columns": {"messages": layout.messages, **images}, **tags}
+
+
 def layout_like(record: Record) -> Layout:
     """Recognise the layout of a file without an entry by one of its records; images lie in `images` or `image`.
 

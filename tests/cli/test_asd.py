@@ -6,6 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
+from sefe_plugin.asd.dataset import open_dataset
 from sefe_plugin.asd.diversify import diversify
 from sefe_plugin.cli.asd import add_command
 from sefe_plugin.data.sample import Sample
@@ -36,12 +37,45 @@ def test_build_and_preview_by_name(folder, capsys):
     assert [Sample(r["instruction"], r["output"]) for r in records] == diversify(SAMPLES, 0.4, seed=5)[0]
     table = capsys.readouterr().out
     assert "50 samples, own style short_answer" in table
-    assert [line.split() for line in table.splitlines()[2:]] == [
+    assert [line.split() for line in table.splitlines()[2:6]] == [
         [style, "5", "0", "0", "0"]
         for style in ("yes_no", "multiple_choice", "brief_explanation", "detailed_explanation")
     ]
     run("asd", "preview", "--dataset", out, "--out", folder / "page.html", "--samples", 2)
     assert (folder / "page.html").read_text().count("<article") == 8
+
+
+def entry_in(said: str) -> dict:
+    """The entry that a build has printed."""
+    return json.loads(said[said.index("\n{") : said.rindex("}") + 1])
+
+
+@pytest.mark.parametrize("place", ["new.json", "deep/er/new.json"])
+def test_build_prints_the_entry_that_declares_its_file(folder, capsys, place):
+    info = folder / "dataset_info.json"
+    columns = {"columns": {"prompt": "instruction", "response": "output"}}
+    info.write_text(json.dumps({"colors": {"file_name": "colors.json", **columns}}))
+    out = folder / place
+    run("asd", "build", "--dataset", "colors", "--dataset-dir", folder, "--out", out)
+    said = capsys.readouterr().out
+    assert f"{out} is written. Put this entry into {info}:" in said
+    assert "`dataset: new` and `asd_ratio: 0`." in said
+    entry = entry_in(said)
+    assert entry == {"new": {"file_name": place, **columns}}
+    info.write_text(json.dumps(entry))
+    assert len(open_dataset("new", folder)) == 50
+
+
+def test_the_entry_of_a_file_without_one_is_made_of_its_layout(folder, capsys):
+    records = [{"messages": [{"role": "user", "content": s.question}, {"role": "assistant", "content": s.answer}]}
+               for s in SAMPLES]  # fmt: skip
+    (folder / "talks.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    out = folder / "out" / "new.jsonl"
+    run("asd", "build", "--dataset", folder / "talks.jsonl", "--out", out)
+    said = capsys.readouterr().out
+    (out.parent / "dataset_info.json").write_text(json.dumps(entry_in(said)))
+    assert open_dataset("new", out.parent).layout == open_dataset(str(folder / "talks.jsonl"), folder).layout
+    assert f"`asd_ratio: 0`, `media_dir: {folder}`." in said
 
 
 def test_the_paper_s_share_is_the_default(folder):
