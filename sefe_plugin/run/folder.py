@@ -15,7 +15,7 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
     cost.json               what its training took
     progress.json           while it is at work: how far it is
     key_elements.safetensors  or what else the method leaves for later tasks
-    asd.jsonl               what every rewritten sample was
+    asd.jsonl               every rewritten sample, before and after
     kept_samples/           with `replay_ratio`: what later tasks may draw of this one's samples
     predictions/*.jsonl     one line per answer
     scores.json             accuracy and format share of every task learned so far (`stages` says of what else);
