@@ -9,6 +9,7 @@ import posixpath
 import re
 from pathlib import Path
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -47,6 +48,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(uri, posixpath.dirname(here) or ".") if files.get_file_from_path(uri) else link[0]
 
     return _LINK.sub(placed, markdown)
+
+
+class Examples(griffe.Extension):
+    """Shows the examples of docstrings as code: Griffe calls such a part "Examples", Google's style "Example"."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
+        """Rename the part."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"(?m)^Example:$", "Examples:", obj.docstring.value)
 
 
 def _target(page: str, link: str) -> str:

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_it_copies_what_the_build_needs(tmp_path):
     for name in (name for rest in rest_of("COPY") for name in shlex.split(rest)[:-1]):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     command = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path / "out", tmp_path]
-    result = subprocess.run(["python", "-m", *command], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert list((tmp_path / "out").glob("sefe_plugin-*.whl"))
 
