@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # sefe-plugin with LLaMA-Factory, for NVIDIA GPUs. Its command is llamafactory-cli; docs/engines.md says how to use it.
 #   docker build -t sefe-plugin .
-#   docker run --gpus all --shm-size 16g -v sefe-cache:/cache -v "$PWD":/work sefe-plugin train recipes/minicoin_sefe.yaml
+#   docker run --gpus all -v sefe-cache:/cache -v "$PWD":/work sefe-plugin train recipes/minicoin_sefe.yaml
 # The wheels of PyTorch bring CUDA's libraries; the base must fit the version that they are made for.
 FROM nvidia/cuda:13.0.2-runtime-ubuntu24.04
 
