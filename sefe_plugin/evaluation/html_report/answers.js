@@ -165,5 +165,5 @@ function answersPart() {
   const about = several()
     ? "Better and worse: the answer is worth more, or less, than that of the first run to the same question."
     : "Against the answer when the task was just learned: lost format, it was right and is now wrong and not in its task's format; lost content, it was right and is now wrong in the right format; regained, it was wrong and is right now. Of an answer that can be partly right, right and wrong mean worth more and worth less.";
-  return el("div", {}, el("p", {}, about), missing, el("div", { class: "choice" }, setLabel, stageLabel, filterBox), said, place);
+  return el("div", {}, el("p", {}, about), missing, several() ? pairedTable() : null, el("div", { class: "choice" }, setLabel, stageLabel, filterBox), said, place);
 }

@@ -1,10 +1,13 @@
 // Heat maps: tables with a number in every cell, in which the arrow keys choose a cell.
 
+// The number is black or white, whichever can be read better: WCAG's relative luminance, where both are equal at 0.179.
 function shade(cell, value) {
   const colour = page.scale[Math.round(Math.min(100, Math.max(0, value)))];
-  const [red, green, blue] = [1, 3, 5].map((place) => parseInt(colour.slice(place, place + 2), 16));
+  const [red, green, blue] = [1, 3, 5]
+    .map((place) => parseInt(colour.slice(place, place + 2), 16) / 255)
+    .map((part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
   cell.style.backgroundColor = colour;
-  cell.style.color = 0.299 * red + 0.587 * green + 0.114 * blue > 128 ? "#000" : "#fff";
+  cell.style.color = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff";
 }
 
 // rows, columns: names; values: percent or null; tell(i, j): what the line below says; open(i, j): what Enter does.

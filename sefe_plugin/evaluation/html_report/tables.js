@@ -114,3 +114,18 @@ function recipePart(run) {
   if (!run.recipe) return null;
   return el("details", {}, el("summary", {}, several() ? `Recipe of ${run.name}` : "Show the recipe"), el("pre", { tabindex: "0" }, run.recipe));
 }
+
+// Of several runs: on how many questions each is better or worse than the first, at the last stage that both answered.
+function pairedTable() {
+  const rows = page.sets.flatMap((set) =>
+    page.runs.slice(1).flatMap((run, place) => {
+      const stage = set.stages.findLast((one) => set.runs[place + 1][one]?.versus);
+      if (stage === undefined) return [];
+      const { b: better = 0, w: worse = 0, all } = set.runs[place + 1][stage].counts;
+      return [[set.name, stageName(stage), run.name, ...[better, worse, all - better - worse, all].map(String)]];
+    }),
+  );
+  if (!rows.length) return null;
+  const heads = ["test set", "answers", "run", "better", "worse", "worth the same", "questions"];
+  return table(`Answers to the same questions, against ${page.runs[0].name}`, heads, rows, { words: [0, 1, 2] });
+}
