@@ -8,7 +8,7 @@ import yaml
 
 from sefe_plugin.data.test_sets import images_in, question_in
 from sefe_plugin.evaluation.html_report.details import Question, RunDetails, SetAnswers, StageAnswers, TaskCost
-from sefe_plugin.evaluation.results import predictions_file, rows_with_golds
+from sefe_plugin.evaluation.results import predictions_file, rows_with_golds, without_prediction
 from sefe_plugin.evaluation.scorers import SCORERS, judge_predictions
 from sefe_plugin.files import read_json
 from sefe_plugin.json_lines import read_json_lines
@@ -77,6 +77,7 @@ def _set_answers(
 ) -> SetAnswers:
     """Read all answers to a test set; its questions are those of the stage where it was learned."""
     learned = BASE if task is None else task
+    known: list[dict] = []
     found = SetAnswers(name, next(iter(scored.values()))["scorer"], task is None, learned)
     for stage in sorted(scored, key=lambda stage: (stage != learned, stage)):
         place = _place(folder, recipe, stage)
@@ -88,11 +89,12 @@ def _set_answers(
         except (OSError, ValueError) as error:
             found.notes.append(f"the answers of {place.name} cannot be shown: {error}.")
             continue
-        entry, media_dir = _declared(folder, recipe, place, scored[stage]["dataset"])
-        questions = [_question(row, entry, found.scorer) for row in rows]
+        asked = [without_prediction(row) for row in rows]
         if not found.questions:
-            found.questions, found.media_dir = questions, media_dir
-        elif questions != found.questions:
+            entry, found.media_dir = _declared(folder, recipe, place, scored[stage]["dataset"])
+            found.questions = [_question(row, entry, found.scorer) for row in rows]
+            known = asked
+        elif asked != known:
             found.notes.append(f"the answers of {place.name} are not shown: they are answers to other questions.")
             continue
         found.stages[stage] = read
