@@ -30,7 +30,7 @@ def test_sequence_ends_in_matrix_and_report(finished):
     assert report["tasks"] == NAMES
     assert report["accuracy_matrix"][0][1] is None
     assert all(0 <= report["accuracy_matrix"][i][j] <= 100 for i, j in ((0, 0), (1, 0), (1, 1)))
-    for file in ("report.md", "matrix.png", "curves.png", "manifest.json"):
+    for file in ("report.md", "report.html", "matrix.png", "curves.png", "manifest.json"):
         assert (run / file).stat().st_size > 0
     assert "| MFT" in said
     assert "Answers in the right format" in said
