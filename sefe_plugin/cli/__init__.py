@@ -4,8 +4,10 @@ import argparse
 import sys
 
 import sefe_plugin.cli.asd as asd_cli
+import sefe_plugin.cli.clean as clean_cli
 import sefe_plugin.cli.compare as compare_cli
 import sefe_plugin.cli.doctor as doctor_cli
+import sefe_plugin.cli.export as export_cli
 import sefe_plugin.cli.init as init_cli
 import sefe_plugin.cli.keys as keys_cli
 import sefe_plugin.cli.plan as plan_cli
@@ -51,8 +53,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    modules = (init_cli, report_cli, status_cli, compare_cli, verify_cli, keys_cli, plan_cli, doctor_cli, asd_cli)
-    for module in (*modules, score_cli):
+    for module in (
+        init_cli,
+        report_cli,
+        status_cli,
+        compare_cli,
+        verify_cli,
+        export_cli,
+        clean_cli,
+        keys_cli,
+        plan_cli,
+        doctor_cli,
+        asd_cli,
+        score_cli,
+    ):
         module.add_command(commands)
     groups = add_commands(commands)
     table_cli.add_command(groups["minicoin"])

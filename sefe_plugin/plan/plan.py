@@ -6,6 +6,7 @@ from typing import Any
 
 from sefe_plugin.plan.memory import UNCERTAINTY
 from sefe_plugin.plan.sizes import Architecture, TaskSize
+from sefe_plugin.words import size_in_words
 
 
 _SOURCES = {
@@ -30,7 +31,7 @@ class Plan:
         steps: optimizer steps of every task, None where its samples cannot be counted, or are packed.
         memory: bytes of one GPU at the peak of the last task, by part and in total.
         disk: bytes that the finished run takes, by part and in total.
-        notes: what the host could not try here, one sentence each.
+        notes: what the host could not try here, and what is doubtful, one sentence each.
         answers: number of questions of test sets that are answered, by what they are of and in total.
     """
 
@@ -99,7 +100,7 @@ def format_plan(plan: Plan) -> str:
         "",
         "disk of the finished run:",
         *_parts(plan.disk),
-        *(["", "not tried here:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
+        *(["", "not tried here, or doubtful:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
     ]
     return "\n".join(lines)
 
@@ -132,12 +133,4 @@ def _sum(values: Sequence[int | None]) -> str:
 
 
 def _parts(sizes: Mapping[str, int]) -> list[str]:
-    return [f"  {name:<22}{_size(size):>12}" for name, size in sizes.items() if size or name == "total"]
-
-
-def _size(size: int) -> str:
-    """Return a number of bytes to be read: 1 GB is 10^9 bytes, as disks have it."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size / 1e3:.1f} kB"
+    return [f"  {name:<22}{size_in_words(size):>12}" for name, size in sizes.items() if size or name == "total"]

@@ -44,7 +44,7 @@ from sefe_plugin.evaluation.report import REPORT_FILE, REPORT_FILES
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.files import remove_folder, write_json
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.recipe.options import all_keys_of_scope, plugin_keys
+from sefe_plugin.recipe.options import TEST_KEYS, all_keys_of_scope, plugin_keys
 from sefe_plugin.run.checkpoints import is_whole_checkpoint, whole_checkpoints
 from sefe_plugin.run.inputs import INPUTS_FILE
 from sefe_plugin.run.process import LOG_FILE
@@ -186,7 +186,8 @@ class RunFolder:
             shutil.rmtree(removed)  # half done by a run that was killed
         manifest = self.read_manifest()
         if manifest is None:
-            foreign = sorted(file.name for file in self.path.iterdir() if file.name not in _OWN_BEFORE_THE_MANIFEST)
+            own = {*_OWN_BEFORE_THE_MANIFEST, *host.own_files}
+            foreign = sorted(file.name for file in self.path.iterdir() if file.name not in own)
             if foreign:
                 raise RunFolderError(
                     f"{self.path} holds other files ({', '.join(foreign[:5])}). Choose another `output_dir`."
@@ -299,11 +300,30 @@ class RunFolder:
         if not has_base_row(recipe):
             return None, None
         base = self._row(BASE)
-        zero_shot = {key: cells([base], tasks, key)[0] for key in ("accuracy", "format")}
         sets = [one["name"] for one in recipe.get("retention_sets") or ()]
         rows = [base, *(self._row(index) for index in range(len(tasks)))]
-        matrices = {f"{key}_matrix": cells(rows, sets, key) for key in ("accuracy", "format")}
+        kinds = ("accuracy", "format", *["stderr"] * any("stderr" in scores for scores in base.values()))
+        zero_shot = {key: cells([base], tasks, key)[0] for key in kinds}
+        matrices = {f"{key}_matrix": cells(rows, sets, key) for key in kinds}
         return zero_shot if recipe.get("score_unseen") else None, {"sets": sets, **matrices} if sets else None
+
+    def certainty(self, tasks: Sequence[str]) -> tuple[list[list] | None, dict[str, int]]:
+        """Read how sure the accuracies are.
+
+        Returns:
+            The standard errors, as the matrices of `matrices`, None where an earlier version has scored; and the
+            number of answers to each test set.
+        """
+        rows = [self._row(index) for index in range(len(tasks))]
+        errors = cells(rows, tasks, "stderr")
+        counts = {
+            name: scores["count"]
+            for row in (self._row(BASE), *rows)
+            for name, scores in row.items()
+            if "count" in scores
+        }
+        known = any(value is not None for row in errors for value in row)
+        return errors if known else None, counts
 
     def _row(self, index: int) -> dict[str, dict[str, float]]:
         """Read the scores of a stage by test set; none where it is not complete, or the recipe has it no more."""
@@ -347,8 +367,8 @@ def cells(rows: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str
 
 
 def _unscored(tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return tasks or retention sets without their scorers, which decide nothing that is learned."""
-    return [{key: value for key, value in task.items() if key != "scorer"} for task in tasks]
+    """Return tasks or retention sets without what decides nothing that is learned: how they are scored."""
+    return [{key: value for key, value in task.items() if key not in ("scorer", *TEST_KEYS)} for task in tasks]
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -18,9 +18,10 @@ from sefe_plugin.files import (
     MODEL_CONFIG_FILE,
     MODEL_WEIGHTS_FILES,
     is_whole_safetensors,
+    write_json,
 )
 from sefe_plugin.methods import methods
-from sefe_plugin.recipe.options import DATA_OPTIONS, KEYS_OF_SEQUENCE_ALONE, plugin_keys
+from sefe_plugin.recipe.options import DATA_OPTIONS, KEYS_OF_SEQUENCE_ALONE, TEST_KEYS, plugin_keys
 from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.costs import read_costs
 from sefe_plugin.run.folder import RunFolder
@@ -228,6 +229,9 @@ class Job(_Work):
             self._require(folder / self._method.file)
 
     def _score(self) -> None:
+        if not self._keys["test_sets"]:  # no task so far has one
+            write_json(self.folder / SCORES_FILE, {})
+            return
         self._do(self._host.score(self.folder / SCORE_FILE, self._keys))
         self._require(self.folder / SCORES_FILE)
 
@@ -276,8 +280,7 @@ def task_arguments(
     task, carry = tasks[index], CARRIES[arguments["carry"]]
     earlier = [] if carry.alone else [folder.task_folder(i, t.name) for i, t in enumerate(tasks[:index])]
     keys: dict[str, Any] = {
-        **_of_tasks(arguments),
-        **task.overrides,
+        **_of_tasks({**arguments, **task.overrides}),
         "stage": "sft",
         "do_train": True,
         "dataset": task.dataset,
@@ -323,6 +326,7 @@ def _of_tasks(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(arguments: Mapping[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
     entries = [
         {"name": task.name, "test_dataset": task.test_dataset, "scorer": task.scorer, "official": task.official}
+        | {key: task.overrides[key] for key in TEST_KEYS if key in task.overrides}
         for task in tasks
     ]
     return {**arguments, "tasks": entries}

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.data.test_sets import test_set_errors
+from sefe_plugin.evaluation.metrics import mean_of
 from sefe_plugin.evaluation.report import write_report
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.evaluation.scorers import SCORERS
@@ -31,9 +32,11 @@ from sefe_plugin.run.inputs import (
 from sefe_plugin.run.job import BaseJob, Host, Job
 from sefe_plugin.run.reporting import record_single_task, run_report
 from sefe_plugin.run.rescoring import Scores, scores_to_mend, write_scores
+from sefe_plugin.run.spare import remove_spare
 from sefe_plugin.run.stages import BASE, has_base_row, scored_after
 from sefe_plugin.run.steps import SCORED, forget_step
 from sefe_plugin.run.view import View
+from sefe_plugin.versions import installed_versions
 
 
 def run_sequence(
@@ -89,8 +92,12 @@ def _run(
     with folder.lock():
         mended = scores_to_mend(folder, recipe.to_dict())
         complete = folder.open_run(recipe.to_dict(), host_keys, say)
+        keeps_last = recipe.arguments.get("keep_merged") == "last"
+        if keeps_last:
+            remove_spare(folder)
         _mend_scores(mended, folder, say)
-        record_single_task(folder, recipe.arguments.get("single_task_run"), names)
+        scored = [task.name for task in recipe.tasks if task.is_scored]
+        record_single_task(folder, recipe.arguments.get("single_task_run"), scored)
         arguments = dict(recipe.arguments)
         if recipe.benchmark is not None:
             arguments |= load_benchmark(recipe.benchmark).prepare(folder.data, arguments)
@@ -113,8 +120,11 @@ def _run(
                     known |= present
                 job.run()
                 seconds = time.monotonic() - started
-                complete = [*complete, {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}]
+                record = {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}
+                complete = [*complete, {**record, "versions": installed_versions()}]
                 folder.complete_task(recipe.to_dict(), complete)
+                if keeps_last:
+                    remove_spare(folder)
                 say(_task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds))
                 if len(complete) < len(names):
                     _write_report(folder, recipe)
@@ -152,7 +162,7 @@ def _score_base(
     started = time.monotonic()
     sets = scored_after(recipe.to_dict(), BASE)
     recorded = read_inputs(job.folder)
-    present = base_inputs(arguments, [one["dataset"] for one in sets], known | recorded)
+    present = base_inputs(arguments, sets, known | recorded)
     job.folder.mkdir(exist_ok=True)
     # test sets of tasks that have joined since are added
     write_inputs(job.folder, present | {name: record for name, record in recorded.items() if name in present})
@@ -231,7 +241,7 @@ def _present_base_inputs(recipe: Recipe, arguments: Mapping[str, Any], recorded:
     """Return what the scores of the untouched base are made of, as it is now; nothing where there are none yet."""
     if not recorded or not has_base_row(recipe.arguments):
         return {}
-    return base_inputs(arguments, [one["dataset"] for one in scored_after(recipe.to_dict(), BASE)], recorded)
+    return base_inputs(arguments, scored_after(recipe.to_dict(), BASE), recorded)
 
 
 def _forget_scores(place: Path) -> None:
@@ -241,11 +251,11 @@ def _forget_scores(place: Path) -> None:
 
 
 def _check_test_sets(recipe: Recipe, dataset_dir: str) -> None:
-    errors = []
-    for task in recipe.tasks:
-        errors += test_set_errors(task.test_dataset, dataset_dir, task.scorer, SCORERS[task.scorer])
-    for one in recipe.arguments.get("retention_sets") or ():
-        errors += test_set_errors(one["dataset"], dataset_dir, one["scorer"], SCORERS[one["scorer"]], "retention_sets")
+    errors, limit = [], recipe.arguments.get("max_test_samples")
+    sets = [("test_dataset", task.test_dataset, task.scorer) for task in recipe.tasks]
+    sets += [("retention_sets", one["dataset"], one["scorer"]) for one in recipe.arguments.get("retention_sets") or ()]
+    for key, dataset, scorer in sets:
+        errors += test_set_errors(dataset, dataset_dir, scorer, SCORERS[scorer], key, limit)
     if errors:
         raise RecipeError(recipe.source, errors)
 
@@ -253,13 +263,14 @@ def _check_test_sets(recipe: Recipe, dataset_dir: str) -> None:
 def _task_line(index: int, recipe: Recipe, scores: Mapping[str, Mapping[str, float]], seconds: float) -> str:
     """Say how the tasks so far are, and the retention sets; a report tells the rest."""
     names = [task.name for task in recipe.tasks]
-    mean = sum(scores[name]["accuracy"] for name in names[: index + 1]) / (index + 1)
+    mean = mean_of(scores[task.name]["accuracy"] for task in recipe.tasks[: index + 1] if task.is_scored)
     parts = [f"[{index + 1}/{len(names)}] {names[index]} done in {seconds:.0f} s"]
-    parts += [_accuracies(names[: index + 1], scores), f"mean {mean:.1f}"]
+    parts += [_accuracies(names[: index + 1], scores), *([] if mean is None else [f"mean {mean:.1f}"])]
     if retention := recipe.arguments.get("retention_sets"):
         parts.append(_accuracies([one["name"] for one in retention], scores))
     return " | ".join(parts)
 
 
-def _accuracies(names: Sequence[str], scores: Mapping[str, Mapping[str, float]]) -> str:
-    return "  ".join(f"{name} {scores[name]['accuracy']:.1f}" for name in names)
+def _accuracies(names: Sequence[str], scores: Mapping[str, Mapping[str, float | None]]) -> str:
+    accuracies = {name: scores.get(name, {}).get("accuracy") for name in names}  # of a task that is only trained, none
+    return "  ".join(f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in accuracies.items())

@@ -290,7 +290,7 @@ def test_a_task_with_an_official_rule_names_it(tmp_path):
     tasks = (TASKS[0], Task("B", "b_train", "b_test", "box", {}, "coin:Grounding"))
     first, second = task_arguments(KEYS, tasks, 1, RunFolder(tmp_path))["test_sets"]
     assert first == {"name": "A", "dataset": "A_test", "scorer": "short_answer"}
-    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "coin:Grounding"}
+    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "coin:Grounding", "own": True}
 
 
 @pytest.mark.parametrize(

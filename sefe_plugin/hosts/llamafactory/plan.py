@@ -29,7 +29,7 @@ from sefe_plugin.plan.plan import Plan
 from sefe_plugin.plan.sizes import Architecture, PlanError, TaskSize, TestSize
 from sefe_plugin.plan.steps import optimizer_steps, own_samples
 from sefe_plugin.recipe.errors import RecipeError, with_place
-from sefe_plugin.recipe.load import Recipe, load_recipe
+from sefe_plugin.recipe.load import Recipe, load_recipe, recipe_warnings
 from sefe_plugin.zero import read_deepspeed
 
 
@@ -74,7 +74,7 @@ def _plan_of(keys: Mapping[str, Any], places: Mapping[str, Path], file: Path, gp
         raise RecipeError(str(file), errors)
     if not recipe.tasks:
         raise PlanError(f"{file} describes no sequence. Give it `tasks` or a `benchmark`.")
-    notes = _try(recipe, with_records=not errors)
+    notes = recipe_warnings(recipe) + _try(recipe, with_records=not errors)
     processes = gpus or torch.cuda.device_count() or 1
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
@@ -201,10 +201,13 @@ def _task_sizes(
             return (
                 [lengths.of_task(task) for task in recipe.tasks],
                 [lengths.of_mix(task) for task in recipe.tasks],
-                [lengths.of_test_set(one["name"], one["dataset"]) for one in arguments.get("retention_sets") or ()],
+                [
+                    lengths.of_test_set(one["name"], one["dataset"], arguments.get("max_test_samples"))
+                    for one in arguments.get("retention_sets") or ()
+                ],
             )
         average, longest = lengths.estimate()
-        limit = recipe.arguments.get("max_samples")
+        limit, most = recipe.arguments.get("max_samples"), recipe.arguments.get("max_test_samples")
         sizes = [(task.name, published[task.name]) for task in recipe.tasks]
         found = [
             TaskSize(
@@ -212,8 +215,8 @@ def _task_sizes(
                 min(size.train, int(limit or size.train)),
                 average,
                 longest,
-                size.test,
-                size.test * _RECORD_BYTES,
+                min(size.test, int(most or size.test)),
+                min(size.test, int(most or size.test)) * _RECORD_BYTES,
                 "published",
             )
             for name, size in sizes

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,7 +38,8 @@ def score_test_sets(
 
     Args:
         model: the trained model.
-        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official`.
+        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official` and
+            `max_samples`.
         output_dir: folder of the task.
         arguments: the host's argument objects for model, data, training, fine-tuning and generation.
         progress: told how many of all answers are there.
@@ -48,10 +50,7 @@ def score_test_sets(
     unanswered = _unanswered(test_sets, output_dir, data_args.dataset_dir, rank, world)
     if rank == 0 and (way := reader.way_of_asking()):
         logger.info_rank0(way)
-    read = [
-        read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]])
-        for test_set in unanswered
-    ]
+    read = [_records(test_set, data_args.dataset_dir) for test_set in unanswered]
     bar = tqdm(desc="Scoring", total=sum(map(len, read)), unit="answer", disable=rank != 0)
     progress.begin(SCORING, bar.total)
 
@@ -128,8 +127,13 @@ def _is_answered(test_set: Mapping[str, str], output_dir: Path, dataset_dir: str
     file = predictions_file(output_dir, test_set["name"])
     if not file.is_file():
         return False
-    records = read_test_set(test_set["dataset"], dataset_dir, SCORERS[test_set["scorer"]])
+    records = _records(test_set, dataset_dir)
     return [without_prediction(row) for row in read_json_lines(file)] == [*map(without_prediction, records)]
+
+
+def _records(test_set: Mapping[str, Any], dataset_dir: str) -> list[dict]:
+    scorer = SCORERS[test_set["scorer"]]
+    return read_test_set(test_set["dataset"], dataset_dir, scorer, test_set.get("max_samples"))
 
 
 def order_by_length(features: Sequence[Mapping]) -> list[int]:

@@ -58,7 +58,12 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     test_sets = {
         test_set["name"]: (
             test_set["dataset"],
-            read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]]),
+            read_test_set(
+                test_set["dataset"],
+                data_args.dataset_dir,
+                SCORERS[test_set["scorer"]],
+                test_set.get("max_samples"),
+            ),
         )
         for test_set in finetuning_args.test_sets
     }
