@@ -54,6 +54,8 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
                     f"{task!r} is no task{' or retention set' * bool(recipe.get('retention_sets'))} of {path}; it has "
                     f"{', '.join(known)}.{near(task, known)}"
                 )
+            if known[task] is None:
+                raise RunFolderError(f"{task!r} of {path} has no `test_dataset`, so there are no answers to score.")
             if scorer not in SCORERS:
                 raise RunFolderError(
                     f"a scorer must be one of {tuple(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}"
@@ -70,8 +72,7 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
         folder.complete_task(changed, complete)
         write_scores(scores)
         report = {**shown, **run_report(folder, names)}
-        if len(complete) == len(names):
-            write_report(path, report, title, run_details(folder))
+        write_report(path, report, title, run_details(folder))
     return report
 
 

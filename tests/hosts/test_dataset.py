@@ -52,8 +52,9 @@ def test_exact_share_of_questions_in_place(arguments, tmp_path, turns):
     assert len(changed) == round(0.2 * 40 * turns)
     assert [record["index"] for record in records] == changed
     for record in records:
-        assert (record["question"], record["answer"]) == flat[0][record["index"]]
-        assert flat[1][record["index"]][0].endswith(FORMAT_LINES[record["style"]])
+        assert record["before"] == dict(zip(("question", "answer"), flat[0][record["index"]], strict=True))
+        assert record["after"] == dict(zip(("question", "answer"), flat[1][record["index"]], strict=True))
+        assert record["after"]["question"].endswith(FORMAT_LINES[record["style"]])
 
 
 def test_records_of_several_datasets_stand_side_by_side(arguments, tmp_path):
@@ -157,7 +158,9 @@ def test_what_is_held_back_stays_as_it_is(arguments, tmp_path, val_size):
     assert len(changed) == len(records) == sum(map(len, parts.values())) in (23, 24, 25)
     assert all(20 <= 2 * len(part) <= 28 for part in parts.values())
     # each record tells what its row was
-    assert sorted(r["question"] for r in records) == sorted(plain[0][i]["_prompt"][0]["content"] for i in changed)
+    assert sorted(r["before"]["question"] for r in records) == sorted(
+        plain[0][i]["_prompt"][0]["content"] for i in changed
+    )
 
 
 def test_without_a_held_back_part_the_order_of_steps_is_as_ever(arguments, tmp_path):
@@ -180,7 +183,7 @@ def test_the_scorer_of_the_task_tells_what_a_letter_is(arguments):
     options = "Options: Maine / Ohio / Utah"
     data = aligned([[(f"Which is number {i}?\n{options}\n{LINE}", "ABC"[i % 3])] for i in range(20)])
     earlier = {"name": "a", "dataset": "a", "scorer": "short_answer"}
-    sets = [earlier, {"name": "b", "dataset": "b", "scorer": "multiple_choice"}]
+    sets = [earlier, {"name": "b", "dataset": "b", "scorer": "multiple_choice", "own": True}]
     with scored_by(sets), pytest.raises(ValueError, match=r"samples of style 'multiple_choice' .* only 0 can be"):
         diversify_dataset(data, "letters", 0.5, arguments)
     # outside of it, the line tells
@@ -196,11 +199,12 @@ def test_the_training_of_a_task_knows_its_scorer():
         seen.append(_scored_as.get())
 
     training = SimpleNamespace(process_index=1, ddp_broadcast_buffers=None)
-    sets = [{"name": "a", "scorer": "box"}, {"name": "b", "scorer": "multiple_choice"}]
-    for test_sets in (sets, sets[:1], None):
+    other, own = {"name": "a", "scorer": "box"}, {"name": "b", "scorer": "multiple_choice", "own": True}
+    # the test sets of earlier tasks say nothing of one that has none itself, or no scorer
+    for test_sets in ([other, own], [own], [other], [other, own | {"scorer": "none"}], [], None):
         finetuning = SimpleNamespace(stacked_adapter=None, cl_method=None, test_sets=test_sets)
         _train(host, (None, None, training, finetuning, None), None)
-    assert seen == ["multiple_choice", "box", None] and _scored_as.get() is None
+    assert seen == ["multiple_choice", "multiple_choice", None, None, None, None] and _scored_as.get() is None
 
 
 @pytest.mark.parametrize("formatting", ["sharegpt", "alpaca"])

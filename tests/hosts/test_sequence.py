@@ -66,8 +66,9 @@ def test_asd_is_recorded_with_exact_counts(finished):
     assert len(rows) == round(0.2 * 64)
     data = read(run.parent / "data" / "ScienceQA" / "train.json")
     for row in rows:
-        assert data[row["index"]]["conversations"][0]["value"] == row["question"]
-        assert data[row["index"]]["conversations"][1]["value"] == row["answer"]
+        assert data[row["index"]]["conversations"][0]["value"] == row["before"]["question"]
+        assert data[row["index"]]["conversations"][1]["value"] == row["before"]["answer"]
+        assert row["after"] != row["before"]
 
 
 def test_penalty_starts_with_the_second_task_and_is_logged(finished):
