@@ -86,14 +86,14 @@ def _set_answers(
             rows = rows_with_golds(_rows(file), found.scorer)
             answers = [row["prediction"] for row in rows]
             read = StageAnswers(answers, judge_predictions(found.scorer, answers, rows))
+            entry, media_dir = _declared(folder, recipe, place, scored[stage]["dataset"])
         except (OSError, ValueError) as error:
             found.notes.append(f"the answers of {place.name} cannot be shown: {error}.")
             continue
         asked = [without_prediction(row) for row in rows]
         if not found.questions:
-            entry, found.media_dir = _declared(folder, recipe, place, scored[stage]["dataset"])
             found.questions = [_question(row, entry, found.scorer) for row in rows]
-            known = asked
+            found.media_dir, known = media_dir, asked
         elif asked != known:
             found.notes.append(f"the answers of {place.name} are not shown: they are answers to other questions.")
             continue

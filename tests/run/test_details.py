@@ -125,6 +125,15 @@ def test_a_run_whose_data_is_gone_is_shown_without_questions_and_pictures(run, t
     assert {question.text for question in found.questions} == {""}
 
 
+def test_a_damaged_declaration_of_the_data_is_told(run, tmp_path):
+    (tmp_path / "run_data" / "dataset_info.json").write_text("{")
+    (found, _) = run_details(run).sets
+    assert not found.stages
+    assert [note.partition(": ")[0] for note in found.notes] == [
+        f"the answers of {place} cannot be shown" for place in ("1_A", "2_B")
+    ]
+
+
 def test_a_benchmarks_data_moves_with_its_run(run, tmp_path):
     manifest = run.read_manifest()
     run.complete_task({**manifest["recipe"], "benchmark": "minicoin"}, manifest["complete"])
