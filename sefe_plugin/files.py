@@ -48,7 +48,8 @@ def is_file(path: str | Path) -> bool:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield the path of a folder beside `folder`, which takes its place when the block ends without an error.
 
-    The block makes the temporary folder. What a block that was killed has left of it is removed first.
+    The block makes the temporary folder. What a block that was killed has left of it is removed first; after an error
+    nothing of it is left.
 
     Args:
         folder: The folder to write; one that is there is removed at the end.
@@ -56,7 +57,11 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(f".{folder.name}.tmp")
     if temporary.exists():
         shutil.rmtree(temporary)
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     sync_tree(temporary)
     if folder.exists():
         shutil.rmtree(folder)
@@ -64,13 +69,22 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     _sync(folder.parent)
 
 
+def removed_name(folder: Path) -> Path:
+    """Return the path under which `remove_folder` removes a folder; there is something only after a kill."""
+    return folder.with_name(f".{folder.name}.removed")
+
+
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, whole or not at all: under its own name, nothing half-removed is ever found."""
-    gone = folder.with_name(f".{folder.name}.removed")
+    """Remove a folder, whole or not at all: under its own name, nothing half-removed is ever found.
+
+    A folder that is gone already is no error; what a removal that was killed has left of it is removed.
+    """
+    gone = removed_name(folder)
     if gone.exists():
         shutil.rmtree(gone)
-    folder.replace(gone)
-    shutil.rmtree(gone)
+    if folder.exists():
+        folder.replace(gone)
+        shutil.rmtree(gone)
 
 
 def sync_tree(folder: Path) -> None:

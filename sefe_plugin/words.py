@@ -12,8 +12,13 @@ _LONGEST_WORD = 100
 _MOST_SHOWN = 300
 
 
-def near(word: Any, known: Iterable[str]) -> str:
+def near(word: Any, known: Iterable[str], likeness: float = 0.6) -> str:
     """Return the hint at the known word that is most like `word`, or nothing.
+
+    Args:
+        word: What was found.
+        known: What it could be.
+        likeness: How like a known word must be, in [0, 1], as `difflib` counts it.
 
     Example:
         >>> near("minicoi", ["coin", "minicoin"])
@@ -21,8 +26,26 @@ def near(word: Any, known: Iterable[str]) -> str:
     """
     if not isinstance(word, str) or len(word) > _LONGEST_WORD:
         return ""
-    matches = get_close_matches(word, list(known), n=1)
-    return f" Did you mean `{matches[0]}`?" if matches and matches[0] != word else ""
+    matches = get_close_matches(word, list(known), n=1, cutoff=likeness)
+    return meant(matches[0]) if matches and matches[0] != word else ""
+
+
+def meant(word: str) -> str:
+    """Return the hint at one word."""
+    return f" Did you mean `{word}`?"
+
+
+def size_in_words(size: int) -> str:
+    """Return a number of bytes to be read: 1 GB is 10^9 bytes, as disks have it.
+
+    Example:
+        >>> size_in_words(14_126_000_000), size_in_words(1_500)
+        ('14.1 GB', '1.5 kB')
+    """
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 1e3:.1f} kB"
 
 
 def shown(value: Any) -> str:
@@ -37,3 +60,23 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # Python writes neither very long numbers nor very deep lists
         text = f"a value of the type {type(value).__name__}, too large to show"
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN].rstrip()} ..."
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units that matter.
+
+    Example:
+        >>> duration(41.6), duration(200), duration(7500)
+        ('42 s', '3 min 20 s', '2 h 5 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def number(value: int | None) -> str:
+    """Return a number to be read; "?" for one that is not known."""
+    return "?" if value is None else f"{value:,}"

@@ -16,7 +16,11 @@ _OWN = {
 }
 
 #: Benchmark -> module of its commands, which imports nothing heavy.
-_COMMANDS = {"coin": "sefe_plugin.benchmarks.coin.commands", "minicoin": "sefe_plugin.benchmarks.minicoin.commands"}
+_COMMANDS = {
+    "coin": "sefe_plugin.benchmarks.coin.commands",
+    "minicoin": "sefe_plugin.benchmarks.minicoin.commands",
+    "smol": "sefe_plugin.benchmarks.styles.commands",
+}
 
 #: The order in which a benchmark lists its tasks, CoIN's.
 OWN_ORDER = "coin"

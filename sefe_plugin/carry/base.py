@@ -31,12 +31,15 @@ class Carry:
     Attributes:
         result: Path below a task's folder of the file that shows that the task can be carried on; None where nothing
             is carried.
+        passing: Folder below a task's that the next task alone reads, and nobody once that is complete; None without
+            one.
         alone: Whether every task is trained as if it were the only one.
         whole_sequence: Keys of the host in which the tasks of a sequence cannot differ.
         same_matrices: Whether the adapters of all tasks must change the same matrices.
     """
 
     result: ClassVar[str | None]
+    passing: ClassVar[str | None] = None
     alone: ClassVar[bool] = False
     whole_sequence: ClassVar[tuple[str, ...]] = ()
     same_matrices: ClassVar[bool] = False
@@ -71,8 +74,8 @@ class Carry:
             merge: Lets the host write the task's base with its adapter merged in, not quantized, into a folder.
         """
 
-    def disk(self, sizes: SavedSizes, tasks: int) -> dict[str, float]:
-        """Return the bytes that a finished sequence of `tasks` tasks takes, by part, beside what the tasks train."""
+    def disk(self, sizes: SavedSizes, tasks: int, arguments: Mapping[str, Any]) -> dict[str, float]:
+        """Return the bytes that a sequence of `tasks` tasks takes, by part, beside what the tasks train."""
         return {}
 
     def stacked_adapters(self, earlier_tasks: int) -> int:

@@ -33,6 +33,7 @@ class Merge(Carry):
     """The adapter becomes part of the next task's base, as in SEFE."""
 
     result = f"merged/{MODEL_CONFIG_FILE}"
+    passing = "merged"
 
     def errors(self, arguments: Mapping[str, Any]) -> list[str]:
         """Refuse a base whose weights are quantized in its files: nothing can be merged into them."""
@@ -50,8 +51,10 @@ class Merge(Carry):
         with replacing_folder(folder / "merged") as temporary:
             merge(temporary)
 
-    def disk(self, sizes: SavedSizes, tasks: int) -> dict[str, float]:
-        """Return the bytes of one merged model for every task."""
+    def disk(self, sizes: SavedSizes, tasks: int, arguments: Mapping[str, Any]) -> dict[str, float]:
+        """Return the bytes of one merged model for every task, or of the two that stand beside each other."""
+        if arguments.get("keep_merged") == "last":
+            return {"merged models, two": min(tasks, 2) * sizes.saved_bytes}
         return {"merged models": tasks * sizes.saved_bytes}
 
 
@@ -93,7 +96,7 @@ class Stack(Carry):
         earlier = [Path(arguments["stacked_adapter"])] if "stacked_adapter" in arguments else []
         stack_adapters([*earlier, folder], folder / "stacked")
 
-    def disk(self, sizes: SavedSizes, tasks: int) -> dict[str, float]:
+    def disk(self, sizes: SavedSizes, tasks: int, arguments: Mapping[str, Any]) -> dict[str, float]:
         """Return the bytes of the stacks, which grow by one adapter from task to task."""
         return {"stacked adapters": sizes.lora_bytes * tasks * (tasks + 1) / 2}
 

@@ -4,15 +4,18 @@ import argparse
 import sys
 
 import sefe_plugin.cli.asd as asd_cli
+import sefe_plugin.cli.clean as clean_cli
 import sefe_plugin.cli.compare as compare_cli
 import sefe_plugin.cli.completion as completion_cli
 import sefe_plugin.cli.doctor as doctor_cli
+import sefe_plugin.cli.export as export_cli
 import sefe_plugin.cli.init as init_cli
 import sefe_plugin.cli.keys as keys_cli
 import sefe_plugin.cli.new as new_cli
 import sefe_plugin.cli.plan as plan_cli
 import sefe_plugin.cli.report as report_cli
 import sefe_plugin.cli.score as score_cli
+import sefe_plugin.cli.status as status_cli
 import sefe_plugin.cli.table as table_cli
 import sefe_plugin.cli.verify as verify_cli
 from sefe_plugin.benchmarks import add_commands
@@ -26,9 +29,12 @@ _MODULES = (
     init_cli,
     new_cli,
     plan_cli,
+    status_cli,
     report_cli,
     score_cli,
     verify_cli,
+    export_cli,
+    clean_cli,
     compare_cli,
     asd_cli,
     keys_cli,

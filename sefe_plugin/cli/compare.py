@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from sefe_plugin.compare.table import Plan
 
 
-#: The host's default of `seed`.
-_SEED = 42
-
 #: More seeds than anybody counts: a larger number is a seed.
 _MOST_SEEDS = 50
 
@@ -172,6 +169,7 @@ def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> di
     from sefe_plugin.hosts.llamafactory.keys import host_keys
     from sefe_plugin.recipe.errors import RecipeError
     from sefe_plugin.recipe.load import load_recipe
+    from sefe_plugin.run.reporting import DEFAULT_SEED
 
     seeds, tasks, errors = {}, {}, []
     for name, arm in arms.items():
@@ -186,7 +184,7 @@ def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> di
             continue
         if not recipe.tasks:
             errors.append(f"{arm.recipe} describes no sequence. Give it `tasks` or a `benchmark`.")
-        seeds[name] = int(recipe.arguments.get("seed", _SEED))
+        seeds[name] = int(recipe.arguments.get("seed", DEFAULT_SEED))
         tasks[name] = [f"{task.name} ({task.test_dataset}, {task.scorer})" for task in recipe.tasks]
         tasks[name].insert(0, f"the benchmark {recipe.benchmark}" if recipe.benchmark else "no benchmark")
     if errors:

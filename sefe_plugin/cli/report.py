@@ -31,6 +31,8 @@ def _read_report(run: Path) -> dict:
 
     folder = RunFolder(run)
     manifest = folder.read_manifest()
-    if manifest is None or (run / REPORT_FILE).is_file():
+    names = [task["name"] for task in manifest["recipe"]["tasks"]] if manifest else []
+    # that of an unfinished run may be of a task before
+    if manifest is None or (len(manifest["complete"]) == len(names) and (run / REPORT_FILE).is_file()):
         return load_report(run)
-    return run_report(folder, [task["name"] for task in manifest["recipe"]["tasks"]])
+    return run_report(folder, names)

@@ -1,12 +1,9 @@
 # ruff: noqa: T201 - a command prints
-"""`sefe --version`: the plugin and what it builds on, read from what is installed, without importing any of it."""
+"""`sefe --version`: the plugin and what it builds on."""
 
 import argparse
-from importlib import metadata
 
-
-#: Those whose versions decide what a run does.
-_PACKAGES = ("sefe-plugin", "llamafactory", "transformers", "peft", "torch")
+from sefe_plugin.versions import in_words, installed_versions
 
 
 class PrintVersions(argparse.Action):
@@ -17,21 +14,5 @@ class PrintVersions(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         """Print one line."""
-        print(versions())
+        print(in_words(installed_versions()))
         parser.exit()
-
-
-def versions() -> str:
-    """Return the plugin's version, and those of what it builds on in brackets.
-
-    Example: sefe-plugin 0.1.0 (llamafactory 0.9.5, transformers 5.5.4, peft 0.18.1, torch 2.11.0)
-    """
-    own, *hosts = (f"{package} {_version(package)}" for package in _PACKAGES)
-    return f"{own} ({', '.join(hosts)})"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "is not installed"

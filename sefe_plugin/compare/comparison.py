@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, further_values
+from sefe_plugin.evaluation.metrics import mean_of
+from sefe_plugin.evaluation.report_data import FURTHER, METRICS, further_values, scored
 
 
 #: Value of a report -> table head.
@@ -39,22 +40,24 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def results(report: Mapping) -> dict[str, float]:
+def results(report: Mapping) -> dict[str, float | None]:
     """Return the `RESULTS` of a finished run, in percent or points of percent.
 
     These are the metrics of the report; "format", the mean share of answers in their task's format at the end;
     "mean_format", the same after each task, averaged as MAA averages accuracy; "superficial" and "essential", means
-    over all tasks that add up to -BWT. Beside them stand those of the `FURTHER` values that the report has.
+    over all tasks that add up to -BWT. Beside them stand those of the `FURTHER` values that the report has. Tasks that
+    nobody scores do not count; without any other a value is None.
 
     Args:
         report: what `evaluation.report_data.build_report` returned.
     """
-    formats, losses = report["format_matrix"], report["losses"]
+    formats, places = report["format_matrix"], scored(report, report["tasks"])
+    losses = [report["losses"][place] for place in places]
     return {
         **{key: report[key] for key in METRICS},
-        "format": statistics.fmean(formats[-1]),
-        "mean_format": statistics.fmean(_after_each_task(formats)),
-        **{key: statistics.fmean(loss[key] for loss in losses) for key in ("superficial", "essential")},
+        "format": mean_of(formats[-1][place] for place in places),
+        "mean_format": mean_of(mean for mean in _after_each_task(formats, places) if mean is not None),
+        **{key: mean_of(loss[key] for loss in losses) for key in ("superficial", "essential")},
         **further_values(report),
     }
 
@@ -113,17 +116,19 @@ def compare(
         measure: returns the values of a report that are compared.
 
     Returns:
-        Plain data for JSON: "tasks"; "seeds"; "runs", arm -> one entry for each seed with its values and
-        "after_each_task", the mean accuracy on the tasks learned so far; "arms", arm -> mean and sample standard
-        deviation "sd" (None for one seed) of each value, and under "tasks" for each task those of its accuracy at the
-        end and the means of its loss; "differences", for each pair of arms the `t_interval` of every value of the one
-        minus that of the other, paired by seed.
+        Plain data for JSON: "tasks"; "seeds"; "unscored", the tasks that nobody scores, if there are any; "runs", arm
+        -> one entry for each seed with its values and "after_each_task", the mean accuracy on the tasks learned so far
+        (None before the first that is scored); "arms", arm -> mean and sample standard deviation "sd" (None for one
+        seed) of each value, and under "tasks" for each task those of its accuracy at the end and the means of its
+        loss; "differences", for each pair of arms the `t_interval` of every value of the one minus that of the other,
+        paired by seed.
 
     Raises:
         ValueError: if a run is unfinished, or the seeds or tasks differ.
     """
     first = next(iter(reports.values()))
-    seeds, tasks = list(first), next(iter(first.values()))["tasks"]
+    first_report = next(iter(first.values()))
+    seeds, tasks = list(first), first_report["tasks"]
     for arm, by_seed in reports.items():
         for seed, report in by_seed.items():
             if list(by_seed) != seeds or report["tasks"] != tasks or report["num_scored_tasks"] != len(tasks):
@@ -136,13 +141,19 @@ def compare(
     else:
         pairs = [(arm, against) for arm in reports if arm != against]
     values = {arm: [measure(report) for report in by_seed.values()] for arm, by_seed in reports.items()}
+    unscored = [task for place, task in enumerate(tasks) if place not in scored(first_report, tasks)]
     keys = list(dict.fromkeys(key for runs in values.values() for run in runs for key in run))
     return {
         "tasks": tasks,
         "seeds": seeds,
+        **({"unscored": unscored} if unscored else {}),
         "runs": {
             arm: [
-                {"seed": seed, **run, "after_each_task": _after_each_task(report["accuracy_matrix"])}
+                {
+                    "seed": seed,
+                    **run,
+                    "after_each_task": _after_each_task(report["accuracy_matrix"], scored(report, tasks)),
+                }
                 for run, (seed, report) in zip(values[arm], by_seed.items(), strict=True)
             ]
             for arm, by_seed in reports.items()
@@ -168,9 +179,9 @@ def compare(
     }
 
 
-def _after_each_task(matrix: Sequence[Sequence[float]]) -> list[float]:
-    """Return the means over the tasks learned so far."""
-    return [statistics.fmean(row[: i + 1]) for i, row in enumerate(matrix)]
+def _after_each_task(matrix: Sequence[Sequence[float | None]], places: Sequence[int]) -> list[float | None]:
+    """Return the means over the tasks learned so far, of those at some places."""
+    return [mean_of(row[place] for place in places if place <= i) for i, row in enumerate(matrix)]
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -190,5 +201,5 @@ def _task_summary(reports: Sequence[Mapping], j: int) -> dict:
     losses = [report["losses"][j] for report in reports]
     return {
         "accuracy": _spread([report["accuracy_matrix"][-1][j] for report in reports]),
-        **{key: statistics.fmean(loss[key] for loss in losses) for key in ("drop", "superficial", "essential")},
+        **{key: mean_of(loss and loss[key] for loss in losses) for key in ("drop", "superficial", "essential")},
     }

@@ -23,7 +23,8 @@ def draw_differences(differences: Sequence[Mapping], key: str, head: str) -> Fig
         axes.plot(value["each"], [row] * len(value["each"]), "o", color=COLOURS[4], markersize=4, alpha=0.7)
         if value["low"] is not None:
             axes.plot([value["low"], value["high"]], [row, row], color=COLOURS[0], linewidth=2)
-        axes.plot(value["mean"], row, "D", color=COLOURS[0], markersize=7)
+        if value["mean"] is not None:
+            axes.plot(value["mean"], row, "D", color=COLOURS[0], markersize=7)
     axes.axvline(0, color="#555555", linewidth=1)
     axes.set_yticks(range(len(differences)), [f"{pair['arm']} - {pair['minus']}" for pair in differences])
     axes.invert_yaxis()
@@ -44,8 +45,9 @@ def draw_stages(tasks: Sequence[str], runs: Mapping[str, Sequence[Mapping]]) -> 
     figure = Figure(figsize=(max(7.0, 0.8 * len(tasks) + 2.4), 4.6), layout="constrained", dpi=120)
     axes = figure.subplots()
     for number, (arm, of_seeds) in enumerate(runs.items()):
-        stages = list(zip(*(run["after_each_task"] for run in of_seeds), strict=True))
-        looks, places = line_looks(number), range(len(stages))
+        every = enumerate(zip(*(run["after_each_task"] for run in of_seeds), strict=True))
+        by_place = {place: values for place, values in every if None not in values}
+        looks, places, stages = line_looks(number), list(by_place), list(by_place.values())
         axes.plot(places, [statistics.fmean(stage) for stage in stages], label=arm, **looks)
         low, high = list(map(min, stages)), list(map(max, stages))
         axes.fill_between(places, low, high, color=looks["color"], alpha=0.12)
@@ -82,13 +84,13 @@ def draw_costs(runs: Mapping[str, Sequence[Mapping]], against: str) -> Figure:
     for axes, (head, values) in zip(figure.subplots(1, len(panels), sharey=True), panels.items(), strict=True):
         for number, (arm, of_seeds) in enumerate(runs.items()):
             accuracy, looks = [run["mfn"] for run in of_seeds], line_looks(number)
-            if None in values[arm]:
+            if None in values[arm] or None in accuracy:
                 axes.plot([], [], linestyle="none", label=arm, **looks)
                 continue
             axes.plot(values[arm], accuracy, linestyle="none", markersize=4, alpha=0.5, **looks)
             mean = statistics.fmean(values[arm]), statistics.fmean(accuracy)
             axes.plot(*mean, linestyle="none", markersize=9, label=arm, **looks)
-        if all(None in of_arm for of_arm in values.values()):
+        if not any(line.get_xdata().size for line in axes.lines):
             axes.text(0.5, 0.5, "not recorded", ha="center", transform=axes.transAxes)
         axes.set_xlabel(head)
         axes.grid(color="#DDDDDD", linewidth=0.8)

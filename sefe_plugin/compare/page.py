@@ -22,6 +22,7 @@ from sefe_plugin.files import replacing, write_json, write_text
 from sefe_plugin.methods import methods
 from sefe_plugin.run.costs import Cost, bytes_left, read_costs
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.versions import in_words
 
 
 #: What a run took -> table head with its unit.
@@ -127,7 +128,13 @@ def write_page(folder: Path, comparison: Mapping) -> None:
     from sefe_plugin.evaluation.figures import draw_matrices
 
     figures = {
-        _matrix_file(arm): draw_matrices(comparison["tasks"], matrices["accuracy"], matrices["format"], arm)
+        _matrix_file(arm): draw_matrices(
+            comparison["tasks"],
+            matrices["accuracy"],
+            matrices["format"],
+            arm,
+            unscored=comparison.get("unscored", ()),
+        )
         for arm, matrices in comparison["matrices"].items()
     }
     figures["accuracy.png"] = draw_stages(comparison["tasks"], comparison["runs"])
@@ -148,13 +155,17 @@ def format_page(comparison: Mapping, pictures: bool = False) -> str:
         comparison: See `write_page`.
         pictures: Whether to show the pictures, which lie beside the page.
     """
-    environments = [", ".join(f"{k} {v}" for k, v in versions.items()) for versions in comparison["versions"]]
+    environments = [in_words(versions) for versions in comparison["versions"]]
     seeds = ", ".join(map(str, comparison["seeds"]))
     heads = with_further(RESULTS, comparison)
     parts = [
         f"Made by `{comparison['command']}` with {'; '.join(environments)}.",
         f"{len(comparison['tasks'])} tasks, seeds {seeds}. Over several seeds: the mean and its 95 % t-interval.",
         "## Results",
+        *(
+            [f"Nobody scores {', '.join(comparison['unscored'])}: the results are over the other tasks."]
+            * ("unscored" in comparison)
+        ),
         "Percent. Format is the share of answers in their task's format at the end, mean format the same after each "
         "task, averaged. Superficial and essential are the two parts, lost format and lost content, of what the mean "
         "task lost from just learned to the end (-BWT)." + (f" {ABOUT_FURTHER}" if heads != RESULTS else ""),

@@ -6,6 +6,7 @@ from pathlib import Path
 from sefe_plugin.compare.comparison import ABOUT_FURTHER, VALUES, with_further
 from sefe_plugin.evaluation.report_text import markdown_table
 from sefe_plugin.files import replacing, write_json, write_text
+from sefe_plugin.versions import in_words
 
 
 #: Lines in a Markdown file between which `write_between_markers` puts the table.
@@ -52,7 +53,7 @@ def format_comparison(comparison: Mapping, pictures: Path | None = None) -> str:
         comparison: see `write_comparison`.
         pictures: the folder of `write_pictures`, as seen from the file of the text; None leaves the pictures out.
     """
-    environments = [", ".join(f"{k} {v}" for k, v in versions.items()) for versions in comparison["versions"]]
+    environments = [in_words(versions) for versions in comparison["versions"]]
     parts = [
         f"Made by `{comparison['command']}` with {'; '.join(environments)}.",
         "Percent; over several seeds the mean ± the sample standard deviation. Format is the share of answers in "

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +24,11 @@ from sefe_plugin.recipe.include import include_chain
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import INPUTS_FILE, TEST, changes, read_inputs
 from sefe_plugin.run.verify import input_changes
+from sefe_plugin.versions import installed_versions
 
 
 #: The finished runs of a folder, each with what it was made of and the versions it was made with.
 RUNS_FILE = "runs.json"
-
-_PACKAGES = ("sefe-plugin", "llamafactory", "torch", "transformers", "peft")
 
 
 class Run(NamedTuple):
@@ -306,7 +304,7 @@ class _Work:
     ):
         self._plan, self._command, self._finished, self._say = plan, command, finished, say
         self._records = {run: plan.record(run) for run in todo}  # before they start: a recipe may be edited meanwhile
-        self._versions = {name: version(name) for name in _PACKAGES}
+        self._versions = installed_versions()
         self._count = len(plan.runs())
         self._done = self._count - len(todo)
         self._lock = threading.Lock()
@@ -370,6 +368,10 @@ def _complete_tasks(run: Path) -> list[dict]:
 def _line(plan: Plan, run: Run) -> str:
     """Return what a finished run is worth, in one line."""
     values = results(load_report(plan.out / run.name))
-    shown = "  ".join(f"{RESULTS[key]} {values[key]:.1f}" for key in ("mft", "mfn", "maa", "bwt", "format"))
+    shown = "  ".join(f"{RESULTS[key]} {_number(values[key])}" for key in ("mft", "mfn", "maa", "bwt", "format"))
     seconds = sum(task["seconds"] for task in RunFolder(plan.out / run.name).read_manifest()["complete"])
     return f"{run}: {shown} | {seconds:.0f} s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -20,16 +20,18 @@ class GoldReader(Protocol):
     Attributes:
         gold: The field of a record that holds the gold answer.
         alternatives: Other fields that can stand in its place.
+        needs_gold: Whether a record without a gold answer is at fault.
     """
 
     gold: str
     alternatives: tuple[str, ...]
+    needs_gold: bool
 
     def check(self, record: Mapping) -> None:
         """Raise ValueError for a record that cannot be scored, with the reason."""
 
 
-def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader) -> list[dict]:
+def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader, limit: int | None = None) -> list[dict]:
     """Read the records of a `.json` or `.jsonl` test set.
 
     A record without the field that its scorer reads ("answer", say) gets it from where the host finds the response:
@@ -40,24 +42,31 @@ def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader) -> 
         dataset: Its name in `dataset_info.json`.
         dataset_dir: The folder of that file.
         scorer: The scorer that will read them.
+        limit: Most records, the first ones, as the host's `max_samples` takes them; None for all.
 
     Raises:
         ValueError: If the file holds anything but records.
     """
     declared = read_json(Path(dataset_dir) / "dataset_info.json")[dataset]
-    records = [placed.record for placed in read_records(Path(dataset_dir) / declared["file_name"])]
+    placed = islice(read_records(Path(dataset_dir) / declared["file_name"]), limit)
     ready = {scorer.gold, *scorer.alternatives}
     named = declared.get("columns", {}).get("response") if ready == {"answer"} else None
-    return [
-        record
-        if ready & record.keys() and named not in record
-        else record | {scorer.gold: _response(record, declared)}
-        for record in records
-    ]
+    records = []
+    for record in (one.record for one in placed):
+        if not (ready & record.keys() and named not in record):
+            gold = _response(record, declared)
+            record = record if gold is None and not scorer.needs_gold else record | {scorer.gold: gold}
+        records.append(record)
+    return records
 
 
 def test_set_errors(
-    dataset: str, dataset_dir: str | Path, name: str, scorer: GoldReader, key: str = "test_dataset"
+    dataset: str,
+    dataset_dir: str | Path,
+    name: str,
+    scorer: GoldReader,
+    key: str = "test_dataset",
+    limit: int | None = None,
 ) -> list[str]:
     """List what keeps a test set from being scored, so that it is known before anything is trained.
 
@@ -67,9 +76,10 @@ def test_set_errors(
         name: Name of the scorer, for messages.
         scorer: As in `read_test_set`.
         key: The recipe key that names the test set, for messages.
+        limit: As in `read_test_set`.
     """
     try:
-        records = read_test_set(dataset, dataset_dir, scorer)
+        records = read_test_set(dataset, dataset_dir, scorer, limit)
     except (OSError, ValueError) as error:
         return [f"`{key}`: {dataset!r} cannot be read: {error}."]
     if not records:

@@ -1,6 +1,6 @@
 """The two pictures of a report: the matrices as heat maps, and each task's accuracy along the sequence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ def draw_matrices(
     title: str,
     zero_shot: Mapping[str, Sequence[float | None]] | None = None,
     retention: Mapping[str, Sequence] | None = None,
+    unscored: Collection[str] = (),
 ) -> Figure:
     """Draw accuracy and right format side by side: a row for each trained task, a column for each scored one.
 
@@ -31,14 +32,15 @@ def draw_matrices(
         title: Head of the picture.
         zero_shot: "zero_shot" of a report: a row above the others.
         retention: "retention" of a report: columns set apart to the right, with a row above the others.
+        unscored: Names of tasks and retention sets that nobody scores: dashes stand in their columns.
     """
     if zero_shot is not None or retention is not None:
-        return _draw_with_base(tasks, (accuracy, formats), title, zero_shot, retention)
+        return _draw_with_base(tasks, (accuracy, formats), title, zero_shot, retention, unscored)
     size = max(len(tasks), 3)
     figure = Figure(figsize=(2 * (0.72 * size + 0.9) + 1.6, 0.5 * size + 2.1), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2, sharey=True)
-    _heat_map(left, tasks, accuracy, "Accuracy (%)")
-    image = _heat_map(right, tasks, formats, "Answers in the right format (%)")
+    _heat_map(left, tasks, accuracy, "Accuracy (%)", unscored)
+    image = _heat_map(right, tasks, formats, "Answers in the right format (%)", unscored)
     left.set_ylabel("after training on")
     bar = figure.colorbar(image, ax=[left, right], fraction=0.02, pad=0.01, ticks=range(0, 101, 20))
     bar.outline.set_visible(False)
@@ -52,6 +54,7 @@ def _draw_with_base(
     title: str,
     zero_shot: Mapping[str, Sequence[float | None]] | None,
     retention: Mapping[str, Sequence] | None,
+    unscored: Collection[str],
 ) -> Figure:
     """Draw the matrices of `draw_matrices` with the base's row on top, and retention sets beside the tasks."""
     sets = list(retention["sets"]) if retention else []
@@ -66,10 +69,10 @@ def _draw_with_base(
     ):
         own = panels[half * len(shares) // 2 : (half + 1) * len(shares) // 2]
         before = zero_shot[key] if zero_shot is not None else [None] * len(tasks)
-        image = _heat_map(own[0], tasks, [before, *matrix], head, rows)
+        image = _heat_map(own[0], tasks, [before, *matrix], head, unscored, rows)
         own[0].axhline(0.5, color=_GREY, linewidth=1.5)
         if sets:
-            _heat_map(own[1], sets, retention[f"{key}_matrix"], "Retention", rows)
+            _heat_map(own[1], sets, retention[f"{key}_matrix"], "Retention", unscored, rows)
             own[1].axhline(0.5, color=_GREY, linewidth=1.5)
             own[1].set_xlabel("")
     panels[0].set_ylabel("after training on")
@@ -117,7 +120,14 @@ def line_looks(number: int) -> dict[str, str]:
     return {"color": COLOURS[place], "marker": _MARKERS[(place + rounds) % len(_MARKERS)]}
 
 
-def _heat_map(axes: Axes, tasks: Sequence[str], matrix: Matrix, title: str, rows: Sequence[str] | None = None):
+def _heat_map(
+    axes: Axes,
+    tasks: Sequence[str],
+    matrix: Matrix,
+    title: str,
+    unscored: Collection[str],
+    rows: Sequence[str] | None = None,
+):
     rows = tasks if rows is None else rows
     values = [[float("nan") if value is None else value for value in row] for row in matrix]
     image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
@@ -126,6 +136,8 @@ def _heat_map(axes: Axes, tasks: Sequence[str], matrix: Matrix, title: str, rows
             if value is not None:
                 colour = "white" if value < 50 else "black"
                 axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=9, color=colour)
+            elif tasks[j] in unscored:
+                axes.text(j, i, "-", ha="center", va="center", fontsize=9, color=_GREY)
     axes.set_title(title, fontsize=11)
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)

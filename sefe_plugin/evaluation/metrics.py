@@ -5,6 +5,9 @@ describe the tasks up to the last row t that is scored on every task learned so 
 sequence ended there: those of a finished sequence are the published ones, those of an unfinished one are the metrics
 of its first tasks. A metric is None where an entry that it needs is missing.
 
+Tasks that nobody scores have a column of None. Each function takes their indices as `unscored`, and means go over the
+other tasks: after the training of such a task, too, the others are scored.
+
 Source: CoIN (arXiv 2403.08350) and SEFE (arXiv 2505.02486) for MFT, MFN, MAA and BWT; T = t + 1 below.
 
 The doctests share this matrix:
@@ -13,7 +16,7 @@ The doctests share this matrix:
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -34,49 +37,61 @@ class Loss(NamedTuple):
     essential: float
 
 
-def num_scored_tasks(matrix: Matrix) -> int:
+def num_scored_tasks(matrix: Matrix, unscored: Collection[int] = ()) -> int:
     """Return T: one more than the last row that is scored on every task learned so far; 0 without such a row.
+
+    A row before the first task that can be scored is complete as it is.
 
     Example:
         >>> num_scored_tasks([[80.0, None, None], [60.0, 90.0, None], [50.0, None, None]])
         2
+        >>> num_scored_tasks([[80.0, None], [60.0, None]], unscored=[1])
+        2
     """
-    rows = [i for i, row in enumerate(matrix) if None not in row[: i + 1]]
+    rows = [i for i, row in enumerate(matrix) if None not in (row[j] for j in scored_tasks(i + 1, unscored))]
     return rows[-1] + 1 if rows else 0
 
 
-def mean_finetune_accuracy(matrix: Matrix) -> float | None:
+def scored_tasks(count: int, unscored: Collection[int]) -> list[int]:
+    """Return the indices below `count` of the tasks that are scored."""
+    return [j for j in range(count) if j not in unscored]
+
+
+def mean_finetune_accuracy(matrix: Matrix, unscored: Collection[int] = ()) -> float | None:
     """Compute MFT: the mean over tasks i of ``a[i][i]``, the accuracy just after learning each task.
 
     Example:
         >>> mean_finetune_accuracy([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]])
         70.0
     """
-    return mean_of(matrix[i][i] for i in range(num_scored_tasks(matrix)))
+    return mean_of(matrix[i][i] for i in scored_tasks(num_scored_tasks(matrix, unscored), unscored))
 
 
-def mean_final_accuracy(matrix: Matrix) -> float | None:
+def mean_final_accuracy(matrix: Matrix, unscored: Collection[int] = ()) -> float | None:
     """Compute MFN: the mean over tasks j of ``a[T-1][j]``, the accuracy after learning all tasks.
 
     Example:
         >>> round(mean_final_accuracy([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]]), 2)
         53.33
     """
-    count = num_scored_tasks(matrix)
-    return mean_of(matrix[count - 1][j] for j in range(count))
+    count = num_scored_tasks(matrix, unscored)
+    return mean_of(matrix[count - 1][j] for j in scored_tasks(count, unscored))
 
 
-def mean_average_accuracy(matrix: Matrix) -> float | None:
+def mean_average_accuracy(matrix: Matrix, unscored: Collection[int] = ()) -> float | None:
     """Compute MAA: the mean over rows i of the mean over ``j <= i`` of ``a[i][j]``.
+
+    Rows before the first scored task have no mean and do not count.
 
     Example:
         >>> round(mean_average_accuracy([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]]), 2)
         69.44
     """
-    return mean_of(mean_of(matrix[i][: i + 1]) for i in range(num_scored_tasks(matrix)))
+    learned = ((i, scored_tasks(i + 1, unscored)) for i in range(num_scored_tasks(matrix, unscored)))
+    return mean_of(mean_of(matrix[i][j] for j in tasks) for i, tasks in learned if tasks)
 
 
-def backward_transfer(matrix: Matrix) -> float | None:
+def backward_transfer(matrix: Matrix, unscored: Collection[int] = ()) -> float | None:
     """Compute BWT: the mean over all T tasks j of ``a[T-1][j] - a[j][j]``; below 0 where tasks were forgotten.
 
     CoIN divides by T although the last term is always 0, so BWT = MFN - MFT; other works divide by T - 1.
@@ -85,26 +100,26 @@ def backward_transfer(matrix: Matrix) -> float | None:
         >>> round(backward_transfer([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]]), 2)
         -16.67
     """
-    count = num_scored_tasks(matrix)
-    return mean_of(difference(matrix[count - 1][j], matrix[j][j]) for j in range(count))
+    count = num_scored_tasks(matrix, unscored)
+    return mean_of(difference(matrix[count - 1][j], matrix[j][j]) for j in scored_tasks(count, unscored))
 
 
-def forgetting(matrix: Matrix) -> float | None:
+def forgetting(matrix: Matrix, unscored: Collection[int] = ()) -> float | None:
     """Compute the mean over the earlier tasks ``j < T-1`` of ``max(a[i][j] for j <= i < T-1) - a[T-1][j]``.
 
     Source: Chaudhry et al. 2018 (arXiv 1801.10112), Eq. 2; the best accuracy since the task was learned, not before.
-    None for fewer than two tasks.
+    None where there is no earlier task.
 
     Example:
         >>> forgetting([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]])
         25.0
     """
-    last = num_scored_tasks(matrix) - 1
-    best = (_max(matrix[i][j] for i in range(j, last)) for j in range(last))
-    return mean_of(difference(peak, matrix[last][j]) for j, peak in enumerate(best))
+    last = num_scored_tasks(matrix, unscored) - 1
+    best = ((j, _max(matrix[i][j] for i in range(j, last))) for j in scored_tasks(last, unscored))
+    return mean_of(difference(peak, matrix[last][j]) for j, peak in best)
 
 
-def split_forgetting(accuracy: Matrix, formats: Matrix) -> list[Loss | None]:
+def split_forgetting(accuracy: Matrix, formats: Matrix, unscored: Collection[int] = ()) -> list[Loss | None]:
     """Split each task's drop into what its format and what its content lost.
 
     With f the share of answers in the right format and c = a / f the accuracy among those, a = f * c. From "just
@@ -119,6 +134,7 @@ def split_forgetting(accuracy: Matrix, formats: Matrix) -> list[Loss | None]:
     Args:
         accuracy: ``a[i][j]`` in percent. A right answer must have the right format (a <= f), as `scorers` sees to.
         formats: ``f[i][j]``, answers in the right format, in percent.
+        unscored: Indices of tasks that nobody scores.
 
     Returns:
         One entry for each task (column of the matrix); None for tasks not scored yet.
@@ -131,7 +147,7 @@ def split_forgetting(accuracy: Matrix, formats: Matrix) -> list[Loss | None]:
         [Loss(drop=50.0, superficial=35.0, essential=15.0), Loss(drop=0.0, superficial=0.0, essential=0.0)]
     """
     num_tasks = max((len(row) for row in accuracy), default=0)
-    last = num_scored_tasks(accuracy) - 1
+    last = num_scored_tasks(accuracy, unscored) - 1
     losses: list[Loss | None] = []
     for j in range(num_tasks):
         ends = [accuracy[j][j], accuracy[last][j], formats[j][j], formats[last][j]] if j <= last else [None]

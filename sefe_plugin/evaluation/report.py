@@ -26,6 +26,7 @@ def write_report(folder: Path, report: dict, title: str) -> None:
     from sefe_plugin.evaluation.figures import draw_curves, draw_matrices
 
     accuracy, more = report["accuracy_matrix"], {key: report.get(key) for key in ("zero_shot", "retention")}
+    more["unscored"] = report.get("unscored", ())
     figures = {
         _MATRIX_FILE: draw_matrices(report["tasks"], accuracy, report["format_matrix"], title, **more),
         _CURVES_FILE: draw_curves(report["tasks"], accuracy, title, report.get("retention")),
@@ -52,15 +53,21 @@ def load_report(folder: Path) -> dict:
     try:
         stored = read_json(path)
         official = stored["official"]["accuracy_matrix"] if "official" in stored else None
+        # rows of finished tasks: of one that nobody scores, nothing else tells that it is
+        finished = stored["num_scored_tasks"]
+        rows = [row for i, row in enumerate(stored["accuracy_matrix"]) if i < finished or {*row} != {None}]
         computed = build_report(
             stored["tasks"],
-            stored["accuracy_matrix"],
+            rows,
             stored["format_matrix"],
             official,
             zero_shot=stored.get("zero_shot"),
             single_task=stored.get("forward_transfer", {}).get("single_task"),
             retention=stored.get("retention"),
             trained_alone=stored.get("trained_alone", False),
+            stderr_matrix=stored.get("stderr_matrix"),
+            counts=stored.get("counts"),
+            unscored=stored.get("unscored", ()),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a report or is damaged ({error!r}); write the report again") from error

@@ -1,7 +1,7 @@
 """What a report says of a run, as data."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sefe_plugin.evaluation.metrics import (
     Matrix,
@@ -51,6 +51,9 @@ def build_report(
     single_task: Row | None = None,
     retention: Mapping[str, Sequence] | None = None,
     trained_alone: bool = False,
+    stderr_matrix: Matrix | None = None,
+    counts: Mapping[str, int] | None = None,
+    unscored: Collection[str] = (),
 ) -> dict:
     """Compute everything that a report says.
 
@@ -60,11 +63,17 @@ def build_report(
             Rows of an unfinished sequence may be missing.
         format_matrix: Answers in the right format, in percent, in the same shape.
         official_matrix: Accuracy as the benchmark's official scripts count it, in the same shape, where there are any.
-        zero_shot: "accuracy" and "format" of the untouched base on the tasks, where all tasks are scored throughout.
+        zero_shot: "accuracy" and "format" of the untouched base on the tasks, where all tasks are scored throughout;
+            "stderr" where it is known.
         single_task: Accuracy on each task of a model that was trained on it alone, where such a reference is named.
         retention: "sets", the names of the S test sets of no task, and their "accuracy_matrix" and "format_matrix",
             (T + 1) x S: the row of the untouched base, then one after each task. Rows at the end may be missing.
+            "stderr_matrix" in the same shape, where it is known.
         trained_alone: Whether every task was trained from the untouched base.
+        stderr_matrix: Standard error of each entry of `accuracy_matrix`, in points of percent; None where unknown.
+        counts: Test set -> the number of its answers.
+        unscored: Names of the tasks and retention sets that nobody scores: their columns hold None. Metrics and means
+            go over the others. With such tasks the accuracy matrix must have the rows of finished tasks alone.
 
     Returns:
         Plain data for JSON: "tasks", "num_scored_tasks" (the metrics describe these first tasks, see `metrics`), both
@@ -72,37 +81,55 @@ def build_report(
         "losses": for each task its drop and the superficial and essential parts of it, or None; and, with an official
         matrix, "official": that "accuracy_matrix" and its metrics. With the others: "zero_shot" and "retention" as
         given, this with its "losses"; "forward_transfer" with what can be computed of "unseen" and "learning", each
-        with its mean, and with "single_task"; "trained_alone".
+        with its mean, and with "single_task"; "trained_alone", "stderr_matrix" and "counts"; "unscored", a list in
+        the order of tasks and sets.
 
     Raises:
         ValueError: Where there are no tasks, or a matrix does not fit them or holds anything but percentages.
     """
     if not tasks:
         raise ValueError("a report needs at least one task")
+    places = [index for index, task in enumerate(tasks) if task in unscored]
     accuracy = _checked("accuracy_matrix", accuracy_matrix, len(tasks), len(tasks))
+    # the rows that are given: before the first scored task a row that is finished holds nothing
+    count = num_scored_tasks(accuracy[: len(accuracy_matrix)], places)
     formats = _checked("format_matrix", format_matrix, len(tasks), len(tasks))
     report = {
         "tasks": list(tasks),
-        "num_scored_tasks": num_scored_tasks(accuracy),
+        "num_scored_tasks": count,
         "accuracy_matrix": accuracy,
         "format_matrix": formats,
-        **_metrics(accuracy),
-        "losses": [loss and loss._asdict() for loss in split_forgetting(accuracy, formats)],
+        **_metrics(accuracy, places),
+        "losses": [loss and loss._asdict() for loss in split_forgetting(accuracy, formats, places)],
     }
     if official_matrix is not None:
         official = _checked("official_matrix", official_matrix, len(tasks), len(tasks))
-        report["official"] = {"accuracy_matrix": official, **_metrics(official)}
+        report["official"] = {"accuracy_matrix": official, **_metrics(official, places)}
     if zero_shot is not None:
         report["zero_shot"] = {
-            key: _checked(f"zero_shot {key}", [zero_shot[key]], 1, len(tasks))[0] for key in ("accuracy", "format")
+            key: _checked(f"zero_shot {key}", [zero_shot[key]], 1, len(tasks))[0]
+            for key in ("accuracy", "format", *_known(zero_shot, "stderr"))
         }
-    if transfer := _forward_transfer(accuracy, report.get("zero_shot"), single_task):
+    if transfer := _forward_transfer(accuracy, report.get("zero_shot"), single_task, places):
         report["forward_transfer"] = transfer
     if retention is not None:
         report["retention"] = _retention(retention, len(tasks))
     if trained_alone:
         report["trained_alone"] = True
+    if stderr_matrix is not None:
+        report["stderr_matrix"] = _checked("stderr_matrix", stderr_matrix, len(tasks), len(tasks))
+    if counts:
+        if not all(type(count) is int and count > 0 for count in counts.values()):
+            raise ValueError(f"counts must be whole numbers above 0, got {dict(counts)}")
+        report["counts"] = dict(counts)
+    if names := [name for name in (*tasks, *(retention or {}).get("sets", ())) if name in unscored]:
+        report["unscored"] = names
     return report
+
+
+def scored(report: Mapping, names: Sequence[str]) -> list[int]:
+    """Return the places of those names, of tasks or of retention sets, that a report has scores of."""
+    return [place for place, name in enumerate(names) if name not in report.get("unscored", ())]
 
 
 def further_values(report: Mapping) -> dict[str, float | None]:
@@ -116,34 +143,37 @@ def further_values(report: Mapping) -> dict[str, float | None]:
         if f"{key}_mean" in transfer:
             values[f"fwd_{key}"] = transfer[f"{key}_mean"]
     if retention := report.get("retention"):
-        tuned = [row for row, scores in enumerate(retention["accuracy_matrix"]) if row and None not in scores]
+        places = scored(report, retention["sets"])
+        rows = [[scores[place] for place in places] for scores in retention["accuracy_matrix"]]
+        tuned = [row for row, scores in enumerate(rows) if row and None not in scores]
         for key, name in (("retention", "accuracy_matrix"), ("retention_format", "format_matrix")):
-            values[key] = mean_of(retention[name][tuned[-1]]) if tuned else None
-        values["retention_lost"] = mean_of(loss and loss["drop"] for loss in retention["losses"])
+            values[key] = mean_of(retention[name][tuned[-1]][place] for place in places) if tuned else None
+        losses = [retention["losses"][place] for place in places]
+        values["retention_lost"] = mean_of(loss and loss["drop"] for loss in losses)
     return values
 
 
-def _metrics(accuracy: Matrix) -> dict[str, float | None]:
+def _metrics(accuracy: Matrix, unscored: Collection[int]) -> dict[str, float | None]:
     return {
-        "mft": mean_finetune_accuracy(accuracy),
-        "mfn": mean_final_accuracy(accuracy),
-        "maa": mean_average_accuracy(accuracy),
-        "bwt": backward_transfer(accuracy),
-        "forgetting": forgetting(accuracy),
+        "mft": mean_finetune_accuracy(accuracy, unscored),
+        "mfn": mean_final_accuracy(accuracy, unscored),
+        "maa": mean_average_accuracy(accuracy, unscored),
+        "bwt": backward_transfer(accuracy, unscored),
+        "forgetting": forgetting(accuracy, unscored),
     }
 
 
 def _forward_transfer(
-    accuracy: Matrix, zero_shot: Mapping[str, Row] | None, single_task: Row | None
+    accuracy: Matrix, zero_shot: Mapping[str, Row] | None, single_task: Row | None, unscored: Collection[int]
 ) -> dict[str, float | list | None]:
     found: dict[str, float | list | None] = {}
     if zero_shot is not None:
-        found["unseen"] = unseen_transfer(accuracy, zero_shot["accuracy"])
-        found["unseen_mean"] = mean_over_stages(found["unseen"], accuracy)
+        found["unseen"] = unseen_transfer(accuracy, zero_shot["accuracy"], unscored)
+        found["unseen_mean"] = mean_over_stages(found["unseen"], accuracy, unscored, later=True)
     if single_task is not None:
         single = _checked("single_task", [single_task], 1, len(accuracy))[0]
-        found["learning"] = learning_transfer(accuracy, single)
-        found["learning_mean"] = mean_over_stages(found["learning"], accuracy)
+        found["learning"] = learning_transfer(accuracy, single, unscored)
+        found["learning_mean"] = mean_over_stages(found["learning"], accuracy, unscored)
         found["single_task"] = single
     return found
 
@@ -152,10 +182,15 @@ def _retention(given: Mapping[str, Sequence], num_tasks: int) -> dict[str, list]
     sets = list(given["sets"])
     matrices = {
         key: _checked(f"retention {key}", given[key], num_tasks + 1, len(sets))
-        for key in ("accuracy_matrix", "format_matrix")
+        for key in ("accuracy_matrix", "format_matrix", *_known(given, "stderr_matrix"))
     }
-    losses = retention_losses(*matrices.values())
+    losses = retention_losses(matrices["accuracy_matrix"], matrices["format_matrix"])
     return {"sets": sets, **matrices, "losses": [loss and loss._asdict() for loss in losses]}
+
+
+def _known(given: Mapping, key: str) -> list[str]:
+    """Return a key that what is given may have, if it has."""
+    return [key] * (given.get(key) is not None)
 
 
 def _checked(name: str, matrix: Matrix, num_rows: int, num_columns: int) -> list[list[float | None]]:

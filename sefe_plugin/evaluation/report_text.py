@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from sefe_plugin.evaluation.metrics import Loss, Matrix
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values
+from sefe_plugin.evaluation.metrics import Loss, Matrix, mean_of
+from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values, scored
 from sefe_plugin.evaluation.transfer import Row
+from sefe_plugin.versions import in_words
 
 
 #: The row of the untouched base, in tables and pictures.
@@ -18,6 +19,15 @@ _ALONE = (
 )
 
 
+#: The row of the standard errors.
+_ERRORS = "±"
+
+_ABOUT_ERRORS = (
+    f'The row "{_ERRORS}" is the standard error of the last row that is scored: how far as many other test records of '
+    "the same kind would move it. What another seed of the training would move is no part of it."
+)
+
+
 def format_report(report: dict, title: str) -> str:
     """Write a report as Markdown that also reads well in a terminal."""
     tasks, count = report["tasks"], report["num_scored_tasks"]
@@ -27,13 +37,16 @@ def format_report(report: dict, title: str) -> str:
         parts.append(_ALONE)
     if count < len(tasks):
         parts.append(f"Unfinished: {count} of {len(tasks)} tasks are scored, and the metrics describe these.")
+    errors = _last_errors(report)
     parts += [
-        "All numbers are percent; a dash stands for what was not scored.",
-        "## Metrics",
-        _metrics_table(report),
+        " ".join(["All numbers are percent; a dash stands for what was not scored.", *_provenance(report)]),
+        *_unscored_part(report),
+        *(["## Metrics", _metrics_table(report)] if scored(report, tasks) else []),
         "## Accuracy",
-        "Rows: after training on; columns: scored on." + (f" {_ABOUT_BEFORE}" if zero_shot else ""),
-        _matrix_table(tasks, report["accuracy_matrix"], zero_shot.get("accuracy")),
+        "Rows: after training on; columns: scored on."
+        + (f" {_ABOUT_BEFORE}" if zero_shot else "")
+        + (f" {_ABOUT_ERRORS}" if errors else ""),
+        _matrix_table(tasks, report["accuracy_matrix"], zero_shot.get("accuracy"), errors),
         *_official_part(report),
         "## Answers in the right format",
         _matrix_table(tasks, report["format_matrix"], zero_shot.get("format")),
@@ -71,8 +84,8 @@ def format_table(reports: Mapping[str, dict]) -> str:
             )
         count = report["num_scored_tasks"]
         final = report["accuracy_matrix"][count - 1] if count else [None] * len(tasks)
-        formats = report["format_matrix"][count - 1][:count] if count else []
-        formatted = sum(formats) / count if count and None not in formats else None
+        learned = [place for place in scored(report, tasks) if place < count]
+        formatted = mean_of(report["format_matrix"][count - 1][place] for place in learned)
         cells = [*final[:count], *[None] * (len(tasks) - count), *(report[key] for key in METRICS), formatted]
         further.append(further_values(report))
         rows.append([name, *map(_number, cells)])
@@ -81,6 +94,15 @@ def format_table(reports: Mapping[str, dict]) -> str:
         row += [_number(values.get(key)) for key in present]
     heads = [*(head for head, _ in METRICS.values()), "Format", *(FURTHER[key] for key in present)]
     return markdown_table(["run", *tasks, *heads], rows)
+
+
+def _unscored_part(report: dict) -> list[str]:
+    """Say which tasks and retention sets have no scores, and that metrics leave them out."""
+    if "unscored" not in report:
+        return []
+    said = f"Nobody scores {', '.join(report['unscored'])}: without a test set, or with `scorer: none`."
+    rest = "Metrics and means are over the others." if scored(report, report["tasks"]) else "So there are no metrics."
+    return [f"{said} {rest}"]
 
 
 def _metrics_table(report: dict) -> str:
@@ -154,8 +176,30 @@ def _loss_table(head: str, names: Sequence[str], losses: Sequence[Mapping[str, f
     return markdown_table([head, "lost", "superficial", "essential"], rows)
 
 
-def _matrix_table(tasks: Sequence[str], matrix: Matrix, before: Row | None = None) -> str:
-    return _table([BEFORE] * (before is not None) + [*tasks], tasks, [before] * (before is not None) + [*matrix])
+def _matrix_table(tasks: Sequence[str], matrix: Matrix, before: Row | None = None, errors: Row | None = None) -> str:
+    first, last = before is not None, errors is not None
+    names = [BEFORE] * first + [*tasks] + [_ERRORS] * last
+    return _table(names, tasks, [before] * first + [*matrix] + [errors] * last)
+
+
+def _last_errors(report: Mapping) -> Row | None:
+    """Return the standard errors of the last row of accuracies, where they are known."""
+    rows = [row for row in report.get("stderr_matrix", ()) if any(value is not None for value in row)]
+    return rows[-1] if rows and report["num_scored_tasks"] == len(rows) else None
+
+
+def _provenance(report: Mapping) -> list[str]:
+    """Say in one sentence with which seed and versions a report was made, and how many answers it rests on."""
+    said = []
+    if "seed" in report:
+        seeds = report["seed"] if isinstance(report["seed"], list) else [report["seed"]]
+        said.append(f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}")
+    if counts := report.get("counts"):
+        fewest, most = min(counts.values()), max(counts.values())
+        said.append(f"{fewest}{f' to {most}' * (fewest < most)} answers to each test set")
+    if "versions" in report:
+        said.append(", later ".join(map(in_words, report["versions"])))
+    return [f"{'; '.join(said)}."] if said else []
 
 
 def _table(names: Sequence[str], columns: Sequence[str], matrix: Matrix) -> str:

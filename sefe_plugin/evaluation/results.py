@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sefe_plugin.evaluation.scorers import score_predictions
+from sefe_plugin.evaluation.scorers import NO_SCORER, score_predictions
 from sefe_plugin.files import write_json
 from sefe_plugin.json_lines import read_json_lines, write_json_lines
 
@@ -82,11 +82,11 @@ def score_rows(
         official: A rule that scores the answers as well, or None.
 
     Returns:
-        "accuracy", "format" and "count" as in `SetScore`, and "official", the accuracy by the official rule in
-        percent, where it is asked for and the records hold what it needs.
+        "accuracy", "format" and "count" as in `SetScore`, the first two None with `NO_SCORER`; and "official", the
+        accuracy by the official rule in percent, where it is asked for and the records hold what it needs.
     """
     scores = asdict(score_predictions(scorer, [row["prediction"] for row in rows], rows))
-    if official is not None:
+    if official is not None and scorer != NO_SCORER:
         try:
             scores["official"] = official(rows)
         except ValueError as error:

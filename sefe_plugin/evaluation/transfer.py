@@ -3,6 +3,7 @@
 ``a[i][j]`` is the accuracy on task j after training task i, in percent, ``zero_shot[j]`` that of the untouched base,
 and ``single[j]`` the accuracy on task j of a model that was trained on it alone. Retention sets have a row for the
 base and one after each task. None stands for what was not scored; a value is None where an entry that it needs is.
+Tasks that nobody scores are named by their indices, as `unscored`, and no mean goes over them.
 
 Source: Fwd-Prompt (arXiv 2401.09181) names forward transfer FWD and leaves its formula open, so two readings are here.
 `unseen_transfer` extends that of GEM (arXiv 1706.08840), which looks at the next task only, to all later tasks;
@@ -13,15 +14,23 @@ The doctests share this matrix of three tasks:
     >>> accuracy = [[80.0, 12.0, 20.0], [60.0, 90.0, 30.0], [50.0, 70.0, 40.0]]
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from sefe_plugin.evaluation.metrics import Loss, Matrix, difference, mean_of, num_scored_tasks, split_loss
+from sefe_plugin.evaluation.metrics import (
+    Loss,
+    Matrix,
+    difference,
+    mean_of,
+    num_scored_tasks,
+    scored_tasks,
+    split_loss,
+)
 
 
 Row = Sequence[float | None]
 
 
-def unseen_transfer(accuracy: Matrix, zero_shot: Row) -> list[float | None]:
+def unseen_transfer(accuracy: Matrix, zero_shot: Row, unscored: Collection[int] = ()) -> list[float | None]:
     """Compute for each stage t but the last the mean over tasks i > t of ``a[t][i] - zero_shot[i]``.
 
     Above 0 where training on the tasks so far helps those that come later.
@@ -31,10 +40,11 @@ def unseen_transfer(accuracy: Matrix, zero_shot: Row) -> list[float | None]:
         [4.0, 16.0]
     """
     count = len(zero_shot)
-    return [mean_of(difference(accuracy[t][i], zero_shot[i]) for i in range(t + 1, count)) for t in range(count - 1)]
+    later = ((t, [i for i in scored_tasks(count, unscored) if i > t]) for t in range(count - 1))
+    return [mean_of(difference(accuracy[t][i], zero_shot[i]) for i in tasks) for t, tasks in later]
 
 
-def learning_transfer(accuracy: Matrix, single: Row) -> list[float | None]:
+def learning_transfer(accuracy: Matrix, single: Row, unscored: Collection[int] = ()) -> list[float | None]:
     """Compute for each stage t the mean over tasks i <= t of ``a[i][i] - single[i]``.
 
     Above 0 where tasks are learned better in the sequence than alone.
@@ -44,17 +54,29 @@ def learning_transfer(accuracy: Matrix, single: Row) -> list[float | None]:
         [0.0, 3.0, 0.0]
     """
     gains = [difference(accuracy[i][i], value) for i, value in enumerate(single)]
-    return [mean_of(gains[: t + 1]) for t in range(len(gains))]
+    return [mean_of(gains[i] for i in scored_tasks(t + 1, unscored)) for t in range(len(gains))]
 
 
-def mean_over_stages(values: Row, accuracy: Matrix) -> float | None:
+def mean_over_stages(
+    values: Row, accuracy: Matrix, unscored: Collection[int] = (), later: bool = False
+) -> float | None:
     """Compute the mean of the values of those stages that are trained, as far as `num_scored_tasks` counts them.
+
+    A stage that no scored task has a part in does not count.
+
+    Args:
+        values: Of each stage.
+        accuracy: The accuracy matrix.
+        unscored: Indices of tasks that nobody scores.
+        later: Whether the values are of the tasks after each stage, and not of those up to it.
 
     Example:
         >>> mean_over_stages([4.0, 16.0], [[80.0, 12.0, 20.0], [None, None, None], [None, None, None]])
         4.0
     """
-    return mean_of(values[: num_scored_tasks(accuracy)])
+    tasks = scored_tasks(len(accuracy), unscored)
+    stages = [t for t in range(len(values)) if any(i > t if later else i <= t for i in tasks)]
+    return mean_of(values[t] for t in stages if t < num_scored_tasks(accuracy, unscored))
 
 
 def retention_losses(accuracy: Matrix, formats: Matrix) -> list[Loss | None]:

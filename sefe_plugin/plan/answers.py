@@ -19,7 +19,7 @@ def times_scored(arguments: Mapping[str, Any], num_tasks: int) -> list[int]:
         >>> times_scored({}, 2), times_scored({"score_unseen": True}, 2)
         ([2, 1], [3, 3])
     """
-    tasks = [{"name": index} for index in range(num_tasks)]
+    tasks = [{"name": index, "test_dataset": ""} for index in range(num_tasks)]
     recipe = {"tasks": tasks, "score_unseen": arguments.get("score_unseen")}
     scored = [one["name"] for index in stages_of(recipe) for one in scored_after(recipe, index)]
     return [scored.count(index) for index in range(num_tasks)]

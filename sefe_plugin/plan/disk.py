@@ -25,7 +25,7 @@ def disk_space(
     steps: Sequence[int | None],
     retention: Sequence[TestSize] = (),
 ) -> dict[str, int]:
-    """Work out what a finished run takes on disk.
+    """Work out what a finished run takes on disk; with `keep_merged: last`, what it takes shortly before its end.
 
     Args:
         architecture: the model and its adapter.
@@ -45,7 +45,7 @@ def disk_space(
     trainings = count * len(method.phases(arguments))  # each leaves what it has trained
     parts: dict[str, float] = {"models" if is_full else "adapters": trainings * trained_bytes}
     parts |= {name: count * size for name, size in method.disk(architecture, arguments).items()}
-    parts |= carry.disk(architecture, count)
+    parts |= carry.disk(architecture, count, arguments)
     # a checkpoint holds what is trained and, to be continued from, the states of its optimizer
     states = 0 if arguments.get("save_only_model") else saved_state_bytes(arguments)
     checkpoint = trained_bytes + states * architecture.trainable_parameters

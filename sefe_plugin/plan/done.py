@@ -6,11 +6,11 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
-from sefe_plugin.plan.units import duration_words, number_words, size_words
 from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.run.costs import read_costs
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.steps import TRAINED, steps_of
+from sefe_plugin.words import duration, number, size_in_words
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,15 @@ def format_left(done: Done, left: Mapping[str, Any]) -> list[str]:
         done: The state of the run folder.
         left: What `Done.left` returned.
     """
-    lines = [f"  {'training':<22}{number_words(left['steps'])} steps"]
+    lines = [f"  {'training':<22}{number(left['steps'])} steps"]
     if left["seconds"] is not None and left["steps"]:
         rate = f"{done.step_seconds:.2g} s a step, as measured on the complete tasks"
-        lines.append(f"  {'time':<22}{duration_words(left['seconds'])} of training, at {rate}; scoring comes on top")
+        lines.append(f"  {'time':<22}{duration(left['seconds'])} of training, at {rate}; scoring comes on top")
     elif left["steps"] != 0:
         lines.append(f"  {'time':<22}not known: no complete task of this run has measured a step")
     short = "; THIS IS NOT ENOUGH" if left["disk"] > done.free else ""
-    there = f"{size_words(done.bytes)} are there, " if done.bytes else ""
-    lines.append(f"  {'disk':<22}{size_words(left['disk'])}; {there}{size_words(done.free)} are free{short}")
+    there = f"{size_in_words(done.bytes)} are there, " if done.bytes else ""
+    lines.append(f"  {'disk':<22}{size_in_words(left['disk'])}; {there}{size_in_words(done.free)} are free{short}")
     return lines
 
 

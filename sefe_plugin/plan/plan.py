@@ -7,7 +7,7 @@ from typing import Any
 from sefe_plugin.plan.done import Done, format_left
 from sefe_plugin.plan.memory import UNCERTAINTY
 from sefe_plugin.plan.sizes import Architecture, TaskSize
-from sefe_plugin.plan.units import number_words, size_words
+from sefe_plugin.words import number, size_in_words
 
 
 _SOURCES = {
@@ -32,7 +32,7 @@ class Plan:
         steps: optimizer steps of every task, None where its samples cannot be counted, or are packed.
         memory: bytes of one GPU at the peak of the last task, by part and in total.
         disk: bytes that the finished run takes, by part and in total.
-        notes: what the host could not try here, one sentence each.
+        notes: what the host could not try here, and what is doubtful, one sentence each.
         answers: number of questions of test sets that are answered, by what they are of and in total.
         done: what the run folder holds already.
     """
@@ -93,7 +93,7 @@ def format_plan(plan: Plan) -> str:
     ]
     for task, steps in zip(plan.tasks, plan.steps, strict=True):
         lines.append(
-            f"{task.name:<20}{number_words(_samples(task)):>12}{number_words(steps):>10}{number_words(_tokens(task)):>16}"
+            f"{task.name:<20}{number(_samples(task)):>12}{number(steps):>10}{number(_tokens(task)):>16}"
             f"{task.mean_tokens:>12}{task.longest_tokens:>9}"
         )
     tokens = [_tokens(task) for task in plan.tasks]
@@ -109,7 +109,7 @@ def format_plan(plan: Plan) -> str:
         "disk of the finished run:",
         *_parts(plan.disk),
         *(["", "left to do:", *format_left(plan.done, plan.left())] if plan.done else []),
-        *(["", "not tried here:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
+        *(["", "not tried here, or doubtful:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
     ]
     return "\n".join(lines)
 
@@ -134,8 +134,8 @@ def _samples(task: TaskSize) -> int | None:
 
 
 def _sum(values: Sequence[int | None]) -> str:
-    return number_words(None if None in values else sum(values))
+    return number(None if None in values else sum(values))
 
 
 def _parts(sizes: Mapping[str, int]) -> list[str]:
-    return [f"  {name:<22}{size_words(size):>12}" for name, size in sizes.items() if size or name == "total"]
+    return [f"  {name:<22}{size_in_words(size):>12}" for name, size in sizes.items() if size or name == "total"]

@@ -31,7 +31,7 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
     Their files must exist, and the test set must be a local file with gold answers for its scorer.
 
     Args:
-        arguments: All keys of the task, among them `dataset`, `test_dataset` and `scorer`.
+        arguments: All keys of the task, among them `dataset`, and `test_dataset` and `scorer` where it is tested.
     """
     info_file = Path(arguments.get("dataset_dir", "data")) / "dataset_info.json"
     try:
@@ -41,7 +41,7 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
     errors = []
     for key, name in (*dataset_names(arguments), *looked_at(arguments)):
         scorer = arguments["scorer"] if key == "test_dataset" else None
-        errors += _declaration_errors(key, name, info, info_file, scorer)
+        errors += _declaration_errors(key, name, info, info_file, scorer, arguments.get("max_test_samples"))
     return errors
 
 
@@ -56,15 +56,16 @@ def test_data_errors(key: str, name: str, scorer: str, arguments: Mapping[str, A
     """
     info_file = Path(arguments.get("dataset_dir", "data")) / "dataset_info.json"
     try:
-        return _declaration_errors(key, name, _read_info(info_file), info_file, scorer)
+        limit = arguments.get("max_test_samples")
+        return _declaration_errors(key, name, _read_info(info_file), info_file, scorer, limit)
     except ValueError as error:
         return [f"{info_file} {error}."]
 
 
 def _declaration_errors(
-    key: str, name: str, info: Mapping[str, Any], info_file: Path, scorer: str | None
+    key: str, name: str, info: Mapping[str, Any], info_file: Path, scorer: str | None, limit: int | None
 ) -> list[str]:
-    """List what is wrong with one dataset; one with a scorer is a test set."""
+    """List what is wrong with one dataset; one with a scorer is a test set, and its first `limit` records count."""
     if name not in info:
         return [f"`{key}`: {name!r} is not declared in {info_file}.{near(name, info)}"]
     entry, folder = info[name], info_file.parent
@@ -77,7 +78,7 @@ def _declaration_errors(
         return []
     if not (file.suffix in SUFFIXES and file.is_file()):
         return [f"`{key}`: {name!r} must be a local .json or .jsonl file; got {entry!r}."]
-    return test_set_errors(name, folder, scorer, SCORERS[scorer], key)
+    return test_set_errors(name, folder, scorer, SCORERS[scorer], key, limit)
 
 
 def _read_info(file: Path) -> dict[str, Any]:
@@ -110,7 +111,8 @@ def dataset_names(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
         names = value.split(",") if isinstance(value, str) else value
         named += [(key, name.strip()) for name in names]
     named += [("mix", name) for name in mix_names(arguments)]
-    return [*named, ("test_dataset", arguments["test_dataset"])]
+    tested = arguments.get("test_dataset")
+    return [*named, ("test_dataset", tested)] if tested is not None else named
 
 
 def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -137,6 +139,28 @@ def mix_errors(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     )
 
 
+def trained_test_sets(tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """List the test sets that are training data of a task, under whatever name: a doubt, no error.
+
+    Args:
+        tasks: As in `mix_errors`.
+    """
+    trained: dict[Any, tuple[str, str]] = {}
+    tested: list[tuple[str, str, set[Any]]] = []
+    for task, arguments in tasks:
+        for key, name in dataset_names(arguments):
+            sources = _sources(name, Path(arguments.get("dataset_dir") or "data"))
+            if key == "test_dataset":
+                tested.append((task, name, sources))
+            elif key == "dataset":
+                trained |= dict.fromkeys(sources - trained.keys(), (name, f"the training data of {task}"))
+    return [
+        f"task {task}: `test_dataset`: {name!r} is {use}. So it tests what was memorised; name other data."
+        for task, name, sources in tested
+        for _, use in sorted(_shared({name: sources}, trained))
+    ]
+
+
 def looked_at_errors(arguments: Mapping[str, Any], tasks: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """List datasets that the method looks at although a task is tested on them.
 
@@ -147,8 +171,8 @@ def looked_at_errors(arguments: Mapping[str, Any], tasks: Iterable[tuple[str, Ma
     folder = Path(arguments.get("dataset_dir") or "data")
     used: dict[Any, tuple[str, str]] = {}
     for task, keys in tasks:
-        name = keys["test_dataset"]
-        used |= dict.fromkeys(_sources(name, folder), (name, f"the test set of {task}"))
+        if (name := keys["test_dataset"]) is not None:
+            used |= dict.fromkeys(_sources(name, folder), (name, f"the test set of {task}"))
     return [
         f"`{key}`: {name!r} is {use}. Name data that no task is tested on."
         for key, name in looked_at(arguments)

@@ -6,14 +6,36 @@ from typing import Any, NamedTuple
 
 from sefe_plugin.files import parse_json
 from sefe_plugin.options import plain_fault
-from sefe_plugin.recipe.options import option_faults, plugin_keys
+from sefe_plugin.recipe.options import TASK_KEYS, all_keys_of_scope, option_faults, plugin_keys
 from sefe_plugin.recipe.secrets import shown_of
-from sefe_plugin.words import near, shown
+from sefe_plugin.words import meant, near, shown
 
 
 #: Keys of earlier days, and what stands in their place.
 RENAMED = {"use_reglora": "write `cl_method: reglora` for true, `cl_method: lora` for false"}
 
+
+#: What some call a key of the plugin.
+_OTHER_NAMES = {
+    "asd": "asd_ratio",
+    "max_eval_samples": "max_test_samples",
+    "method": "cl_method",
+    "replay": "replay_ratio",
+    "test_samples": "max_test_samples",
+}
+#: And one of a task's own.
+_OTHER_NAMES_IN_TASK = {
+    "data": "dataset",
+    "metric": "scorer",
+    "test": "test_dataset",
+    "test_data": "test_dataset",
+    "test_set": "test_dataset",
+    "train_data": "dataset",
+    "train_dataset": "dataset",
+}
+
+#: How like a key a hint must be: what is less like is seldom what was meant.
+_LIKENESS = 0.75
 
 _WORDS = {
     "bool": "true or false",
@@ -53,7 +75,9 @@ class HostKeys:
         computing: Keys that say how something is computed or shown, not what is learned: a continued run may differ.
         batch: Keys whose product alone says what is learned, with the host's defaults.
         secrets: Key that holds a secret -> what to do in place of it, a sentence without its end.
+        own_files: Names of files that the host may have put into a run's folder before it starts.
         parametrisations: What a method trains (`Method.parametrisation`) -> the keys that ask the host for it.
+        other_names: What others call a key -> the key.
     """
 
     keys: Mapping[str, HostKey]
@@ -65,27 +89,29 @@ class HostKeys:
     batch: Mapping[str, int] = field(default_factory=dict)
     parametrisations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
+    own_files: tuple[str, ...] = ()
+    other_names: Mapping[str, str] = field(default_factory=dict)
 
 
-def key_faults(arguments: Mapping[str, Any], host_keys: Mapping[str, HostKey]) -> dict[str, str]:
+def key_faults(arguments: Mapping[str, Any], host: HostKeys, in_task: bool = False) -> dict[str, str]:
     """Tell which keys nobody may read a value of: unknown ones, and those whose value is of a wrong type or too large.
 
     Args:
         arguments: Recipe keys and values.
-        host_keys: The host's keys.
+        host: The host's keys.
+        in_task: Whether they stand in an entry of `tasks`, beside its own keys.
 
     Returns:
         Key -> one sentence: key, rule, value, remedy.
     """
-    options = plugin_keys()
-    known = [*options, *host_keys]
+    options, host_keys = plugin_keys(), host.keys
     faults = option_faults(arguments)
     for key, value in arguments.items():
         if key in RENAMED:
             faults[key] = f"`{key}` is gone: {RENAMED[key]}; got {shown(value)}."
-        elif key not in known:
+        elif key not in options and key not in host_keys:
             rule = "is not a key of LLaMA-Factory or of this plugin"
-            faults[key] = f"`{_word(key)}` {rule}; got value {shown_of(key, value)}.{near(key, known)}"
+            faults[key] = f"`{_word(key)}` {rule}; got value {shown_of(key, value)}.{_hint(key, host, in_task)}"
         elif key not in options and (remedy := _fault(value, host_keys[key].types)) is not None:
             rule = types_in_words(host_keys[key].types)
             faults[key] = f"`{key}` must be {rule}; got {shown_of(key, value)}.{remedy}"
@@ -108,6 +134,18 @@ def types_in_words(types: tuple) -> str:
     text_is_told = "names" in types or literals
     words = [_WORDS[item] for item in types if item in _WORDS and not (item == "str" and text_is_told)]
     return " or ".join([*words, *([f"one of {literals}"] if literals else [])]) or "left out"
+
+
+def _hint(key: Any, host: HostKeys, in_task: bool) -> str:
+    """Return the hint at the key that an unknown one stands for, or nothing."""
+    if not in_task and key in TASK_KEYS:
+        return " It stands in an entry of `tasks`."
+    names = {**host.other_names, **_OTHER_NAMES, **(_OTHER_NAMES_IN_TASK if in_task else {})}
+    if (name := names.get(str(key).casefold().replace("-", "_"))) is not None:
+        return meant(name)
+    never = {*all_keys_of_scope("filled_in"), *({} if in_task else host.refused)}
+    known = [*plugin_keys(), *host.keys, *(TASK_KEYS if in_task else ())]
+    return near(key, dict.fromkeys(one for one in known if one not in never), _LIKENESS)
 
 
 def _word(key: Any) -> str:

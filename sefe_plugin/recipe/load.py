@@ -12,14 +12,14 @@ from sefe_plugin.carry import CARRIES
 from sefe_plugin.files import MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, looked_at, methods
 from sefe_plugin.recipe.checks import name_errors, other_methods_errors, other_training_errors, value_errors
-from sefe_plugin.recipe.data_trial import looked_at_errors, mix_errors, retention_data_errors
+from sefe_plugin.recipe.data_trial import looked_at_errors, mix_errors, retention_data_errors, trained_test_sets
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
-from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope
+from sefe_plugin.recipe.options import SEQUENCE_KEYS, TASK_KEYS, all_keys_of_scope
 from sefe_plugin.recipe.retention import retention_errors
 from sefe_plugin.recipe.secrets import secret_errors
 from sefe_plugin.recipe.single_task import single_task_errors
-from sefe_plugin.recipe.tasks import TASK_KEYS, Task, keys_of_tasks, ordered, read_tasks, tasks_of_benchmark
+from sefe_plugin.recipe.tasks import Task, keys_of_tasks, ordered, read_tasks, tasks_of_benchmark
 from sefe_plugin.words import near, shown
 
 
@@ -74,7 +74,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     common = {key: value for key, value in arguments.items() if key not in SEQUENCE_KEYS}
     if benchmark is not None:
         common = {**benchmark.defaults(), **common}
-    faults = key_faults(common, host.keys)
+    faults = key_faults(common, host)
     common = without(common, faults)  # of which alone values are read
     check_data = check_data and not faults.keys() & _DATA_KEYS
     errors = [*faults.values(), *secret_errors(common, host.secrets)]
@@ -106,7 +106,9 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     retention = retention_errors(common, [task.name for task in tasks], benchmark, check_data)
     if not retention and benchmark is None:
         retention = retention_data_errors(common, keys_of_tasks(common, tasks))
-    errors += retention + (single_task_errors(common, [task.name for task in tasks]) if tasks else [])
+    errors += retention + (single_task_errors(common, [t.name for t in tasks if t.is_scored]) if tasks else [])
+    if tasks and common.get("score_unseen") and not any(task.test_dataset for task in tasks):
+        errors.append("`score_unseen` has no effect: no task has a `test_dataset`. Remove it.")
     if "task_order" in arguments and "benchmark" not in arguments:
         errors.append(
             "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks` in the order you want; got "
@@ -116,6 +118,11 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     if errors:
         raise RecipeError(source, errors)
     return Recipe(source, common, tuple(tasks), Path(common["output_dir"]), name, order)
+
+
+def recipe_warnings(recipe: Recipe) -> list[str]:
+    """List what is doubtful in a recipe, one sentence each; a benchmark's data is its own affair."""
+    return [] if recipe.benchmark else trained_test_sets(keys_of_tasks(recipe.arguments, recipe.tasks))
 
 
 def carry_errors(recipe: Recipe) -> list[str]:

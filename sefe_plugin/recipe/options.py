@@ -7,9 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sefe_plugin.carry import CARRIES
 from sefe_plugin.carry.adapter_files import check_adapter
 from sefe_plugin.data.added import AddedOptions
-from sefe_plugin.files import ADAPTER_CONFIG_FILE, is_file
+from sefe_plugin.files import ADAPTER_CONFIG_FILE, MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, methods
 from sefe_plugin.options import Scope, keys_of_scope, option, option_errors, option_types, own_options
 
@@ -37,8 +38,8 @@ class SequenceOptions:
     )
     tasks: list[dict] | None = option(
         None,
-        "Sequence of tasks to train one after the other: a list of mappings with name, dataset, test_dataset, scorer, "
-        "and any other key to override for that task.",
+        "Sequence of tasks to train one after the other: a list of mappings with name, dataset, and any other key to "
+        "override for that task; and test_dataset with scorer, for a task that is not only trained.",
         scope="sequence",
     )
     benchmark: str | None = option(
@@ -77,6 +78,13 @@ class SequenceOptions:
         "on, every task starts from the untouched base. The method's first way where it is left out.",
         scope="sequence",
     )
+    keep_merged: Literal["all", "last"] = option(
+        "all",
+        "Which merged models of `carry: merge` stay on disk. all: that of every task. last: as soon as a task is "
+        "complete, the merged model of the task before it is removed, which nothing reads any more. It stands outside "
+        "`tasks`; `sefe clean RUN` does the same afterwards.",
+        scope="reporting",
+    )
     projector_learning_rate: float | None = option(
         None,
         "Learning rate of the multimodal projector, above 0, where it differs from `learning_rate`. Needs a projector "
@@ -84,6 +92,12 @@ class SequenceOptions:
         "full fine-tuning. SEFE uses 2e-5.",
         rule="a number above 0 (SEFE: 2e-5)",
         holds=lambda value: value > 0,
+    )
+    asd_loss: Literal["token", "sample"] = option(
+        "token",
+        "What the loss of a batch is a mean over: token, all tokens of all answers, as LLaMA-Factory has it; sample, "
+        "the mean of each answer, so that an explanation of 50 words, which ASD writes, weighs as much as a letter. "
+        "Exact whatever the accumulation and the number of processes. It works without `asd_ratio`, too.",
     )
     scoring_backend: Literal["generate", "vllm"] = option(
         "generate",
@@ -111,6 +125,10 @@ class SequenceOptions:
     )
 
 
+#: Keys that a task may set for its own test set, and the sequence for all.
+TEST_KEYS = ("max_test_samples",)
+
+
 @dataclass
 class DataOptions:
     """Keys of the data."""
@@ -122,6 +140,14 @@ class DataOptions:
         symbol="X",
         rule="a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)",
         holds=lambda value: 0 <= value <= 1,
+    )
+    max_test_samples: int | None = option(
+        None,
+        "Most records of each test set that are answered: the first ones, as `max_samples` takes them of training "
+        "data. A retention set has the key of the whole recipe.",
+        rule="a whole number of at least 1 (leave it out for all records)",
+        holds=lambda value: value >= 1,
+        scope="computing",
     )
     trial_samples: int = option(
         20_000,
@@ -145,11 +171,22 @@ DATA_OPTIONS = (DataOptions, AddedOptions)
 #: Keys that describe a whole sequence and never reach a single run.
 SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
 
+#: Keys that are a task's own: the last two belong together, and a task without them is trained only.
+TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
+
 #: Keys beside them that only the sequence reads: none of its tasks' own runs has them.
-KEYS_OF_SEQUENCE_ALONE = ("carry", "score_unseen", "retention_sets", "single_task_run")
+KEYS_OF_SEQUENCE_ALONE = ("carry", "keep_merged", "score_unseen", "retention_sets", "single_task_run", *TEST_KEYS)
 
 #: Optimizers of the host that make parameter groups of their own.
 _OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "use_adam_mini", "use_muon")
+
+#: Keys of the host under which a row of a batch has no loss, or one that is no mean over samples.
+_OTHER_LOSSES = {
+    **dict.fromkeys(("packing", "neat_packing"), "a row then holds several samples"),
+    **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), "each is a loss of its own"),
+    "enable_liger_kernel": "its models return no logits in a training",
+    "label_smoothing_factor": "the host smooths the mean over tokens only",
+}
 
 
 class PluginKey(NamedTuple):
@@ -215,7 +252,16 @@ def key_value_errors(arguments: Mapping[str, Any]) -> list[str]:
     """
     errors = option_faults(arguments)
     sound = {key: value for key, value in arguments.items() if key not in errors}
-    rules = (_projector_errors, _method_errors, _stack_errors, _scoring_errors, _asd_errors, _added_errors)
+    rules = (
+        _projector_errors,
+        _method_errors,
+        _keep_errors,
+        _stack_errors,
+        _scoring_errors,
+        _loss_errors,
+        _asd_errors,
+        _added_errors,
+    )
     return [*errors.values(), *(error for rule in rules for error in rule(sound))]
 
 
@@ -257,6 +303,21 @@ def _method_errors(arguments: Mapping[str, Any]) -> list[str]:
     return errors + known[name].errors(arguments)
 
 
+def _keep_errors(arguments: Mapping[str, Any]) -> list[str]:
+    carry = CARRIES.get(str(arguments.get("carry")))
+    if carry is None or carry.passing is not None or arguments.get("keep_merged", "all") == "all":
+        return []
+    reason = (
+        "its models are the results of the tasks themselves"
+        if carry.result == MODEL_CONFIG_FILE
+        else "it leaves no merged models"
+    )
+    return [
+        f"`keep_merged: last` has no effect with `carry: {arguments['carry']}`: {reason}, and all stay. Remove it, or "
+        "set `carry: merge`."
+    ]
+
+
 def _stack_errors(arguments: Mapping[str, Any]) -> list[str]:
     stacked = arguments.get("stacked_adapter")
     if stacked is None:
@@ -286,6 +347,16 @@ def _scored_base_errors(arguments: Mapping[str, Any]) -> list[str]:
         f"`{key}` with `scoring_backend: vllm` cannot be combined with `pad_images`: vLLM takes the base's own "
         "processor, which does not pad. Set `scoring_backend: generate`."
         for key in ("score_unseen", "retention_sets")
+        if arguments.get(key)
+    ]
+
+
+def _loss_errors(arguments: Mapping[str, Any]) -> list[str]:
+    if arguments.get("asd_loss", "token") == "token":
+        return []
+    return [
+        f"`{key}` cannot be combined with `asd_loss: sample`: {reason}. Drop one of the two."
+        for key, reason in _OTHER_LOSSES.items()
         if arguments.get(key)
     ]
 

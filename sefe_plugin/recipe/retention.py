@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sefe_plugin.benchmarks.base import Benchmark
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS
 from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.data_trial import test_data_errors
 from sefe_plugin.recipe.options import option_faults
@@ -35,11 +35,17 @@ def name_rule_errors(name: str) -> list[str]:
     return [f"`name` {rule}; got {shown(name)}."]
 
 
+def known_scorers() -> str:
+    """Return the names of all scorers, in words."""
+    scorers = tuple(name for name in SCORERS if name != NO_SCORER)
+    return f"one of {scorers}, or {NO_SCORER!r} for answers without scores"
+
+
 def scorer_errors(scorer: str) -> list[str]:
     """List why a scorer is none."""
     if scorer in SCORERS:
         return []
-    return [f"`scorer` must be one of {tuple(SCORERS)}; got {shown(scorer)}.{near(scorer, SCORERS)}"]
+    return [f"`scorer` must be {known_scorers()}; got {shown(scorer)}.{near(scorer, SCORERS)}"]
 
 
 def retention_errors(

@@ -24,7 +24,7 @@ def single_run_errors(arguments: Mapping[str, Any], host: HostKeys, in_sequence:
         host: The host's keys.
         in_sequence: Whether the run is a task's own, started by a sequence.
     """
-    faults = key_faults(arguments, host.keys)
+    faults = key_faults(arguments, host)
     sound = without(arguments, faults)
     errors = [*faults.values(), *run_errors(sound, in_sequence), *other_training_errors(sound, host)]
     return errors + _adapter_errors(sound)
@@ -98,8 +98,8 @@ def run_errors(arguments: Mapping[str, Any], in_sequence: bool = False) -> list[
 def _phase_errors(arguments: Mapping[str, Any]) -> list[str]:
     """List what the last training of a task needs of those before it, which a single run does not make."""
     name = arguments.get("cl_method")
-    if name is None or not arguments.get("do_train") or arguments.get("test_sets"):
-        return []  # a task of a sequence has test sets, also where its keys are only tried
+    if name is None or not arguments.get("do_train") or arguments.get("test_sets") is not None:
+        return []  # a task of a sequence has them, if only none, also where its keys are only tried
     *before, last = methods()[name].phases({"output_dir": ".", **arguments})
     return [
         f"`cl_method: {name}` trains every task {len(before) + 1} times, and a single run is the last of these "

@@ -24,7 +24,7 @@ def single_task_accuracy(run: Path, tasks: Sequence[str]) -> dict[str, float]:
 
     Args:
         run: The reference's run folder.
-        tasks: The names of the tasks; the reference may hold others too, in any order.
+        tasks: The names of the tasks that are scored; the reference may hold others too, in any order.
 
     Raises:
         ValueError: If its report is absent, unfinished, of a sequence that carries tasks on, or lacks a task.
@@ -40,4 +40,8 @@ def single_task_accuracy(run: Path, tasks: Sequence[str]) -> dict[str, float]:
         raise ValueError(f"{run} is unfinished: {report['num_scored_tasks']} of {len(names)} tasks. Finish it first")
     if absent := [task for task in tasks if task not in names]:
         raise ValueError(f"{run} lacks the tasks {', '.join(absent)}; it has {', '.join(names)}. Name another run")
+    if unscored := [task for task in tasks if task in report.get("unscored", ())]:
+        raise ValueError(
+            f"{run} has no scores of {', '.join(unscored)}. Score them: sefe score {run} --scorer TASK=NAME"
+        )
     return {task: report["accuracy_matrix"][names.index(task)][names.index(task)] for task in tasks}

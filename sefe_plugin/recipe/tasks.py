@@ -7,19 +7,16 @@ from typing import Any
 from sefe_plugin.benchmarks import named_orders
 from sefe_plugin.benchmarks.base import Benchmark
 from sefe_plugin.carry import CARRIES
+from sefe_plugin.evaluation.scorers import NO_SCORER
 from sefe_plugin.methods import methods
 from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.checks import other_methods_errors, value_errors
 from sefe_plugin.recipe.data_trial import data_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
-from sefe_plugin.recipe.options import all_keys_of_scope
-from sefe_plugin.recipe.retention import name_rule_errors, scorer_errors
+from sefe_plugin.recipe.options import TASK_KEYS, all_keys_of_scope
+from sefe_plugin.recipe.retention import known_scorers, name_rule_errors, scorer_errors
 from sefe_plugin.recipe.secrets import secret_errors
 from sefe_plugin.words import near, shown
-
-
-#: Keys that every task has.
-TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
 
 
 @dataclass(frozen=True)
@@ -29,18 +26,23 @@ class Task:
     Attributes:
         name: Unique name, also part of its folder's name.
         dataset: The host's name(s) of its training data.
-        test_dataset: The host's name of its test data.
-        scorer: Name of the scorer of its answers.
+        test_dataset: The host's name of its test data; None where it is trained only.
+        scorer: Name of the scorer of its answers; None without a test set.
         overrides: Host and plugin keys that differ for this task.
         official: Name of the official rule that scores its answers as well, or None.
     """
 
     name: str
     dataset: str
-    test_dataset: str
-    scorer: str
+    test_dataset: str | None
+    scorer: str | None
     overrides: Mapping[str, Any]
     official: str | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether its answers get scores."""
+        return self.scorer not in (None, NO_SCORER)
 
 
 def tasks_of_benchmark(benchmark: Benchmark) -> list[Task]:
@@ -96,7 +98,7 @@ def read_tasks(
         The tasks without an error, and all errors.
     """
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        rule = f"a list of at least one mapping with the keys {TASK_KEYS}"
+        rule = f"a list of at least one mapping with the keys {TASK_KEYS}, the last two where it is tested"
         return [], [f"`tasks` must be {rule}; got {shown(entries)}."]
     tasks, errors = [], []
     first_at: dict[str, int] = {}
@@ -104,21 +106,14 @@ def read_tasks(
     for position, entry in enumerate(entries, start=1):
         name = entry.get("name")
         where = f"task {position} ({_shortened(name)})"
-        found = [
-            f"`{key}` is required and must be text; got {shown(entry.get(key))}."
-            for key in TASK_KEYS
-            if not isinstance(entry.get(key), str) or not entry[key] or plain_fault(entry[key])
-        ]
+        found = list(_own_key_errors(entry))
         if isinstance(name, str) and name:
             found += name_rule_errors(name)
             if name.casefold() in first_at:
                 found.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
             first_at.setdefault(name.casefold(), position)
-        scorer = entry.get("scorer")
-        if isinstance(scorer, str) and scorer:
-            found += scorer_errors(scorer)
         given = {key: value for key, value in entry.items() if key not in TASK_KEYS}
-        faults = key_faults(given, host.keys)
+        faults = key_faults(given, host, in_task=True)
         overrides = without(given, faults)
         found += [*faults.values(), *secret_errors(given, host.secrets)]
         found += [error for error in value_errors({**common, **overrides}) if error not in known_before]
@@ -130,10 +125,43 @@ def read_tasks(
             if key in given
         ]
         if not found:
-            tasks.append(Task(name, entry["dataset"], entry["test_dataset"], scorer, overrides))
+            dataset = _as_text(entry["dataset"])
+            tasks.append(Task(name, dataset, entry.get("test_dataset"), entry.get("scorer"), overrides))
             found += data_errors({**common, **entry}) if check_data else []
         errors += [f"{where}: {error}" for error in found]
     return tasks, errors
+
+
+def _own_key_errors(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the keys of `TASK_KEYS` in an entry."""
+    is_tested = entry.get("test_dataset") is not None
+    for key in TASK_KEYS if is_tested else ("name", "dataset"):
+        value = entry.get(key)
+        if key == "dataset" and isinstance(value, list):
+            if not value or not all(isinstance(name, str) and name and "," not in name for name in value):
+                rule = "names of datasets without commas, as a list, or one text of them with commas between"
+                yield f"`dataset` must be {rule}; got {shown(value)}."
+        elif key == "test_dataset" and (isinstance(value, list) or "," in str(value)):
+            yield (
+                f"`test_dataset` must name one test set; got {shown(value)}. Put all records into one file, or name "
+                "the others under `retention_sets`."
+            )
+        elif isinstance(value, str) and value and not plain_fault(value):
+            yield from scorer_errors(value) if key == "scorer" else ()
+        elif key == "scorer":
+            yield f"`scorer` is required with `test_dataset` and must be {known_scorers()}; got {shown(value)}."
+        else:
+            yield f"`{key}` is required and must be text; got {shown(value)}."
+    if not is_tested and entry.get("scorer") is not None:
+        yield (
+            f"`scorer` needs a `test_dataset`, whose answers it scores; got {shown(entry['scorer'])}. Name one; or "
+            "remove `scorer`, and the task is only trained."
+        )
+
+
+def _as_text(names: str | list[str]) -> str:
+    """Return names of datasets as the host's one text."""
+    return names if isinstance(names, str) else ", ".join(names)
 
 
 def _keys_of_the_whole(common: Mapping[str, Any], host: HostKeys) -> tuple[str, ...]:

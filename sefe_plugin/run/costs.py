@@ -53,11 +53,21 @@ def read_costs(folder: Path) -> list[Cost]:
     Raises:
         RunFolderError: If a record is damaged.
     """
-    return [
-        Cost(**read_record(file, f"a mapping with {Cost._fields}", _is_cost, "Remove it; the run then has no costs."))
-        for file in (*sorted(folder.glob(f"*/{COST_FILE}")), folder / COST_FILE)
-        if file.is_file()
-    ]
+    phases = [file.parent for file in sorted(folder.glob(f"*/{COST_FILE}"))]
+    return [cost for place in (*phases, folder) if (cost := read_cost(place))]
+
+
+def read_cost(folder: Path) -> Cost | None:
+    """Return what the training in a folder took; None where it is not recorded.
+
+    Raises:
+        RunFolderError: If the record is damaged.
+    """
+    file = folder / COST_FILE
+    if not file.is_file():
+        return None
+    remedy = "Remove it; the run then has no costs."
+    return Cost(**read_record(file, f"a mapping with {Cost._fields}", _is_cost, remedy))
 
 
 def bytes_left(folder: Path, method_file: str | None) -> int:

@@ -13,6 +13,7 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
     log.txt                 what its processes said
     steps.json              which of its steps are whole: trained, scored, carried
     cost.json               what its training took
+    progress.json           while it is at work: how far it is
     key_elements.safetensors  or what else the method leaves for later tasks
     asd.jsonl               every rewritten sample, before and after
     kept_samples/           with `replay_ratio`: what later tasks may draw of this one's samples
@@ -21,7 +22,8 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
                             official accuracy, if any
     merged/                 the base of the next task (`carry: merge`), or
     stacked/                the adapters so far as one plain LoRA on the untouched base (`carry: stack`)
-report.json, report.md, *.png
+report.json, report.md, *.png   of what is complete so far
+ending.json               of a run that is unfinished: how it ended, by an error or by Ctrl-C
 """
 
 import difflib
@@ -42,7 +44,7 @@ from sefe_plugin.evaluation.report import REPORT_FILE, REPORT_FILES
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.files import remove_folder, write_json
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.recipe.options import all_keys_of_scope, plugin_keys
+from sefe_plugin.recipe.options import TEST_KEYS, all_keys_of_scope, plugin_keys
 from sefe_plugin.run.checkpoints import is_whole_checkpoint, whole_checkpoints
 from sefe_plugin.run.inputs import INPUTS_FILE
 from sefe_plugin.run.process import LOG_FILE
@@ -61,6 +63,8 @@ from sefe_plugin.run.steps import SCORED, TRAINED, forget_step, steps_of
 MANIFEST_VERSION = 2
 
 _LOCK_FILE = ".lock"
+#: Where transformers has TensorBoard write, below the folder of a training.
+_EVENTS_FOLDER = "runs"
 #: Holds the secret of a run over several nodes while it lasts.
 SECRET_FILE = ".nodes.secret"  # noqa: S105 - its name
 #: What a run may have left before its manifest.
@@ -104,6 +108,23 @@ class RunFolder:
         finally:
             self.held = ()
             os.close(descriptor)
+
+    def is_in_use(self) -> bool:
+        """Tell whether a run, or a process of it that still ends, holds the folder; nothing is made or changed.
+
+        A start at the very moment of the question waits for it, by a tenth of a second.
+        """
+        try:
+            descriptor = os.open(self.path / _LOCK_FILE, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def _acquire(self, descriptor: int) -> None:
         deadline = time.monotonic() + _PATIENCE
@@ -165,7 +186,8 @@ class RunFolder:
             shutil.rmtree(removed)  # half done by a run that was killed
         manifest = self.read_manifest()
         if manifest is None:
-            foreign = sorted(file.name for file in self.path.iterdir() if file.name not in _OWN_BEFORE_THE_MANIFEST)
+            own = {*_OWN_BEFORE_THE_MANIFEST, *host.own_files}
+            foreign = sorted(file.name for file in self.path.iterdir() if file.name not in own)
             if foreign:
                 raise RunFolderError(
                     f"{self.path} holds other files ({', '.join(foreign[:5])}). Choose another `output_dir`."
@@ -236,12 +258,14 @@ class RunFolder:
     def clear_unfinished(self, folder: Path) -> None:
         """Ready the folder of a task, or of one of its phases, that is not trained.
 
-        Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, and phases that
-        are trained or have such checkpoints, and the log; everything else is written anew.
+        Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, with what
+        TensorBoard has been told of the steps before; and phases that are trained or have such checkpoints, and the
+        log. Everything else is written anew.
         """
         folder.mkdir(exist_ok=True)
+        goes_on = bool(whole_checkpoints(folder))
         for entry in folder.iterdir():
-            if entry.name in (INPUTS_FILE, LOG_FILE):
+            if entry.name in (INPUTS_FILE, LOG_FILE) or (goes_on and entry.name == _EVENTS_FOLDER):
                 continue
             if entry.name.startswith("checkpoint-") and is_whole_checkpoint(entry):
                 continue
@@ -276,11 +300,30 @@ class RunFolder:
         if not has_base_row(recipe):
             return None, None
         base = self._row(BASE)
-        zero_shot = {key: cells([base], tasks, key)[0] for key in ("accuracy", "format")}
         sets = [one["name"] for one in recipe.get("retention_sets") or ()]
         rows = [base, *(self._row(index) for index in range(len(tasks)))]
-        matrices = {f"{key}_matrix": cells(rows, sets, key) for key in ("accuracy", "format")}
+        kinds = ("accuracy", "format", *["stderr"] * any("stderr" in scores for scores in base.values()))
+        zero_shot = {key: cells([base], tasks, key)[0] for key in kinds}
+        matrices = {f"{key}_matrix": cells(rows, sets, key) for key in kinds}
         return zero_shot if recipe.get("score_unseen") else None, {"sets": sets, **matrices} if sets else None
+
+    def certainty(self, tasks: Sequence[str]) -> tuple[list[list] | None, dict[str, int]]:
+        """Read how sure the accuracies are.
+
+        Returns:
+            The standard errors, as the matrices of `matrices`, None where an earlier version has scored; and the
+            number of answers to each test set.
+        """
+        rows = [self._row(index) for index in range(len(tasks))]
+        errors = cells(rows, tasks, "stderr")
+        counts = {
+            name: scores["count"]
+            for row in (self._row(BASE), *rows)
+            for name, scores in row.items()
+            if "count" in scores
+        }
+        known = any(value is not None for row in errors for value in row)
+        return errors if known else None, counts
 
     def _row(self, index: int) -> dict[str, dict[str, float]]:
         """Read the scores of a stage by test set; none where it is not complete, or the recipe has it no more."""
@@ -324,8 +367,8 @@ def cells(rows: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str
 
 
 def _unscored(tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return tasks or retention sets without their scorers, which decide nothing that is learned."""
-    return [{key: value for key, value in task.items() if key != "scorer"} for task in tasks]
+    """Return tasks or retention sets without what decides nothing that is learned: how they are scored."""
+    return [{key: value for key, value in task.items() if key not in ("scorer", *TEST_KEYS)} for task in tasks]
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

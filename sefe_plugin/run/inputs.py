@@ -14,6 +14,7 @@ How a change is seen:
 - images, videos and audio of a dataset: by their names and sizes, and, where their times differ, by the bytes of up to
   256 of them. Another file of equal size that is none of these is not seen.
 - a model or dataset of a hub: by its name, and a model by the revision that this machine's cache holds, if any.
+- how many records of a test set are answered (`max_test_samples`), with its entry in dataset_info.json.
 """
 
 import hashlib
@@ -59,29 +60,35 @@ def task_inputs(arguments: Mapping[str, Any], task: Task, recorded: Inputs) -> I
     folder = Path(keys.get("dataset_dir") or "data")
     media_dir = Path(keys.get("media_dir") or folder)
     found: Inputs = {}
-    tests = [*task.test_dataset.split(","), *(one["dataset"] for one in arguments.get("retention_sets") or ())]
+    limit = arguments.get("max_test_samples")
+    tests = {one["dataset"]: limit for one in arguments.get("retention_sets") or ()}
+    if task.test_dataset is not None:
+        tests[task.test_dataset] = keys.get("max_test_samples")
     trained = [*task.dataset.split(","), *mix_names(keys), *(name for _, name in looked_at(keys))]
     named = {TEST: tests, TRAINING: trained}  # what serves both is for training
     for use, names in named.items():
         for name in map(str.strip, names):
             found |= {key: {"for": use, **record} for key, record in _dataset(name, folder, media_dir, recorded)}
+    _note_limits(found, tests)
     others = {key: {"for": TRAINING, **record} for key, record in (*_base(keys, recorded), *_files(keys, recorded))}
     return found | others
 
 
-def base_inputs(arguments: Mapping[str, Any], datasets: Iterable[str], recorded: Inputs) -> Inputs:
+def base_inputs(arguments: Mapping[str, Any], test_sets: Iterable[Mapping[str, Any]], recorded: Inputs) -> Inputs:
     """Return what the scores of the untouched base are made of, as it is now: its test sets and the base.
 
     Args:
         arguments: As in `task_inputs`.
-        datasets: The host's names of the test sets.
+        test_sets: The test sets, as `stages.scored_after` returns them.
         recorded: As in `task_inputs`.
     """
     folder = Path(arguments.get("dataset_dir") or "data")
     media_dir = Path(arguments.get("media_dir") or folder)
     found: Inputs = {}
-    for name in dict.fromkeys(datasets):
+    limits = {one["dataset"]: one.get("max_samples") for one in test_sets}
+    for name in limits:
         found |= {key: {"for": TEST, **record} for key, record in _dataset(name, folder, media_dir, recorded)}
+    _note_limits(found, limits)
     return found | {key: {"for": SCORING, **record} for key, record in _base(arguments, recorded)}
 
 
@@ -136,11 +143,22 @@ def _shown(state: Mapping[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(f"{key} {value[:12]}..." if "sha256" in key else f"{key} {value}" for key, value in shown.items())
 
 
+def _note_limits(found: Inputs, limits: Mapping[str, int | None]) -> None:
+    """Add to the entry of each test set how many of its records are answered, where not all are."""
+    for name, limit in limits.items():
+        if limit is not None:
+            found[_entry_key(name)]["max_test_samples"] = limit
+
+
+def _entry_key(name: str) -> str:
+    return f"{name} in dataset_info.json"
+
+
 def _dataset(name: str, folder: Path, media_dir: Path, recorded: Inputs) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the entry of a dataset, its files, and the media that its records name."""
     info = folder / "dataset_info.json"
     entry = read_json(info).get(name) if info.is_file() else None
-    yield f"{name} in dataset_info.json", {"entry": entry}
+    yield _entry_key(name), {"entry": entry}
     if entry is None or "file_name" not in entry:
         return
     file = folder / entry["file_name"]

@@ -18,22 +18,37 @@ from sefe_plugin.files import (
     MODEL_CONFIG_FILE,
     MODEL_WEIGHTS_FILES,
     is_whole_safetensors,
+    write_json,
 )
 from sefe_plugin.methods import methods
-from sefe_plugin.recipe.options import DATA_OPTIONS, KEYS_OF_SEQUENCE_ALONE, plugin_keys
+from sefe_plugin.recipe.options import DATA_OPTIONS, KEYS_OF_SEQUENCE_ALONE, TEST_KEYS, plugin_keys
 from sefe_plugin.recipe.tasks import Task
+from sefe_plugin.run.costs import read_costs
 from sefe_plugin.run.folder import RunFolder
-from sefe_plugin.run.process import LOG_FILE, call, ended_how
+from sefe_plugin.run.process import LOG_FILE, call, ended_how, last_lines
+from sefe_plugin.run.progress import CARRYING, PREPARING, ProgressFile, forget_progress
 from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, asked_in, scored_after
 from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, forget_step, record_step, steps_of
+from sefe_plugin.run.view import View
 
 
 #: Bytes on a disk that are little for a training; what fails then often does not say why.
 _LITTLE_ROOM = 1 << 30
 
+#: Lines of a task's log that are shown when it has failed.
+_LAST_LINES = 30
+
 
 class TaskFailedError(RuntimeError):
-    """A task's process ended without its results."""
+    """A task's process ended without its results.
+
+    Attributes:
+        last_lines: What it said last, where that has not been shown already.
+    """
+
+    def __init__(self, message: str, last_lines: Sequence[str] = ()):
+        super().__init__(message)
+        self.last_lines = list(last_lines)
 
 
 class Host(Protocol):
@@ -59,22 +74,41 @@ class _Work:
         folder: The run folder.
         place: The folder of the results.
         what: What is at work, as the subject of a sentence.
+        title: The same in short, for the lines that are shown.
+        view: What shows how far it is.
     """
 
-    def __init__(self, folder: RunFolder, place: Path, what: str):
+    def __init__(self, folder: RunFolder, place: Path, what: str, title: str, view: View):
         self._run_folder, self.folder, self._what = folder, place, what
+        self._title, self._view = title, view
+        #: The measured time of a step, and of which task.
+        self._step_seconds: tuple[float, str] | None = None
 
-    def _do(self, command: Sequence[str]) -> None:
+    def _do(self, command: Sequence[str], phase: str = "") -> None:
+        """Run a command of the host to its end.
+
+        Args:
+            command: The command line.
+            phase: Name of the phase of a method, whose training this is, and of its folder.
+        """
+        place = self.folder / phase
+        ProgressFile(place).start(PREPARING)
+        title = f"{self._title}, {phase}" if phase else self._title
+        with self._view.following(place, title, self._step_seconds):
+            self._call(command)
+
+    def _call(self, command: Sequence[str]) -> None:
         log = self.folder / LOG_FILE
-        status = call(command, log, self._run_folder.held)
+        status = call(command, log, self._run_folder.held, self._view.verbose)
         if status != 0:
             free = shutil.disk_usage(self.folder).free
             full = f" Only {free >> 20} MB are left on its disk." if free < _LITTLE_ROOM else ""
             kept = " and its training" if TRAINED in steps_of(self.folder) else ""
             raise TaskFailedError(
-                f"{self._what} {ended_how(status)}; its output is above and in {log}.{full} The complete "
-                f"tasks{kept} are kept, and the same command continues here. The command that failed was: "
-                f"{shlex.join(command)}"
+                f"{self._what} {ended_how(status)}; its output is {'above and ' * self._view.verbose}in {log}.{full} "
+                f"The complete tasks{kept} are kept, and the same command continues here. The command that failed "
+                f"was: {shlex.join(command)}",
+                () if self._view.verbose else last_lines(log, _LAST_LINES),
             )
 
     def _require(self, *files: Path) -> None:
@@ -93,10 +127,11 @@ class BaseJob(_Work):
         folder: The run folder.
         arguments: The keys that hold for every task.
         tasks: All tasks of the sequence.
+        view: What shows how far it is.
     """
 
-    def __init__(self, host: Host, folder: RunFolder, arguments: Mapping[str, Any], tasks: Sequence[Task]):
-        super().__init__(folder, folder.base_folder, "The scoring of the base")
+    def __init__(self, host: Host, folder: RunFolder, arguments: Mapping[str, Any], tasks: Sequence[Task], view: View):
+        super().__init__(folder, folder.base_folder, "The scoring of the base", f"[0/{len(tasks)}] base", view)
         self._host = host
         self._keys = base_arguments(arguments, tasks, folder)
 
@@ -119,6 +154,7 @@ class BaseJob(_Work):
         self._do(self._host.score_base(self.folder / SCORE_FILE, self._keys))
         self._require(self.folder / SCORES_FILE)
         record_step(self.folder, SCORED)
+        forget_progress(self.folder)
 
 
 class Job(_Work):
@@ -130,12 +166,24 @@ class Job(_Work):
         arguments: The keys that hold for every task.
         tasks: All tasks of the sequence.
         index: Which of them, from 0.
+        view: What shows how far it is.
     """
 
-    def __init__(self, host: Host, folder: RunFolder, arguments: Mapping[str, Any], tasks: Sequence[Task], index: int):
+    def __init__(
+        self,
+        host: Host,
+        folder: RunFolder,
+        arguments: Mapping[str, Any],
+        tasks: Sequence[Task],
+        index: int,
+        view: View,
+    ):
         self._host = host
         self._task = tasks[index]
-        super().__init__(folder, folder.task_folder(index, self._task.name), f"Task {self._task.name}")
+        title = f"[{index + 1}/{len(tasks)}] {self._task.name}"
+        super().__init__(folder, folder.task_folder(index, self._task.name), f"Task {self._task.name}", title, view)
+        if index:
+            self._step_seconds = _step_seconds(folder, index - 1, tasks[index - 1].name)
         self._keys = task_arguments(arguments, tasks, index, folder)
         self._way = arguments["carry"]
         self._method, self._carry = methods()[arguments["cl_method"]], CARRIES[self._way]
@@ -153,6 +201,7 @@ class Job(_Work):
             if step not in steps_of(self.folder):
                 do()
                 record_step(self.folder, step)
+        forget_progress(self.folder)
 
     def _train(self) -> None:
         self._run_folder.clear_unfinished(self.folder)
@@ -165,7 +214,7 @@ class Job(_Work):
             if phase is not phases[-1]:
                 self._run_folder.clear_unfinished(folder)
                 keys |= {"test_sets": None, "merge_adapter": False, "replay_to": None}
-            self._do(self._host.train(folder / TASK_FILE, keys))
+            self._do(self._host.train(folder / TASK_FILE, keys), phase.name)
             self._require_trained(folder)
             record_step(folder, TRAINED)
 
@@ -180,12 +229,28 @@ class Job(_Work):
             self._require(folder / self._method.file)
 
     def _score(self) -> None:
+        if not self._keys["test_sets"]:  # no task so far has one
+            write_json(self.folder / SCORES_FILE, {})
+            return
         self._do(self._host.score(self.folder / SCORE_FILE, self._keys))
         self._require(self.folder / SCORES_FILE)
 
     def _carry_on(self) -> None:
+        result = self._carry.result and self.folder / self._carry.result
+        if result is None or result.is_file():
+            self._finish_carrying()
+        else:
+            progress = ProgressFile(self.folder)
+            progress.start(CARRYING)
+            with self._view.following(self.folder, self._title):
+                self._finish_carrying()
+                progress.end()
+        if result is not None:
+            self._require(result)
+
+    def _finish_carrying(self) -> None:
         def merge(target: Path) -> None:
-            self._do(self._host.merge(self.folder / "merge.yaml", self._keys, self.folder, target))
+            self._call(self._host.merge(self.folder / "merge.yaml", self._keys, self.folder, target))
 
         try:
             self._carry.finish(self._keys, self.folder, merge)
@@ -193,8 +258,12 @@ class Job(_Work):
             raise TaskFailedError(
                 f"Task {self._task.name} is trained and cannot be carried on by `carry: {self._way}`: {error}"
             ) from error
-        if self._carry.result is not None:
-            self._require(self.folder / self._carry.result)
+
+
+def _step_seconds(folder: RunFolder, index: int, name: str) -> tuple[float, str] | None:
+    """Return the measured time of a step of a task's last training, and its name; None where none was measured."""
+    costs = read_costs(folder.task_folder(index, name))
+    return (costs[-1].step_seconds, name) if costs and costs[-1].steps else None
 
 
 def task_arguments(
@@ -211,8 +280,7 @@ def task_arguments(
     task, carry = tasks[index], CARRIES[arguments["carry"]]
     earlier = [] if carry.alone else [folder.task_folder(i, t.name) for i, t in enumerate(tasks[:index])]
     keys: dict[str, Any] = {
-        **_of_tasks(arguments),
-        **task.overrides,
+        **_of_tasks({**arguments, **task.overrides}),
         "stage": "sft",
         "do_train": True,
         "dataset": task.dataset,
@@ -258,6 +326,7 @@ def _of_tasks(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(arguments: Mapping[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
     entries = [
         {"name": task.name, "test_dataset": task.test_dataset, "scorer": task.scorer, "official": task.official}
+        | {key: task.overrides[key] for key in TEST_KEYS if key in task.overrides}
         for task in tasks
     ]
     return {**arguments, "tasks": entries}

@@ -1,8 +1,9 @@
-"""The process of one step of a task: its output shown and kept, and its end with this process."""
+"""The process of one step of a task: its output kept, and shown if that is wanted; its end with this process."""
 
 import ctypes
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -26,12 +27,19 @@ _PR_SET_PDEATHSIG = 1
 #: Seconds that a process has to end by itself, and for its last words to come through.
 _GRACE = 10
 
+#: Begins the line that the log has for every command.
+_HEAD = "--- "
+#: Bytes at the end of a log that are looked at for its last lines.
+_TAIL = 1 << 16
+#: Colours and other signs to a terminal, which are no part of what was said.
+_SIGNS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
-def call(command: Sequence[str], log: Path, held: Sequence[int] = ()) -> int:
-    """Run a command line to its end, show what it says, and add that to a file.
 
-    Where this process writes to a terminal, so does the command: progress bars stay as they are. The file gets every
-    line as the terminal shows it at last, so of a progress bar it gets one line.
+def call(command: Sequence[str], log: Path, held: Sequence[int] = (), shows: bool = True) -> int:
+    """Run a command line to its end, and add what it says to a file as soon as it says it.
+
+    Where it is shown as well and this process writes to a terminal, so does the command: progress bars stay as they
+    are. The file gets every line as the terminal shows it at last, so of a progress bar it gets one line.
 
     A Ctrl-C is for this process alone, which ends the command: so no command breaks off with a traceback.
 
@@ -39,23 +47,29 @@ def call(command: Sequence[str], log: Path, held: Sequence[int] = ()) -> int:
         command: The command line.
         log: The file.
         held: File descriptors that the command inherits.
+        shows: Whether this process also shows what the command says.
 
     Returns:
         Its exit status, negative where a signal ended it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as file:
-        _keep(file, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
-        readers, writers = zip(*(_channel(stream) for stream in (1, 2)), strict=True)
+        _keep(file, f"{_HEAD}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+        readers, writers = zip(*(_channel(stream, shows) for stream in (1, 2)), strict=True)
         try:
             process = subprocess.Popen(
-                command, stdout=writers[0], stderr=writers[1], pass_fds=held, preexec_fn=_bind_to_this_process
+                command,
+                stdout=writers[0],
+                stderr=writers[1],
+                pass_fds=held,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                preexec_fn=_bind_to_this_process,
             )
         finally:
             for end in writers:
                 os.close(end)
         copies = [
-            threading.Thread(target=_copy, args=(reader, stream, file), daemon=True)
+            threading.Thread(target=_copy, args=(reader, stream if shows else None, file), daemon=True)
             for reader, stream in zip(readers, (1, 2), strict=True)
         ]
         for copy in copies:
@@ -83,6 +97,25 @@ def ended_how(status: int) -> str:
     return f"was ended by {name}" + (", as a system does that runs out of memory" if name == "SIGKILL" else "")
 
 
+def last_lines(log: Path, count: int) -> list[str]:
+    """Return the last lines that the newest command in a log has said, without signs to a terminal.
+
+    Args:
+        log: The file; one that is not there has no lines.
+        count: How many lines at most.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    lines = [_SIGNS.sub("", line).rstrip() for line in text.split("\n")]
+    heads = [index for index, line in enumerate(lines) if line.startswith(_HEAD)]
+    said = lines[heads[-1] + 1 if heads else 0 :]
+    return [line for line in said if line][-count:]
+
+
 def _bind_to_this_process() -> None:
     """Leave a Ctrl-C to this process, and, on Linux, end with it even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -90,20 +123,21 @@ def _bind_to_this_process() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _channel(stream: int) -> tuple[int, int]:
+def _channel(stream: int, shows: bool) -> tuple[int, int]:
     """Return the two ends by which a command's output comes here: to read, to write."""
-    if not os.isatty(stream):
+    if not (shows and os.isatty(stream)):
         return os.pipe()
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, termios.tcgetwinsize(stream))
     return reader, writer
 
 
-def _copy(reader: int, stream: int, log: BinaryIO) -> None:
-    """Show output as it comes, and add each line to the log as it stands at last."""
+def _copy(reader: int, stream: int | None, log: BinaryIO) -> None:
+    """Show output as it comes, if there is a stream for it, and add each line to the log as it stands at last."""
     line = b""
     while chunk := _read(reader):
-        _show(stream, chunk)
+        if stream is not None:
+            _show(stream, chunk)
         *whole, line = (line + chunk).split(b"\n")
         line = line[line.rstrip(b"\r").rfind(b"\r") + 1 :]
         _keep(log, b"".join(_last_state(text) + b"\n" for text in whole))

@@ -47,15 +47,21 @@ def is_manifest(content: Any) -> bool:
         and _is_named(recipe.get("retention_sets") or [])
         and _is_named(complete)
         and [task["name"] for task in tasks[: len(complete)]] == [task["name"] for task in complete]
+        and all(_is_versions(task["versions"]) for task in complete if "versions" in task)
     )
 
 
 def is_scores(content: Any) -> bool:
-    """Tell whether scores have an accuracy and a share of formatted answers for every test set, in percent."""
+    """Tell whether scores have an accuracy and a share of formatted answers for every test set, in percent.
+
+    Both are null where nothing is scored.
+    """
     return isinstance(content, dict) and all(
         isinstance(scores, dict)
-        and all(_is_percent(scores.get(key)) for key in ("accuracy", "format"))
+        and (_is_unscored(scores) or all(_is_percent(scores.get(key)) for key in ("accuracy", "format")))
         and _is_percent(scores.get("official") or 0.0)
+        and (scores.get("stderr") is None or _is_percent(scores["stderr"]))
+        and ("count" not in scores or (type(scores["count"]) is int and scores["count"] > 0))
         for scores in content.values()
     )
 
@@ -65,11 +71,19 @@ def is_accuracies(content: Any) -> bool:
     return isinstance(content, dict) and all(map(_is_percent, content.values()))
 
 
+def _is_unscored(scores: dict) -> bool:
+    return all(key in scores and scores[key] is None for key in ("accuracy", "format"))
+
+
 def _is_named(entries: Any) -> bool:
     return isinstance(entries, list) and all(
         isinstance(entry, dict) and isinstance(entry.get("name"), str) and not {"/", "\0"} & {*entry["name"]}
         for entry in entries
     )
+
+
+def _is_versions(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(number, str) for number in value.values())
 
 
 def _is_percent(value: Any) -> bool:

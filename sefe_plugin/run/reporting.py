@@ -1,7 +1,8 @@
 """The report of a run, from what lies in its folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.evaluation.report_data import build_report
@@ -9,6 +10,14 @@ from sefe_plugin.files import write_json
 from sefe_plugin.recipe.single_task import single_task_accuracy
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.records import is_accuracies, read_record
+from sefe_plugin.run.stages import unscored_sets
+
+
+#: The host's default of `seed`.
+DEFAULT_SEED = 42
+
+#: What a report says beside its numbers; one that an earlier version of this plugin wrote may lack it.
+ABOUT_KEYS = ("seed", "versions", "counts", "stderr_matrix")
 
 
 def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
@@ -22,16 +31,44 @@ def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
         RunFolderError: If scores of complete tasks are absent or damaged.
     """
     zero_shot, retention = folder.base_rows(tasks)
-    recipe = (folder.read_manifest() or {}).get("recipe", {})
+    manifest = folder.read_manifest() or {"recipe": {"tasks": []}, "complete": []}
+    recipe = manifest["recipe"]
     carry = CARRIES.get(str(recipe.get("carry")))
-    return build_report(
+    matrices = folder.matrices(tasks)
+    unscored = unscored_sets(recipe)
+    if unscored:  # of a task without scores, only its row tells that it is finished
+        matrices = [matrix and matrix[: len(manifest["complete"])] for matrix in matrices]
+    errors, counts = folder.certainty(tasks)
+    report = build_report(
         tasks,
-        *folder.matrices(tasks),
+        *matrices,
         zero_shot=zero_shot,
         single_task=_single_task(folder, tasks),
         retention=retention,
         trained_alone=carry is not None and carry.alone,
+        stderr_matrix=errors,
+        counts=counts,
+        unscored=unscored,
     )
+    return {**report, **provenance(recipe, manifest["complete"])}
+
+
+def provenance(recipe: Mapping[str, Any], complete: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a report says of how its tasks were trained.
+
+    Args:
+        recipe: The recipe as plain data, with its "tasks".
+        complete: The records of the complete tasks in the manifest.
+
+    Returns:
+        "seed", or a list of each task's where tasks differ; and "versions", each combination of versions once, in the
+        order in which they came; nothing of an earlier version's run that has not recorded them.
+    """
+    seeds = [task.get("seed", recipe.get("seed", DEFAULT_SEED)) for task in recipe.get("tasks", ())]
+    found = [task["versions"] for task in complete if "versions" in task]
+    versions = [one for index, one in enumerate(found) if one not in found[:index]]
+    said = {"seed": seeds[0] if len(set(seeds)) == 1 else seeds} if seeds else {}
+    return said | ({"versions": versions} if versions else {})
 
 
 def record_single_task(folder: RunFolder, run: str | None, tasks: Sequence[str]) -> None:
@@ -40,7 +77,7 @@ def record_single_task(folder: RunFolder, run: str | None, tasks: Sequence[str])
     Args:
         folder: The run.
         run: The folder of the reference; None removes what an earlier recipe named.
-        tasks: The names of the tasks.
+        tasks: The names of the tasks that are scored.
     """
     if run is None:
         folder.single_task_file.unlink(missing_ok=True)

@@ -55,6 +55,8 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
                     f"{task!r} is no task{' or retention set' * bool(recipe.get('retention_sets'))} of {path}; it has "
                     f"{', '.join(known)}.{near(task, known)}"
                 )
+            if known[task] is None:
+                raise RunFolderError(f"{task!r} of {path} has no `test_dataset`, so there are no answers to score.")
             if scorer not in SCORERS:
                 raise RunFolderError(
                     f"a scorer must be one of {tuple(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}"
@@ -71,8 +73,7 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
         folder.complete_task(changed, complete)
         write_scores(scores)
         report = {**shown, **run_report(folder, names)}
-        if len(complete) == len(names):
-            write_report(path, report, title)
+        write_report(path, report, title)
     return report
 
 

@@ -1,13 +1,14 @@
-"""The loop over the tasks of a sequence, and a report at the end."""
+"""The loop over the tasks of a sequence, and a report after each."""
 
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.data.test_sets import test_set_errors
+from sefe_plugin.evaluation.metrics import mean_of
 from sefe_plugin.evaluation.report import write_report
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.evaluation.scorers import SCORERS
@@ -16,6 +17,7 @@ from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.recipe.tasks import Task
+from sefe_plugin.run.ending import recorded_ending
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import (
     TRAINING,
@@ -30,12 +32,22 @@ from sefe_plugin.run.inputs import (
 from sefe_plugin.run.job import BaseJob, Host, Job
 from sefe_plugin.run.reporting import record_single_task, run_report
 from sefe_plugin.run.rescoring import Scores, scores_to_mend, write_scores
+from sefe_plugin.run.spare import remove_spare
 from sefe_plugin.run.stages import BASE, has_base_row, scored_after
 from sefe_plugin.run.steps import SCORED, forget_step
+from sefe_plugin.run.view import View
+from sefe_plugin.versions import installed_versions
 
 
 def run_sequence(
-    recipe: Recipe, host: Host, host_keys: HostKeys, say: Callable[[str], None], accept_changed_data: bool = False
+    recipe: Recipe,
+    host: Host,
+    host_keys: HostKeys,
+    say: Callable[[str], None],
+    accept_changed_data: bool = False,
+    *,
+    terminal: TextIO | None = None,
+    verbose: bool = False,
 ) -> dict:
     """Train and score the tasks of `recipe` in order, continuing after the last step that is whole.
 
@@ -43,11 +55,14 @@ def run_sequence(
         recipe: The checked recipe.
         host: What trains the tasks.
         host_keys: Its keys.
-        say: Given one line to show for every finished task, and for what a continued run does anew.
+        say: Given one line to show for every phase of a task and every finished task, and for what a continued run
+            does anew.
         accept_changed_data: Go on although what complete tasks were made of has changed.
+        terminal: Where a bar shows how far a task is; None for no bar.
+        verbose: Whether to show all that the tasks say, in place of bar and phases.
 
     Returns:
-        The report, also written to the run folder.
+        The report, also written to the run folder, as it is after every task.
 
     Raises:
         RecipeError: If a benchmark's test sets cannot be scored.
@@ -57,7 +72,7 @@ def run_sequence(
     """
     folder = RunFolder(recipe.output_dir.absolute())
     try:
-        return _run(recipe, host, host_keys, say, folder, accept_changed_data)
+        return _run(recipe, host, host_keys, View(say, terminal, verbose), folder, accept_changed_data)
     except OSError as error:
         raise RunFolderError(
             f"{folder.path}: {error}. See that the folder can be written and the disk has room; the same command "
@@ -69,16 +84,20 @@ def _run(
     recipe: Recipe,
     host: Host,
     host_keys: HostKeys,
-    say: Callable[[str], None],
+    view: View,
     folder: RunFolder,
     accept_changed_data: bool,
 ) -> dict:
-    names = [task.name for task in recipe.tasks]
+    names, say = [task.name for task in recipe.tasks], view.say
     with folder.lock():
         mended = scores_to_mend(folder, recipe.to_dict())
         complete = folder.open_run(recipe.to_dict(), host_keys, say)
+        keeps_last = recipe.arguments.get("keep_merged") == "last"
+        if keeps_last:
+            remove_spare(folder)
         _mend_scores(mended, folder, say)
-        record_single_task(folder, recipe.arguments.get("single_task_run"), names)
+        scored = [task.name for task in recipe.tasks if task.is_scored]
+        record_single_task(folder, recipe.arguments.get("single_task_run"), scored)
         arguments = dict(recipe.arguments)
         if recipe.benchmark is not None:
             arguments |= load_benchmark(recipe.benchmark).prepare(folder.data, arguments)
@@ -86,28 +105,40 @@ def _run(
         known = _compare_inputs(recipe, arguments, folder, len(complete), say, accept_changed_data)
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
-        if has_base_row(recipe.arguments):
-            known |= _score_base(BaseJob(host, folder, arguments, recipe.tasks), recipe, arguments, known, say)
-        for index, task in enumerate(recipe.tasks):
-            if index < len(complete):
-                continue
-            started = time.monotonic()
-            job = Job(host, folder, arguments, recipe.tasks, index)
-            if not read_inputs(job.folder):
-                present = task_inputs(arguments, task, known)
-                write_inputs(job.folder, present)
-                known |= present
-            job.run()
-            seconds = time.monotonic() - started
-            complete = [*complete, {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}]
-            folder.complete_task(recipe.to_dict(), complete)
-            say(_task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds))
-        report = run_report(folder, names)
-        title = f"{recipe.source}: {len(names)} tasks"
-        if recipe.task_order is not None:
-            report["task_order"] = recipe.task_order
-            title += f" in the order {recipe.task_order}" if isinstance(recipe.task_order, str) else ""
-        write_report(folder.path, report, title)
+        with recorded_ending(folder):
+            if has_base_row(recipe.arguments):
+                job = BaseJob(host, folder, arguments, recipe.tasks, view)
+                known |= _score_base(job, recipe, arguments, known, say)
+            for index, task in enumerate(recipe.tasks):
+                if index < len(complete):
+                    continue
+                started = time.monotonic()
+                job = Job(host, folder, arguments, recipe.tasks, index, view)
+                if not read_inputs(job.folder):
+                    present = task_inputs(arguments, task, known)
+                    write_inputs(job.folder, present)
+                    known |= present
+                job.run()
+                seconds = time.monotonic() - started
+                record = {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}
+                complete = [*complete, {**record, "versions": installed_versions()}]
+                folder.complete_task(recipe.to_dict(), complete)
+                if keeps_last:
+                    remove_spare(folder)
+                say(_task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds))
+                if len(complete) < len(names):
+                    _write_report(folder, recipe)
+            return _write_report(folder, recipe)
+
+
+def _write_report(folder: RunFolder, recipe: Recipe) -> dict:
+    """Write the report of what is complete, and return it."""
+    report = run_report(folder, [task.name for task in recipe.tasks])
+    title = f"{recipe.source}: {len(recipe.tasks)} tasks"
+    if recipe.task_order is not None:
+        report["task_order"] = recipe.task_order
+        title += f" in the order {recipe.task_order}" if isinstance(recipe.task_order, str) else ""
+    write_report(folder.path, report, title)
     return report
 
 
@@ -131,7 +162,7 @@ def _score_base(
     started = time.monotonic()
     sets = scored_after(recipe.to_dict(), BASE)
     recorded = read_inputs(job.folder)
-    present = base_inputs(arguments, [one["dataset"] for one in sets], known | recorded)
+    present = base_inputs(arguments, sets, known | recorded)
     job.folder.mkdir(exist_ok=True)
     # test sets of tasks that have joined since are added
     write_inputs(job.folder, present | {name: record for name, record in recorded.items() if name in present})
@@ -210,7 +241,7 @@ def _present_base_inputs(recipe: Recipe, arguments: Mapping[str, Any], recorded:
     """Return what the scores of the untouched base are made of, as it is now; nothing where there are none yet."""
     if not recorded or not has_base_row(recipe.arguments):
         return {}
-    return base_inputs(arguments, [one["dataset"] for one in scored_after(recipe.to_dict(), BASE)], recorded)
+    return base_inputs(arguments, scored_after(recipe.to_dict(), BASE), recorded)
 
 
 def _forget_scores(place: Path) -> None:
@@ -220,11 +251,11 @@ def _forget_scores(place: Path) -> None:
 
 
 def _check_test_sets(recipe: Recipe, dataset_dir: str) -> None:
-    errors = []
-    for task in recipe.tasks:
-        errors += test_set_errors(task.test_dataset, dataset_dir, task.scorer, SCORERS[task.scorer])
-    for one in recipe.arguments.get("retention_sets") or ():
-        errors += test_set_errors(one["dataset"], dataset_dir, one["scorer"], SCORERS[one["scorer"]], "retention_sets")
+    errors, limit = [], recipe.arguments.get("max_test_samples")
+    sets = [("test_dataset", task.test_dataset, task.scorer) for task in recipe.tasks]
+    sets += [("retention_sets", one["dataset"], one["scorer"]) for one in recipe.arguments.get("retention_sets") or ()]
+    for key, dataset, scorer in sets:
+        errors += test_set_errors(dataset, dataset_dir, scorer, SCORERS[scorer], key, limit)
     if errors:
         raise RecipeError(recipe.source, errors)
 
@@ -232,13 +263,14 @@ def _check_test_sets(recipe: Recipe, dataset_dir: str) -> None:
 def _task_line(index: int, recipe: Recipe, scores: Mapping[str, Mapping[str, float]], seconds: float) -> str:
     """Say how the tasks so far are, and the retention sets; a report tells the rest."""
     names = [task.name for task in recipe.tasks]
-    mean = sum(scores[name]["accuracy"] for name in names[: index + 1]) / (index + 1)
+    mean = mean_of(scores[task.name]["accuracy"] for task in recipe.tasks[: index + 1] if task.is_scored)
     parts = [f"[{index + 1}/{len(names)}] {names[index]} done in {seconds:.0f} s"]
-    parts += [_accuracies(names[: index + 1], scores), f"mean {mean:.1f}"]
+    parts += [_accuracies(names[: index + 1], scores), *([] if mean is None else [f"mean {mean:.1f}"])]
     if retention := recipe.arguments.get("retention_sets"):
         parts.append(_accuracies([one["name"] for one in retention], scores))
     return " | ".join(parts)
 
 
-def _accuracies(names: Sequence[str], scores: Mapping[str, Mapping[str, float]]) -> str:
-    return "  ".join(f"{name} {scores[name]['accuracy']:.1f}" for name in names)
+def _accuracies(names: Sequence[str], scores: Mapping[str, Mapping[str, float | None]]) -> str:
+    accuracies = {name: scores.get(name, {}).get("accuracy") for name in names}  # of a task that is only trained, none
+    return "  ".join(f"{name} {'-' if value is None else f'{value:.1f}'}" for name, value in accuracies.items())

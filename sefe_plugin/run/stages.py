@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.evaluation.scorers import NO_SCORER
 
 
 #: The stage before the first task, and the name that its folder ends in.
@@ -43,15 +44,18 @@ def stage_name(recipe: Mapping[str, Any], index: int) -> str:
     return BASE_NAME if index == BASE else recipe["tasks"][index]["name"]
 
 
-def scored_after(recipe: Mapping[str, Any], index: int) -> list[dict[str, str]]:
-    """Return the test sets that are scored at a stage; after a task its own test set is the last.
+def scored_after(recipe: Mapping[str, Any], index: int) -> list[dict[str, Any]]:
+    """Return the test sets that are scored at a stage; after a task its own test set is the last, if it has one.
+
+    With the scorer "none" they are answered only.
 
     Args:
         recipe: A recipe as plain data, with its "tasks".
         index: The stage.
 
     Returns:
-        Mappings with `name`, `dataset`, `scorer` and, where an official rule scores the answers as well, `official`.
+        Mappings with `name`, `dataset`, `scorer` and, where they hold, `official`, the official rule that scores the
+        answers as well; `max_samples`, how many records are answered; and `own: true` for the stage's own test set.
 
     Example:
         >>> tasks = [{"name": name, "test_dataset": f"{name}_test", "scorer": "box"} for name in "ABC"]
@@ -60,15 +64,16 @@ def scored_after(recipe: Mapping[str, Any], index: int) -> list[dict[str, str]]:
         >>> [test_set["name"] for test_set in scored_after({"tasks": tasks, "score_unseen": True}, 1)]
         ['A', 'C', 'B']
     """
-    tasks, unseen = recipe["tasks"], recipe.get("score_unseen")
-    official = _official_rules(recipe)
-    sets = [_test_set(task, official) for task in tasks]
-    last = [] if index == BASE else [sets[index]]
-    others = [one for place, one in enumerate(sets) if place < index or (unseen and place != index)]
-    return [*others, *map(dict, recipe.get("retention_sets") or ()), *last]
+    unseen, limit, official = recipe.get("score_unseen"), recipe.get("max_test_samples"), _official_rules(recipe)
+    tested = {place: task for place, task in enumerate(recipe["tasks"]) if task.get("test_dataset") is not None}
+    sets = {place: _test_set(task, task.get("max_test_samples", limit), official) for place, task in tested.items()}
+    last = [{**sets[index], "own": True}] if index in sets else []
+    others = [one for place, one in sets.items() if place < index or (unseen and place != index)]
+    retention = [{**one, **_limit(limit)} for one in recipe.get("retention_sets") or ()]
+    return [*others, *retention, *last]
 
 
-def scored_in(place: Path, recipe: Mapping[str, Any], index: int) -> list[dict[str, str]]:
+def scored_in(place: Path, recipe: Mapping[str, Any], index: int) -> list[dict[str, Any]]:
     """Return the test sets that a finished stage was scored on, as far as the recipe still has them.
 
     With `score_unseen` a task that joined the sequence later, or has another test set since, is not among them.
@@ -123,10 +128,24 @@ def _names_after(recipe: Mapping[str, Any], index: int) -> set[str]:
     return {one["name"] for one in scored_after(recipe, index)}
 
 
-def _test_set(task: Mapping[str, Any], official: Mapping[str, str | None]) -> dict[str, str]:
-    test_set = {"name": task["name"], "dataset": task.get("test_dataset"), "scorer": task.get("scorer")}
+def unscored_sets(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tasks and retention sets of a recipe that get no scores.
+
+    Example:
+        >>> unscored_sets({"tasks": [{"name": "A", "scorer": "box"}, {"name": "B", "scorer": "none"}, {"name": "C"}]})
+        ['B', 'C']
+    """
+    return [name for name, scorer in scorers_of(recipe).items() if scorer in (None, NO_SCORER)]
+
+
+def _test_set(task: Mapping[str, Any], limit: int | None, official: Mapping[str, str | None]) -> dict[str, Any]:
+    test_set = {"name": task["name"], "dataset": task["test_dataset"], "scorer": task.get("scorer"), **_limit(limit)}
     rule = task.get("official") or official.get(task["name"])
     return test_set | ({"official": rule} if rule else {})
+
+
+def _limit(limit: int | None) -> dict[str, int]:
+    return {} if limit is None else {"max_samples": limit}
 
 
 def _official_rules(recipe: Mapping[str, Any]) -> dict[str, str | None]:

@@ -10,17 +10,20 @@ import yaml
 from safetensors import SafetensorError
 
 from sefe_plugin.benchmarks import official_rule
+from sefe_plugin.carry import CARRIES
 from sefe_plugin.data.added import KEPT_FOLDER, check_kept
 from sefe_plugin.evaluation.report import REPORT_FILE
 from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_rows
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, is_whole_safetensors, read_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods import methods
-from sefe_plugin.recipe.tasks import TASK_KEYS, Task
+from sefe_plugin.recipe.options import TASK_KEYS
+from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import base_inputs, changes, read_inputs, task_inputs
-from sefe_plugin.run.reporting import run_report
+from sefe_plugin.run.reporting import ABOUT_KEYS, run_report
 from sefe_plugin.run.rescoring import rows_with_golds
+from sefe_plugin.run.spare import was_removed
 from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, has_base_row, scored_in
 
 
@@ -69,6 +72,8 @@ def verify_run(path: Path, check_models: ModelCheck) -> Iterator[Finding]:
         for check in (_inputs, _weights, _left_behind, _scores, _stacked):
             yield from (Finding(place.name, *found) for found in _guarded(check, recipe, entry, keys, place))
         yield from (Finding(place.name, *found) for found in _guarded(check_models, keys, place))
+        is_last = index == len(complete) - 1
+        yield from (Finding(place.name, *found) for found in _guarded(_passed_on, recipe, is_last, place))
     yield _report(folder, [task["name"] for task in recipe["tasks"]], len(complete))
 
 
@@ -139,8 +144,7 @@ def _changes(
     if recipe.get("benchmark"):  # its data is the run's own, and moves with it
         folders["dataset_dir"] = str(RunFolder(place.parent).data)
     if entry is None:
-        datasets = [one["dataset"] for one in keys["test_sets"]]
-        return changes(recorded, base_inputs({**recipe, **folders}, datasets, recorded))
+        return changes(recorded, base_inputs({**recipe, **folders}, keys["test_sets"], recorded))
     overrides = {key: value for key, value in entry.items() if key not in TASK_KEYS}
     task = Task(**{key: entry[key] for key in TASK_KEYS}, overrides=overrides)
     return changes(recorded, task_inputs({**recipe, **folders}, task, recorded))
@@ -175,6 +179,8 @@ def _scores(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[s
         name, scorer, official = test_set["name"], test_set["scorer"], test_set.get("official")
         rows = rows_with_golds(read_json_lines(predictions_file(place, name)), scorer)
         scores = score_rows(scorer, rows, official and official_rule(official))
+        if "stderr" not in stored.get(name, {}):
+            del scores["stderr"]  # an earlier version of this plugin scored it
         was = {key: stored.get(name, {}).get(key) for key in scores}
         if was != scores:
             yield False, f"scores of {name}: the predictions are worth {scores}, and {SCORES_FILE} says {was}"
@@ -201,6 +207,19 @@ def _stacked(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[
         shutil.rmtree(again)
 
 
+def _passed_on(recipe: Mapping[str, Any], is_last: bool, place: Path) -> Iterator[tuple[bool | None, str]]:
+    """Tell a model that is gone on purpose from one that is lost; one that is there is checked otherwise."""
+    carry = CARRIES.get(str(recipe.get("carry")))
+    if carry is None or carry.passing is None or (place / carry.passing).is_dir():
+        return
+    if is_last:
+        yield False, f"{carry.passing}: missing, and it is the model of all tasks so far"
+    elif was_removed(place / carry.passing):
+        yield True, f"{carry.passing}: removed on purpose, and no later task needs it"
+    else:
+        yield None, f"{carry.passing}: not there, and no record says that it was removed; no later task needs it"
+
+
 def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
     file = folder.path / REPORT_FILE
     if not file.is_file():
@@ -211,7 +230,12 @@ def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
         stored, again = read_json(file), run_report(folder, names)
     except (OSError, ValueError) as error:
         return Finding(REPORT_FILE, False, f"cannot be made again: {error}")
-    computed = (stored.keys() | again.keys()) - {"task_order"}  # an order's name stands in the report alone
+    scored = stored.get("num_scored_tasks")
+    if num_complete < len(names) and scored != num_complete and isinstance(scored, int):
+        said = f"of {scored} tasks, while {num_complete} of {len(names)} are complete: a run that goes on renews it"
+        return Finding(REPORT_FILE, None, said)
+    unsaid = {key for key in ABOUT_KEYS if key not in stored}
+    computed = (stored.keys() | again.keys()) - {"task_order", *unsaid}  # an order's name stands in the report alone
     differing = sorted(key for key in computed if stored.get(key) != again.get(key))
     what = f"differs from the scores in {', '.join(differing)}" if differing else "the same when made again"
     return Finding(REPORT_FILE, not differing, what)

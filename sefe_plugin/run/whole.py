@@ -8,6 +8,7 @@ from sefe_plugin.data.added import KEPT_FOLDER, check_kept
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.methods import methods
 from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.run.costs import read_costs
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import task_arguments
 from sefe_plugin.run.records import RunFolderError
@@ -19,8 +20,8 @@ def require_whole(recipe: Recipe) -> None:
     """Check the files that a continued run reads, so that nothing damaged is found in the middle of a training.
 
     These are the manifest, the steps of all tasks, the scores of the complete ones and of the base, and what the tasks
-    have left for the next one: the model or adapter that it starts from, the files of the method, and with
-    `replay_ratio` their samples.
+    have left for the next one: the model or adapter that it starts from, the files of the method, with `replay_ratio`
+    their samples, and what they took, by which steps are counted on.
 
     Raises:
         RunFolderError: With all files that are at fault.
@@ -41,6 +42,7 @@ def require_whole(recipe: Recipe) -> None:
     if 0 < len(complete) < len(places):
         method, carry = methods()[recipe.arguments["cl_method"]], CARRIES[recipe.arguments["carry"]]
         done = places[: len(complete)]
+        checks += [partial(read_costs, place) for place in done]
         if carry.result is not None:
             checks.append(partial(check_carried, (done[-1] / carry.result).parent, method.peft_type))
         if method.file is not None:

@@ -10,9 +10,13 @@ import pytest
 import yaml
 
 import sefe_plugin.cli as cli
-from sefe_plugin.cli import main, versions
+from sefe_plugin import versions
+from sefe_plugin.cli import main
+from sefe_plugin.evaluation.report import write_report
 from sefe_plugin.files import write_json
+from sefe_plugin.run import verify
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.reporting import run_report
 
 
 def test_init_writes_readme_recipes_and_templates_once(tmp_path, capsys):
@@ -70,6 +74,19 @@ def test_report_of_an_unfinished_run_shows_what_is_complete(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Unfinished: 1 of 2 tasks" in out
     assert "61.50" in out
+    # a run that was killed before it wrote the report of its second task
+    write_report(folder.path, run_report(folder, ["A", "B", "C"]), "run")
+    folder.task_folder(1, "B").mkdir()
+    scores = {name: {"accuracy": 71.5, "format": 90.0, "count": 8} for name in "AB"}
+    write_json(folder.task_folder(1, "B") / "scores.json", scores)
+    folder.complete_task({"tasks": [{"name": name} for name in "ABC"]}, [{"name": "A"}, {"name": "B"}])
+    assert main(["report", str(tmp_path)]) == 0
+    assert "Unfinished: 2 of 3 tasks" in capsys.readouterr().out
+    finding = verify._report(folder, ["A", "B", "C"], 2)
+    assert finding.state is None
+    assert finding.what.startswith("of 1 tasks, while 2 of 3 are complete")
+    write_report(folder.path, run_report(folder, ["A", "B", "C"]), "run")
+    assert verify._report(folder, ["A", "B", "C"], 2).state is True
 
 
 def test_help_names_the_commands(capsys):
@@ -119,7 +136,7 @@ def test_versions_are_one_line_and_import_no_host(capsys):
 
 def test_a_package_that_is_not_there_has_no_version(monkeypatch):
     monkeypatch.setattr(versions, "_PACKAGES", ("sefe-plugin", "no-such-package"))
-    assert versions.versions().endswith("(no-such-package is not installed)")
+    assert versions.installed_versions().keys() == {"sefe-plugin", "python"}
 
 
 @pytest.mark.parametrize(

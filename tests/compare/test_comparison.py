@@ -250,3 +250,37 @@ def test_no_two_of_many_arms_look_alike():
     lines = draw_stages(TASKS, runs).axes[0].lines
     assert [line.get_label() for line in lines] == list(runs)
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
+
+
+def test_tasks_without_scores_do_not_count():
+    def partly(shift, *unscored):
+        whole = report(shift)
+        matrices = [
+            [[None if task in unscored else value for task, value in zip(TASKS, row, strict=True)] for row in matrix]
+            for matrix in (whole["accuracy_matrix"], whole["format_matrix"])
+        ]
+        return build_report(TASKS, *matrices, unscored=unscored)
+
+    values = comparison.results(partly(0, "B"))
+    expected = {"mft": 60, "mfn": 45, "maa": (80 + 60 + 45) / 3, "bwt": -15, "format": 70}
+    assert {key: values[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+    assert values["mean_format"] == pytest.approx((100 + 90 + 70) / 3, abs=1e-12)
+    assert values["superficial"] + values["essential"] == pytest.approx(15, abs=1e-12)
+    arms = {arm: {1: partly(shift, "A"), 2: partly(shift + 1, "A")} for arm, shift in (("x", 0), ("y", 3))}
+    found = compare(arms, measure=comparison.results)
+    assert found["unscored"] == ["A"]
+    assert found["runs"]["x"][0]["after_each_task"] == [None, 90, 55]
+    assert found["arms"]["x"]["tasks"]["A"]["accuracy"] == {"mean": None, "sd": None}
+    # and nothing at all where nobody scores anything
+    arms = {arm: {1: partly(0, *TASKS), 2: partly(1, *TASKS)} for arm in "xy"}
+    found = compare(arms, measure=comparison.results)
+    assert set(found["arms"]["x"]) - {"tasks"} == set(RESULTS)
+    assert all(found["arms"]["x"][key]["mean"] is None for key in RESULTS)
+    from sefe_plugin.compare.figures import draw_costs, draw_differences, draw_stages
+
+    draw_stages(TASKS, found["runs"]).canvas.draw()
+    draw_differences(found["differences"], "mfn", "MFN").canvas.draw()
+    costs = {"training": 1.0, "memory": 1.0, "left": 1.0}
+    runs = {arm: [{**run, **costs} for run in of_arm] for arm, of_arm in found["runs"].items()}
+    figure = draw_costs(runs, "x")
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["not recorded"] * 3

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import sefe_plugin.versions
 from sefe_plugin.cli import main
 from sefe_plugin.compare import table
 from sefe_plugin.compare.arms import ARMS, Arm, choose_arms
@@ -169,9 +170,9 @@ def test_a_run_of_other_settings_is_given_to_the_host_again(plan, run):
 
 
 def test_the_versions_are_those_that_the_runs_were_made_with(plan, run, monkeypatch):
-    monkeypatch.setattr(table, "version", lambda package: f"1 of {package}")
+    monkeypatch.setattr(sefe_plugin.versions, "version", lambda package: f"1 of {package}")
     run(Plan(plan.arms, [101], plan.orders, plan.out))
-    monkeypatch.setattr(table, "version", lambda package: f"2 of {package}")
+    monkeypatch.setattr(sefe_plugin.versions, "version", lambda package: f"2 of {package}")
     assert run(plan)[0] == "4 of 8 runs are finished already."
     assert [versions["torch"] for versions in table.versions_of(plan)] == ["1 of torch", "2 of torch"]
 
@@ -203,7 +204,7 @@ def test_versions_stay_where_nothing_is_trained_again(own_recipe, run, monkeypat
     recipe = own_recipe.arms["own"].recipe
 
     def versions_after(number):
-        monkeypatch.setattr(table, "version", lambda package: f"{number} of {package}")
+        monkeypatch.setattr(sefe_plugin.versions, "version", lambda package: f"{number} of {package}")
         recipe.write_text(f"seed: 1  # {number}\n")
         run(own_recipe)
         return table.versions_of(own_recipe)[0]["torch"]

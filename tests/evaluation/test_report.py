@@ -181,3 +181,36 @@ def test_no_two_of_many_lines_look_alike():
     accuracy = [[50.0 if j <= i else None for j in range(20)] for i in range(20)]
     lines = draw_curves(tasks, accuracy, "").axes[0].lines
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
+
+
+#: Accuracy and right formats where the middle task alone is scored.
+UNSCORED = [[[None, value, None] for value in column] for column in ((None, 90.0, 70.0), (None, 90.0, 90.0))]
+
+
+def test_metrics_leave_out_tasks_without_scores_and_keep_their_stages(tmp_path):
+    report = build_report(TASKS, *UNSCORED, unscored=["gamma", "alpha"])
+    assert report["unscored"] == ["alpha", "gamma"]
+    assert [report[key] for key in ("mft", "mfn", "maa", "bwt", "forgetting")] == [90, 70, 80, -20, 20]
+    assert report["losses"] == [None, {"drop": 20, "superficial": 0, "essential": 20}, None]
+    write_report(tmp_path, report, "a title")
+    assert load_report(tmp_path) == report
+    # finished or not is told by the rows that are there, also before the first scored task
+    counts = [build_report(TASKS, *(m[:rows] for m in UNSCORED), unscored=["alpha", "gamma"]) for rows in range(4)]
+    assert [one["num_scored_tasks"] for one in counts] == [0, 1, 2, 3]
+    for one in counts:
+        write_report(tmp_path, one, "a title")
+        assert load_report(tmp_path) == one
+    assert "| a run |     - | 70.00 |     - | 90.00 |" in format_table({"a run": report})
+
+
+def test_pictures_have_dashes_where_nobody_scores():
+    from sefe_plugin.evaluation.figures import draw_curves, draw_matrices
+
+    retention = {"sets": ["x", "y"], "accuracy_matrix": [[None, 5.0]] * 4, "format_matrix": [[None, 5.0]] * 4}
+    for more, dashes in (({}, [6, 6]), ({"retention": retention}, [8, 4, 8, 4])):
+        unscored = ["alpha", "gamma", "x"]
+        figure = draw_matrices(TASKS, *UNSCORED, "a title", unscored=unscored, **more)
+        maps = [axes for axes in figure.axes if axes.get_title()]
+        assert [sum(text.get_text() == "-" for text in axes.texts) for axes in maps] == dashes
+    assert len(draw_curves(TASKS, UNSCORED[0], "a title").axes[0].lines) == 1
+    assert not draw_curves(["alpha"], [[None]], "a title").axes[0].lines

@@ -23,6 +23,10 @@ PREDICTIONS = {
     "Grounding": ["[0.1, 0.1, 0.9, 0.9]", "[0.10, 0.10, 0.90, 0.90]", "ü"],
     **{key: ["red", "red.", ""] for key in ("ImageNet", "GQA", "VizWiz", "VQAv2", "OCRVQA")},
 }
+#: In percent. Two of three right: sqrt(2/3 * 1/3 / 3); TextVQA's answers are worth 0.6, 1 and 0.
+SAMPLE_ERRORS = dict.fromkeys(RECORDS, 100 * (2 / 27) ** 0.5) | {
+    "TextVQA": 100 * ((1 / 15) ** 2 + (7 / 15) ** 2 + (8 / 15) ** 2) ** 0.5 / 3
+}
 TEST_SETS = [{"name": task.name, "scorer": task.scorer, "official": task.official} for task in TASKS]
 
 
@@ -44,6 +48,7 @@ def test_the_command_line_scores_the_files_as_the_run_did(written):
             "accuracy": clean.accuracy,
             "format": clean.formatted,
             "count": clean.count,
+            "stderr": pytest.approx(SAMPLE_ERRORS[task]),
             "official": official.accuracy,
         }
     assert scores["Grounding"]["accuracy"] > scores["Grounding"]["official"]
@@ -60,13 +65,18 @@ def test_predictions_are_the_records_with_their_answers(written):
 
 
 def test_tasks_without_an_official_rule_have_no_official_accuracy():
-    assert set(score_rows("yes_no", [{"answer": "yes", "prediction": "yes"}])) == {"accuracy", "format", "count"}
+    assert set(score_rows("yes_no", [{"answer": "yes", "prediction": "yes"}])) == {
+        "accuracy",
+        "format",
+        "count",
+        "stderr",
+    }
 
 
 def test_records_that_lack_what_the_official_rule_needs_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         scores = score_rows("text_vqa", [{"answer": "stop", "prediction": "Stop"}], official_rule("coin:TextVQA"))
-    assert scores == {"accuracy": 100.0, "format": 100.0, "count": 1}
+    assert scores == {"accuracy": 100.0, "format": 100.0, "count": 1, "stderr": 0.0}
     assert (
         "No official accuracy beside the scorer 'text_vqa': a test record needs a list of 10 texts as 'answers'"
         in caplog.text

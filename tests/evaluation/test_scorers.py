@@ -2,9 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sefe_plugin.evaluation.scorers import SCORERS, Score, score_predictions
+from sefe_plugin.evaluation.scorers import NO_SCORER, Score, SetScore, score_predictions
+from sefe_plugin.evaluation.scorers import SCORERS as ALL_SCORERS
 
 
+SCORERS = {name: scorer for name, scorer in ALL_SCORERS.items() if name != NO_SCORER}
 RIGHT, WRONG, LOST = Score(1.0, True), Score(0.0, True), Score(0.0, False)
 RECORDS = {
     "multiple_choice": {"answer": "B", "num_choices": 4},
@@ -193,3 +195,10 @@ def test_shares_are_percent():
 def test_faults_are_named(scorer, predictions, records, message):
     with pytest.raises(ValueError, match=message):
         score_predictions(scorer, predictions, records)
+
+
+@pytest.mark.parametrize("record", [{}, {"answer": None}, {"answer": "red"}, {"answer_bbox": 7}])
+def test_without_a_scorer_every_record_is_taken_and_no_answer_is_worth_anything(record):
+    ALL_SCORERS[NO_SCORER].check(record)
+    assert score_predictions(NO_SCORER, ["red", ""], [record] * 2) == SetScore(None, None, 2)
+    assert ALL_SCORERS[NO_SCORER].best_answer(record) == (record.get("answer") or "")

@@ -1,7 +1,7 @@
 """A sequence whose host is this file: it trains, scores and merges in a second, slowly enough to be killed half way.
 
-    python stand_in.py FOLDER          runs a sequence of three tasks in FOLDER/run
-    python stand_in.py STEP TASK.YAML  is the process of a task
+    python stand_in.py FOLDER [KEY=VALUE ...]  runs a sequence of three tasks in FOLDER/run
+    python stand_in.py STEP TASK.YAML          is the process of a task
 
 As LLaMA-Factory, it goes on from the last folder called checkpoint-*, whatever is in it.
 """
@@ -135,13 +135,14 @@ def run(folder: Path) -> None:
         (data / "dataset_info.json").write_text(json.dumps(info))
     tasks = tuple(Task(name, f"{name}_train", f"{name}_test", "yes_no", {}) for name in "ABC")
     keys = {"cl_method": "lora", "carry": "merge", "model_name_or_path": "base", "dataset_dir": str(data)}
+    keys |= dict(word.split("=") for word in sys.argv[2:])
     recipe = Recipe("stand_in.yaml", keys, tasks, folder / "run", None)
     sequence.read_recipe_with_places = lambda file, overrides: ({"tasks": []}, {})
     sequence.load_recipe = lambda *arguments: recipe
     sequence.require_trial = lambda recipe, say: None  # which asks LLaMA-Factory
     sequence.LlamaFactory = StandIn
     StandIn.keys = lambda self: sequence.host_keys()
-    sequence.intercept(["stand_in.yaml", *sys.argv[2:]])
+    sequence.intercept(["stand_in.yaml"])
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ def undisturbed(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture
 def disturbed(tmp_path):
-    def make(seed: int) -> Disturbed:
+    def make(seed: int, *overrides: str) -> Disturbed:
         (tmp_path / "run").mkdir()
-        start = starter([*COMMAND, str(tmp_path)], tmp_path / "said", dict(os.environ))
+        start = starter([*COMMAND, str(tmp_path), *overrides], tmp_path / "said", dict(os.environ))
         return Disturbed(start, tmp_path / "run", tmp_path / "said", random.Random(seed))
 
     return make
@@ -44,6 +44,16 @@ def test_kills_at_random_moments_change_no_result(undisturbed, disturbed):
     assert sum(run.moments.values()) >= 5
     assert results(run.run) == undisturbed
     assert "was ended by SIGKILL, as a system does that runs out of memory; its output is above" in run.log.read_text()
+
+
+def test_kills_change_no_result_where_earlier_merged_models_are_removed(undisturbed, disturbed):
+    run = disturbed(3, "keep_merged=last")
+    for kind in ("all", "task", "sequence", "all", "sequence"):
+        run.end_somewhere(kind, most_events=15, most_seconds=0.1)
+    assert run.finish(60) == 0, run.log.read_text()[-3000:]
+    gone = {"1_A/merged/model.safetensors", "2_B/merged/model.safetensors"}
+    assert results(run.run) == {file: digest for file, digest in undisturbed.items() if file not in gone}
+    assert not list(run.run.glob("*/.merged*"))
 
 
 @pytest.mark.parametrize(("kind", "said"), [("SIGTERM", "Stopped by SIGTERM."), ("SIGINT", "Stopped by Ctrl-C.")])

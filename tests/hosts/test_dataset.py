@@ -183,7 +183,7 @@ def test_the_scorer_of_the_task_tells_what_a_letter_is(arguments):
     options = "Options: Maine / Ohio / Utah"
     data = aligned([[(f"Which is number {i}?\n{options}\n{LINE}", "ABC"[i % 3])] for i in range(20)])
     earlier = {"name": "a", "dataset": "a", "scorer": "short_answer"}
-    sets = [earlier, {"name": "b", "dataset": "b", "scorer": "multiple_choice"}]
+    sets = [earlier, {"name": "b", "dataset": "b", "scorer": "multiple_choice", "own": True}]
     with scored_by(sets), pytest.raises(ValueError, match=r"samples of style 'multiple_choice' .* only 0 can be"):
         diversify_dataset(data, "letters", 0.5, arguments)
     # outside of it, the line tells
@@ -199,11 +199,12 @@ def test_the_training_of_a_task_knows_its_scorer():
         seen.append(_scored_as.get())
 
     training = SimpleNamespace(process_index=1, ddp_broadcast_buffers=None)
-    sets = [{"name": "a", "scorer": "box"}, {"name": "b", "scorer": "multiple_choice"}]
-    for test_sets in (sets, sets[:1], None):
+    other, own = {"name": "a", "scorer": "box"}, {"name": "b", "scorer": "multiple_choice", "own": True}
+    # the test sets of earlier tasks say nothing of one that has none itself, or no scorer
+    for test_sets in ([other, own], [own], [other], [other, own | {"scorer": "none"}], [], None):
         finetuning = SimpleNamespace(stacked_adapter=None, cl_method=None, test_sets=test_sets)
         _train(host, (None, None, training, finetuning, None), None)
-    assert seen == ["multiple_choice", "box", None] and _scored_as.get() is None
+    assert seen == ["multiple_choice", "multiple_choice", None, None, None, None] and _scored_as.get() is None
 
 
 @pytest.mark.parametrize("formatting", ["sharegpt", "alpaca"])

@@ -22,6 +22,7 @@ from transformers.integrations.deepspeed import is_deepspeed_available
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
 from sefe_plugin.hosts.llamafactory.scoring import score_test_sets, share_batches
+from sefe_plugin.run.progress import ProgressFile, newest_progress
 
 
 CLI = Path(sysconfig.get_paths()["scripts"]) / "llamafactory-cli"
@@ -89,7 +90,10 @@ def test_an_answer_without_a_thought_is_scored_as_it_was_trained(tmp_path, templ
     )
     test_sets = [{"name": "A", "dataset": "x", "scorer": "short_answer"}]
     arguments = (model_args, data_args, training_args, finetuning_args, generating_args)
-    score_test_sets(model, test_sets, tmp_path, arguments)
+    progress = ProgressFile(tmp_path)
+    score_test_sets(model, test_sets, tmp_path, arguments, progress)
+    phase = newest_progress(tmp_path)[-1]
+    assert (phase.name, phase.done, phase.total) == ("scoring", 3, 3)
     assert json.loads((tmp_path / "scores.json").read_text())["A"]["accuracy"] == 100
     assert model.asked == [prompt] * 3
     assert len(prompt) > 16  # a question is not cut
@@ -97,7 +101,7 @@ def test_an_answer_without_a_thought_is_scored_as_it_was_trained(tmp_path, templ
     raw = {"raw_prediction": "<think>\n\n</think>\n\n red"} if thinking and keys["template"] != "llava" else {}
     assert rows == [{"text": question, "answer": "red", "prediction": "red", **raw}] * 3
     # answers with thoughts beside them are known again
-    score_test_sets(None, test_sets, tmp_path, arguments)
+    score_test_sets(None, test_sets, tmp_path, arguments, progress)
 
 
 @pytest.mark.slow

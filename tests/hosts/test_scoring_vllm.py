@@ -15,6 +15,7 @@ import pytest
 import yaml
 from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
 from warm_python import warm_environment
 
@@ -66,7 +67,7 @@ def folder(tmp_path_factory, programs) -> Path:
         "cutoff_len": 128,
         "preprocessing_num_workers": 1,
         "save_strategy": "no",
-        "report_to": "none",
+        "report_to": "tensorboard",
         "per_device_train_batch_size": 8,
         "learning_rate": 2e-3,
         "num_train_epochs": 2,
@@ -89,6 +90,18 @@ def results(task_folder: Path) -> tuple[bytes, bytes]:
     return tuple((task_folder / name).read_bytes() for name in ("scores.json", f"predictions/{TASK.name}.jsonl"))
 
 
+def scores_in_tensorboard(task_folder: Path) -> list[tuple[int, float]]:
+    shown = []
+    for place in (task_folder / "runs").iterdir():
+        events = EventAccumulator(str(place))
+        events.Reload()
+        if "test/mfn" in events.Tags()["scalars"]:
+            shown += [(event.step, event.value) for event in events.Scalars("test/mfn")]
+    (score,) = shown
+    assert score[0] > 0
+    return shown
+
+
 def longest_question(folder: Path) -> int:
     """Tokens of the longest question with the four of its image, counted by hand."""
     tokenizer = AutoTokenizer.from_pretrained(BASE)
@@ -105,6 +118,7 @@ def longest_question(folder: Path) -> int:
 def test_both_backends_leave_the_same_files(folder):
     assert results(folder / "vllm" / FOLDER) == results(folder / "generate" / FOLDER)
     assert (folder / "vllm" / "report.json").read_bytes() == (folder / "generate" / "report.json").read_bytes()
+    assert scores_in_tensorboard(folder / "vllm" / FOLDER) == scores_in_tensorboard(folder / "generate" / FOLDER)
     (engine,) = (json.loads(line) for line in (folder / "engines.jsonl").read_text().splitlines())
     assert engine["model"] == str(folder / "vllm" / FOLDER / "merged")
     assert engine["max_model_len"] == longest_question(folder) + 12

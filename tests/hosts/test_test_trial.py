@@ -26,7 +26,7 @@ MESSAGES = {"formatting": "sharegpt", "columns": {"messages": "conversations", "
 def tried(tmp_path):
     """Writes one test set, tries it, and returns what is wrong with it."""
 
-    def run(records, declaration=None, scorer="short_answer", **keys):
+    def run(records, declaration=None, scorer="short_answer", notes=None, limit=None, **keys):
         (tmp_path / "x.json").write_text(json.dumps(records))
         declared = {"columns": {"prompt": "text", "response": "answer", "images": "image"}, **(declaration or {})}
         (tmp_path / "dataset_info.json").write_text(json.dumps({"x": {"file_name": "x.json", **declared}}))
@@ -39,7 +39,9 @@ def tried(tmp_path):
             **keys,
         }
         parser = HfArgumentParser((ModelArguments, DataArguments, FinetuningArguments, GeneratingArguments))
-        return trial_errors([{"name": "x", "dataset": "x", "scorer": scorer}], *parser.parse_dict(keys))
+        one = {"name": "x", "dataset": "x", "scorer": scorer, "max_samples": limit}
+        note = [].append if notes is None else notes.append
+        return trial_errors([one], *parser.parse_dict(keys), note=note)
 
     return run
 
@@ -77,7 +79,6 @@ def test_the_test_sets_of_minicoin_pass(tmp_path):
         ({"text": "What?", "answer": "red", "image": "half.jpg"}, None, "half.jpg cannot be read (OSError: image"),
         ({"text": "What?", "answer": "red", "image": "bomb.png"}, None, "bomb.png cannot be read (DecompressionBomb"),
         ({"text": "What? " * 600, "answer": "red"}, None, "`max_new_tokens: 16` that is more than the 512 of"),
-        ({"text": "What?", "answer": "quadrilateral parallelograms"}, None, "`max_new_tokens` is 16. Set a larger"),
         ({"text": "What?", "answer": "ro<s>t"}, None, "make 'rot' of its gold answer 'ro<s>t', which is wrong"),
         ({"text": "What?", "answer": "<think>a</think>b"}, None, "make 'b' of its gold answer '<think>a</think>b'"),
     ],
@@ -150,3 +151,40 @@ def test_of_many_records_some_are_tried_and_others_in_several_processes(tried, m
     assert "1 of 8 records of 'x' cannot be used: record 6: " in alone
     assert tried(records, trial_samples=4) == []  # records 1, 3, 5 and 7
     assert tried(records, trial_samples=0) == []
+
+
+LONG = {"text": "What?", "answer": "quadrilateral parallelograms"}
+
+
+def test_gold_answers_that_would_be_cut_are_doubtful(tried):
+    notes = []
+    assert tried([{"text": "What?", "answer": "red"}, LONG, LONG], notes=notes) == []
+    (note,) = notes
+    assert note.startswith("`test_dataset`: 2 of 3 gold answers of 'x' are longer than `max_new_tokens: 16`")
+    assert "that of record 2 takes 2" in note and note.endswith("or answers to these records stay incomplete.")
+    (error,) = tried([LONG, LONG], notes=notes)
+    assert error.startswith("`test_dataset`: 2 of 2 gold answers of 'x' are longer than `max_new_tokens: 16`")
+    assert error.endswith("no answer could be right.")
+    assert len(notes) == 1
+    assert tried([LONG], scorer="none", notes=notes) == []
+    assert notes[1].startswith("`test_dataset`: 1 of 1 gold answers of 'x' are longer than")
+    assert tried([LONG], notes=notes, max_new_tokens=64) == [] and len(notes) == 2
+
+
+@pytest.mark.parametrize("declaration", [None, MESSAGES])
+def test_without_a_scorer_a_record_needs_a_question_alone(tried, declaration):
+    records = [
+        {"text": "Describe it."},
+        {"text": "Describe it.", "answer": None},
+        {"text": "What?", "answer": "a<s>b"},
+    ]
+    if declaration:
+        records = [turns("Describe it."), turns("Describe it.", "A red box.")]
+    assert tried(records, declaration, scorer="none") == []
+    records[1] = turns("", "red") if declaration else {"text": " "}
+    (error,) = tried(records, declaration, scorer="none")
+    assert error.startswith(f"`test_dataset`: 1 of {len(records)} records of 'x' cannot be used: record 2: ")
+
+
+def test_records_that_are_not_answered_are_not_tried(tried):
+    assert tried([{"text": "What?", "answer": "red"}, {"text": "", "answer": "red"}], limit=1) == []

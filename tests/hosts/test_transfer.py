@@ -13,6 +13,7 @@ from sefe_plugin.cli import main
 from sefe_plugin.files import read_json
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
 from sefe_plugin.json_lines import read_json_lines
+from sefe_plugin.run.view import View
 
 
 NAMES = [task.name for task in TASKS[:2]]
@@ -113,7 +114,7 @@ def test_the_base_is_scored_whatever_is_trained(train_here, small_recipe, tmp_pa
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     train_here.commands = []
-    job = BaseJob(LlamaFactory(), folder, loaded.arguments, loaded.tasks)
+    job = BaseJob(LlamaFactory(), folder, loaded.arguments, loaded.tasks, View(print))
     job.run()
     assert job.is_whole()
     assert not built

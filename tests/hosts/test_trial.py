@@ -454,3 +454,25 @@ def test_general_data_is_tried_as_well_but_not_rewritten(sequence, errors_of, tr
         [f"task {i + 1} ({name})", "`mix`"] for i, name in enumerate("AB")
     ]
     assert "'general'" in found[0] and "its answer must not be empty" in found[0]
+
+
+def test_a_task_without_scores_and_one_without_a_test_set_are_tried(sequence, try_here, errors_of):
+    untested = {"test_dataset": None, "scorer": None}
+    said = []
+    require_trial(sequence(task=untested), said.append, try_here)
+    require_trial(sequence(task={"scorer": "none"}, asd_ratio=0.2), said.append, try_here)
+    assert len(said) == 2 and all("Trying the keys and the data of A, B in" in line for line in said)
+    (error,) = errors_of(sequence([talk("What?", " ")], task=untested))
+    assert error.startswith("task 2 (B): `dataset`: ")
+    # whose letters nobody can read, without a scorer that could
+    letters = [talk(f"Which is {i}?", "ABC"[i % 3]) for i in range(6)]
+    for task in (untested, {"scorer": "none"}):
+        (error,) = errors_of(sequence(letters, task=task, asd_ratio=0.2))
+        assert "6 of 6 answers are letters or numbers that may stand for options" in error
+
+
+def test_what_is_doubtful_is_said_and_is_no_error(sequence, try_here):
+    said = []
+    require_trial(sequence(task={"test_dataset": "b"}), said.append, try_here)
+    assert said[0].startswith("task A: ") is False
+    assert "task B: `test_dataset`: 'b' is the training data of A, there called 'a'. So it tests what was" in said[0]

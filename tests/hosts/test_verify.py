@@ -140,7 +140,8 @@ def test_a_base_that_is_gone_cannot_be_checked_and_is_no_failure(copy):
     task.write_text("\n".join(line.rstrip("\n") for line in lines))
     findings = list(verify_run(copy, check_models))
     assert [finding.what[:34] for finding in findings if finding.state is None] == [
-        "adapter and merged model: not chec"
+        "merged: not there, and no record s",
+        "adapter and merged model: not chec",
     ]
     assert not [finding for finding in findings if finding.state is False]
 

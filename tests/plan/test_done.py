@@ -1,6 +1,5 @@
 """A plan reads the run folder: what is done, what is left, and how long that takes as far as it was measured."""
 
-import doctest
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.cli import main
 from sefe_plugin.files import write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
-from sefe_plugin.plan import done, units
+from sefe_plugin.plan import done
 from sefe_plugin.plan.done import Done, format_left, read_done
 from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.run.costs import Cost, record_cost
@@ -78,10 +77,6 @@ def complete(recipe):
         return folder
 
     return make
-
-
-def test_examples():
-    assert doctest.testmod(units).failed == 0
 
 
 def test_before_the_first_run_all_is_left(recipe):

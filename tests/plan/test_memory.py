@@ -123,6 +123,10 @@ def test_disk_of_a_stack_grows_and_merges_nothing():
     assert stacked["stacked adapters"] == 6 * 32_000  # ranks r, 2 r and 3 r
     assert "stacked adapters" not in merged
     assert "merged models" not in stacked
+    # the model of a task goes when the next one is complete
+    for count, models in ((1, 1), (2, 2), (3, 2)):
+        last = disk_space(MODEL, {"save_strategy": "no", "keep_merged": "last"}, tasks[:count], [10] * count)
+        assert last["merged models, two"] == models * 2_000_000
     assert merged["adapters"] == stacked["adapters"] == 120_000
     # the first task's test set is answered three times, the last one's once
     assert merged["predictions"] == 6 * (1000 + 10 * 32)

@@ -9,8 +9,10 @@ from sefe_plugin.benchmarks import benchmark_names, load_benchmark, named_orders
 from sefe_plugin.carry.ways import merges_apart
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe import keys
 from sefe_plugin.recipe.errors import RecipeError
-from sefe_plugin.recipe.load import load_recipe
+from sefe_plugin.recipe.load import load_recipe, recipe_warnings
+from sefe_plugin.recipe.options import TASK_KEYS, plugin_keys
 from sefe_plugin.recipe.single_run import run_errors, single_run_errors
 
 
@@ -175,6 +177,15 @@ def test_all_errors_come_at_once(recipe):
         ({"finetuning_type": "lorra"}, "Did you mean `lora`?"),
         ({"output_dir": None}, "`output_dir` is required"),
         ({"dataset": "a_train"}, "`dataset` cannot be set in a sequence: each task names its own"),
+        ({"push_to_hub": True}, "`push_to_hub` cannot be set in a sequence: LLaMA-Factory would push every task"),
+        ({"hub_model_id": "me/x"}, "`sefe export RUN --out DIR --push REPO_ID` pushes the model of all tasks"),
+        ({"export_hub_model_id": "me/x"}, "`export_hub_model_id` cannot be set in a sequence"),
+        ({"keep_merged": "none"}, "`keep_merged` must be one of ('all', 'last'); got 'none'."),
+        ({"keep_merged": "last", "carry": "stack"}, "no effect with `carry: stack`: it leaves no merged models"),
+        (
+            {"keep_merged": "last", "cl_method": "full", "carry": "replace"},
+            "no effect with `carry: replace`: its models are the results of the tasks themselves",
+        ),
         ({"merge_adapter": True}, "`merge_adapter` is filled in by the sequence"),
         ({"benchmark": "minicoin"}, "`tasks` and `benchmark` exclude each other"),
         ({"task_order": "reversed"}, "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks`"),
@@ -547,3 +558,124 @@ def test_replay_holds_for_the_whole_sequence_and_mix_needs_data_of_ones_own(reci
     keys = {key: value for key, value in recipe.items() if key not in ("tasks", "dataset_dir", "template")}
     found = errors_of({**keys, "benchmark": "minicoin", "mix": [{"dataset": "general", "share": 1.0}]})
     assert any(error.startswith("`mix` needs a `dataset_info.json` of yours") for error in found)
+
+
+def test_a_task_may_go_without_a_test_set_or_without_scores(recipe, tmp_path):
+    (tmp_path / "b_test.json").write_text('[{"instruction": "Describe it."}]')  # no gold answer
+    del recipe["tasks"][0]["test_dataset"], recipe["tasks"][0]["scorer"]
+    recipe["tasks"][1]["scorer"] = "none"
+    first, second = load_recipe(recipe, "test.yaml", host_keys()).tasks
+    assert (first.test_dataset, first.scorer, first.is_scored) == (None, None, False)
+    assert (second.test_dataset, second.scorer, second.is_scored) == ("b_test", "none", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"test_dataset": None}, "`scorer` needs a `test_dataset`, whose answers it scores; got 'short_answer'."),
+        ({"test_dataset": None, "scorer": "none"}, "`scorer` needs a `test_dataset`, whose answers it scores;"),
+        ({"scorer": None}, "`scorer` is required with `test_dataset` and must be one of ('multiple_choice', "),
+        ({"scorer": None}, "'yes_no'), or 'none' for answers without scores; got None."),
+        ({"scorer": "None"}, "got 'None'. Did you mean `none`?"),
+        ({"test_dataset": ["a_test", "b_test"]}, "`test_dataset` must name one test set; got ['a_test', 'b_test']."),
+        ({"test_dataset": "a_test,b_test"}, "`test_dataset` must name one test set; got 'a_test,b_test'."),
+        ({"test_dataset": 7}, "`test_dataset` is required and must be text; got 7."),
+        ({"dataset": []}, "`dataset` must be names of datasets without commas, as a list, or one text of them"),
+        ({"dataset": ["a_train", 7]}, "`dataset` must be names of datasets without commas, as a list, or one text"),
+        ({"dataset": ["a_train,b_train"]}, "`dataset` must be names of datasets without commas, as a list, or one"),
+        ({"dataset": ["a_train", "b_trains"]}, "`dataset`: 'b_trains' is not declared in"),
+        ({"max_test_samples": 0}, "`max_test_samples` must be a whole number of at least 1 (leave it out for all rec"),
+    ],
+)
+def test_odd_declarations_of_a_tasks_data(recipe, change, expected):
+    recipe["tasks"][0] |= change
+    (error,) = errors_of(recipe)
+    assert error.startswith("task 1 (A): ") and expected in error
+
+
+def test_several_datasets_of_a_task_may_be_a_list(recipe):
+    recipe["tasks"][0]["dataset"] = ["a_train", "b_train"]
+    assert load_recipe(recipe, "test.yaml", host_keys()).tasks[0].dataset == "a_train, b_train"
+
+
+def test_records_behind_the_last_that_is_answered_are_not_looked_at(recipe, tmp_path):
+    (tmp_path / "a_test.json").write_text('[{"output": "red"}, {"output": ""}]')
+    load_recipe(recipe | {"max_test_samples": 1}, "test.yaml", host_keys())
+    assert "1 of 2 records of 'a_test' have no gold answer" in errors_of(recipe | {"max_test_samples": 2})[0]
+    recipe["tasks"][0]["max_test_samples"] = 2
+    assert len(errors_of(recipe | {"max_test_samples": 1})) == 1
+    assert single_run_errors({"max_test_samples": 2, "cl_method": "lora"}, host_keys()) == [
+        "`max_test_samples` belongs to a sequence. Add `tasks` or `benchmark`, or remove it."
+    ]
+
+
+def test_scoring_unseen_tasks_needs_a_task_with_a_test_set(recipe):
+    for task in recipe["tasks"]:
+        del task["test_dataset"], task["scorer"]
+    load_recipe(recipe, "test.yaml", host_keys())
+    assert errors_of(recipe | {"score_unseen": True}) == [
+        "`score_unseen` has no effect: no task has a `test_dataset`. Remove it."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("epochs", "num_train_epochs"),
+        ("lr", "learning_rate"),
+        ("Batch-Size", "per_device_train_batch_size"),
+        ("model", "model_name_or_path"),
+        ("output", "output_dir"),
+        ("r", "lora_rank"),
+        ("lora_r", "lora_rank"),
+        ("method", "cl_method"),
+        ("learning_rat", "learning_rate"),
+    ],
+)
+def test_an_unknown_key_gets_the_key_that_is_meant(recipe, key, meant):
+    for errors in (errors_of(recipe | {key: 1}), single_run_errors({key: 1, "cl_method": "lora"}, host_keys())):
+        assert any(error.startswith(f"`{key}` is not") and error.endswith(f"`{meant}`?") for error in errors)
+
+
+@pytest.mark.parametrize("key", ["validation", "prompt", "precision", "save", "merge_adapte", "test_sts", "do_predic"])
+def test_no_hint_is_better_than_a_wrong_one(recipe, key):
+    """What is not like any key, or like one that no recipe may set, gets none."""
+    (error,) = errors_of(recipe | {key: 1})
+    assert error == f"`{key}` is not a key of LLaMA-Factory or of this plugin; got value 1."
+
+
+def test_keys_of_a_task_have_hints_of_their_own(recipe):
+    assert errors_of(recipe | {"scorer": "box"})[0].endswith("got value 'box'. It stands in an entry of `tasks`.")
+    for key, meant in (("test_set", "test_dataset"), ("scorers", "scorer"), ("lr", "learning_rate"), ("dat", None)):
+        wrong = {**recipe["tasks"][0], key: "x"}
+        (error,) = errors_of(recipe | {"tasks": [wrong]})
+        assert error.endswith(f" Did you mean `{meant}`?" if meant else "got value 'x'.")
+
+
+def test_other_names_are_names_of_keys():
+    host = host_keys()
+    in_task = keys._OTHER_NAMES_IN_TASK
+    assert set(host.other_names.values()) <= set(host.keys)
+    assert set(keys._OTHER_NAMES.values()) <= set(plugin_keys())
+    assert set(in_task.values()) <= set(TASK_KEYS)
+    unknown = [*host.other_names, *keys._OTHER_NAMES, *in_task]
+    assert not {*unknown} & {*host.keys, *plugin_keys(), *TASK_KEYS}
+    assert len(set(unknown)) == len(unknown)
+
+
+def test_a_test_set_of_training_data_is_doubtful(recipe, tmp_path):
+    for name in ("a_train", "b_train"):  # all files of the fixture hold the same bytes
+        (tmp_path / f"{name}.json").write_text(json.dumps([{"output": name}]))
+    assert recipe_warnings(load_recipe(recipe, "test.yaml", host_keys())) == []
+    (tmp_path / "b_test.json").write_text('[{"output": "a_train", "answer_bbox": "[0, 0, 1, 1]"}]')
+    (tmp_path / "b_train.json").write_bytes((tmp_path / "b_test.json").read_bytes())
+    recipe["tasks"][0]["test_dataset"] = "a_train"
+    assert recipe_warnings(load_recipe(recipe, "test.yaml", host_keys())) == [
+        "task A: `test_dataset`: 'a_train' is the training data of A. So it tests what was memorised; name other "
+        "data.",
+        "task B: `test_dataset`: 'b_test' is the training data of B, there called 'b_train'. So it tests what was "
+        "memorised; name other data.",
+    ]
+    recipe["tasks"][1]["dataset"] = ["b_train", "a_train"]
+    del recipe["tasks"][0]["test_dataset"], recipe["tasks"][0]["scorer"]
+    assert len(recipe_warnings(load_recipe(recipe, "test.yaml", host_keys()))) == 1

@@ -45,4 +45,4 @@ def test_a_sequence_with_a_secret_is_refused_without_showing_it(tmp_path, key, v
         load_recipe({**recipe, "tasks": [task]}, "recipe.yaml", host_keys(), check_data=False)
     assert len([line for line in error.value.errors if f"`{key}" in line]) >= 2  # at the top and in the task
     assert SENTINEL not in str(error.value)
-    assert not any(SENTINEL in line for line in key_faults({key: value}, host_keys().keys).values())
+    assert not any(SENTINEL in line for line in key_faults({key: value}, host_keys()).values())

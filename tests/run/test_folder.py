@@ -1,5 +1,6 @@
 """A run folder notices other recipes, other runs and unfinished work."""
 
+import shutil
 import subprocess
 import sys
 
@@ -144,6 +145,15 @@ def test_foreign_files_are_left_alone(folder):
         open_run(folder, RECIPE)
 
 
+def test_what_the_hosts_web_page_has_written_is_not_foreign(folder):
+    """LlamaBoard writes two files into the output folder, then starts `llamafactory-cli train`."""
+    from llamafactory.extras.constants import LLAMABOARD_CONFIG, TRAINING_ARGS
+
+    for name in (LLAMABOARD_CONFIG, TRAINING_ARGS):
+        (folder.path / name).touch()
+    assert open_run(folder, RECIPE) == []
+
+
 @pytest.mark.parametrize("version", [1, 99])
 def test_another_version_is_refused(folder, version):
     write_json(folder.manifest_file, {"version": version})
@@ -181,8 +191,13 @@ def test_unfinished_work_is_cleared_but_whole_checkpoints_stay(folder):
     (task / "checkpoint-20" / "optimizer.pt").unlink()
     for name in ("adapter_model.safetensors", "inputs.json", "log.txt"):
         (task / name).touch()
+    (task / "runs").mkdir()
     folder.clear_unfinished(task)
-    assert sorted(entry.name for entry in task.iterdir()) == ["checkpoint-10", "inputs.json", "log.txt"]
+    kept = sorted(entry.name for entry in task.iterdir())
+    assert kept == ["checkpoint-10", "inputs.json", "log.txt", "runs"]  # with what TensorBoard was told
+    shutil.rmtree(task / "checkpoint-10")
+    folder.clear_unfinished(task)
+    assert sorted(entry.name for entry in task.iterdir()) == ["inputs.json", "log.txt"]
 
 
 def test_a_phase_that_is_trained_or_has_whole_checkpoints_is_not_cleared(folder):
@@ -197,12 +212,15 @@ def test_a_phase_that_is_trained_or_has_whole_checkpoints_is_not_cleared(folder)
     assert (task / "first" / "adapter_model.safetensors").is_file()
 
 
+TESTED = RECIPE | {"tasks": [{"name": name, "test_dataset": name, "scorer": "box"} for name in "AB"]}
+
+
 def test_matrices_hold_only_complete_tasks(folder):
     for index, name in enumerate("AB"):
         scores = {other: {"accuracy": 10.0 * index, "format": 90.0, "count": 4} for other in "AB"[: index + 1]}
         folder.task_folder(index, name).mkdir()
         write_json(folder.task_folder(index, name) / "scores.json", scores)
-    folder.complete_task(RECIPE, [{"name": "A"}])
+    folder.complete_task(TESTED, [{"name": "A"}])
     assert folder.matrices(["A", "B"]) == ([[0.0, None], [None, None]], [[90.0, None], [None, None]], None)
 
 
@@ -210,5 +228,5 @@ def test_matrices_hold_the_official_accuracy_where_there_is_one(folder):
     scores = {"A": {"accuracy": 10.0, "format": 90.0, "count": 4, "official": 20.0}}
     folder.task_folder(0, "A").mkdir()
     write_json(folder.task_folder(0, "A") / "scores.json", scores)
-    folder.complete_task(RECIPE, [{"name": "A"}])
+    folder.complete_task(TESTED, [{"name": "A"}])
     assert folder.matrices(["A", "B"])[2] == [[20.0, None], [None, None]]

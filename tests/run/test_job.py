@@ -14,6 +14,7 @@ from sefe_plugin.run import job
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import Job, TaskFailedError
 from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, steps_of
+from sefe_plugin.run.view import View
 
 
 TASKS = (Task("A", "a_train", "a_test", "short_answer", {}),)
@@ -100,7 +101,7 @@ def run(tmp_path, monkeypatch):
         (folder.path / "calls").write_text("")
         (folder.path / "fail").write_text(fail)
         keys = {"cl_method": "lora", "carry": "merge", "model_name_or_path": "base", "quantization_bit": 4, **changes}
-        task = Job(FakeHost(tmp_path / "host.py"), folder, keys, TASKS, 0)
+        task = Job(FakeHost(tmp_path / "host.py"), folder, keys, TASKS, 0, View(print))
         if fail and told:
             with pytest.raises(TaskFailedError, match="Task A failed with exit status 3"):
                 task.run()

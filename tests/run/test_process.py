@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from sefe_plugin.run import process
-from sefe_plugin.run.process import call, ended_how
+from sefe_plugin.run.process import call, ended_how, last_lines
 
 
 #: Runs a script as a task's process, in a process whose output is looked at.
@@ -74,6 +74,25 @@ def test_a_terminal_stays_one(tmp_path):
     # which of two streams comes first, nobody knows
     kept = [line for line in (tmp_path / "log.txt").read_text().splitlines() if line != "wrong"]
     assert kept[1:] == ["step 3", "terminal", "last words"]
+
+
+def test_what_is_not_shown_is_kept_as_it_comes(tmp_path):
+    code = RUN.replace("Path(sys.argv[2])", "Path(sys.argv[2]), (), False")
+    log = tmp_path / "log.txt"
+    script = written("import time; print('first'); time.sleep(2); print('\\x1b[1mlast\\x1b[0m'); exit(3)", tmp_path)
+    running = subprocess.Popen([sys.executable, "-c", code, script, str(log)], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while last_lines(log, 5) != ["first"]:  # long before it ends
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.01)
+    assert running.communicate()[0] == b""
+    assert running.returncode == 3
+    assert last_lines(log, 5) == ["first", "last"]
+    assert last_lines(log, 1) == ["last"]
+    assert call([sys.executable, "-c", "print('another')"], log, (), False) == 0
+    assert last_lines(log, 5) == ["another"]
+    assert last_lines(tmp_path / "none", 5) == []
 
 
 def test_a_log_that_cannot_be_written_stops_nothing():

@@ -186,9 +186,10 @@ def test_a_folder_without_a_run_or_without_a_complete_task_is_refused(run, tmp_p
         rescore_run(run.path, {})
 
 
-def test_an_unfinished_run_gets_scores_but_no_report(run):
+def test_the_report_of_an_unfinished_run_says_that_it_is(run):
     run.complete_task(WRONG, run.read_manifest()["complete"][:1])
     report = rescore_run(run.path, {"A": "class_name"})
     assert report["num_scored_tasks"] == 1
-    assert not (run.path / "report.json").exists()
+    assert load_report(run.path) == report
+    assert "Unfinished: 1 of 2 tasks" in (run.path / "report.md").read_text()
     assert read_json(run.path / "1_A" / "scores.json")["A"]["accuracy"] == pytest.approx(200 / 3)

@@ -14,6 +14,7 @@ from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.load import Recipe, load_recipe
 from sefe_plugin.recipe.tasks import Task
+from sefe_plugin.run.ending import read_ending
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.job import TaskFailedError, task_arguments
 from sefe_plugin.run.runner import run_sequence
@@ -139,10 +140,16 @@ def test_failed_task_keeps_the_complete_ones_and_is_continued(run, tmp_path):
         # the marker must not count as a foreign file, so it appears after the manifest
         run_with_marker(run, folder, marker)
     assert [task["name"] for task in read_json(folder / "manifest.json")["complete"]] == ["A"]
-    assert not (folder / "report.json").exists()
+    report = read_json(folder / "report.json")
+    assert (report["num_scored_tasks"], report["mfn"]) == (1, 90.0)
+    assert "Unfinished: 1 of 3 tasks" in (folder / "report.md").read_text()
+    ending = read_ending(RunFolder(folder))
+    assert ending.failed
+    assert ending.said.startswith("Task B failed with exit status 3")
     marker.unlink()
     lines = run()
     assert lines[0].startswith("Continuing after 1 of 3 tasks: A.")
+    assert read_ending(RunFolder(folder)) is None
     assert (folder / "calls").read_text().split() == ["1_A", "2_B", "3_C"]
 
 
@@ -283,7 +290,7 @@ def test_a_task_with_an_official_rule_names_it(tmp_path):
     tasks = (TASKS[0], Task("B", "b_train", "b_test", "box", {}, "coin:Grounding"))
     first, second = task_arguments(KEYS, tasks, 1, RunFolder(tmp_path))["test_sets"]
     assert first == {"name": "A", "dataset": "A_test", "scorer": "short_answer"}
-    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "coin:Grounding"}
+    assert second == {"name": "B", "dataset": "b_test", "scorer": "box", "official": "coin:Grounding", "own": True}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from sefe_plugin.answers.styles import MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.answers.texts import BOX
-from sefe_plugin.evaluation.scorers.base import RecordScorer, Score, Scorer, SetScore
+from sefe_plugin.evaluation.scorers.base import NoScorer, RecordScorer, Score, Scorer, SetScore
 from sefe_plugin.evaluation.scorers.rules import (
     score_box,
     score_class_name,
@@ -15,7 +15,10 @@ from sefe_plugin.evaluation.scorers.rules import (
 )
 
 
-__all__ = ["SCORERS", "RecordScorer", "Score", "Scorer", "SetScore", "score_predictions"]
+__all__ = ["NO_SCORER", "SCORERS", "RecordScorer", "Score", "Scorer", "SetScore", "score_predictions"]
+
+#: Name of the scorer that scores nothing: a test set is answered, and that is all.
+NO_SCORER = "none"
 
 _WORDS = "a text that is not empty"
 
@@ -34,6 +37,7 @@ SCORERS: dict[str, Scorer] = {
         style=BOX,
     ),
     "yes_no": RecordScorer(score_yes_no, "yes or no", style=YES_NO),
+    NO_SCORER: NoScorer(),
 }
 
 
@@ -50,7 +54,7 @@ def score_predictions(scorer: str, predictions: Sequence[str], records: Sequence
 
     Example:
         >>> score_predictions("yes_no", ["Yes", "yes", "a cat", "No"], [{"answer": "Yes"}] * 4)
-        SetScore(accuracy=50.0, format=75.0, count=4)
+        SetScore(accuracy=50.0, format=75.0, count=4, stderr=25.0)
     """
     if scorer not in SCORERS:
         raise ValueError(f"unknown scorer {scorer!r}; known: {', '.join(SCORERS)}")

@@ -26,14 +26,30 @@ class SetScore:
     """What the answers to a test set are worth.
 
     Attributes:
-        accuracy: In percent; scores of a whole corpus may exceed 100.
+        accuracy: In percent; scores of a whole corpus may exceed 100. None where nothing is scored.
         format: Share of answers in their task's format, in percent; None where format cannot be told from content.
         count: Number of answers.
+        stderr: Standard error of the accuracy, in points of percent: how far another draw of as many test records
+            moves it. None where the scorer does not tell it.
     """
 
-    accuracy: float
+    accuracy: float | None
     format: float | None
     count: int
+    stderr: float | None = None
+
+
+def standard_error(scores: Sequence[float]) -> float:
+    """Return the standard error of a mean: the standard deviation of its parts over the root of their number.
+
+    Where every part is 0 or 1 this is the binomial sqrt(p (1 - p) / n).
+
+    Example:
+        >>> standard_error([1.0, 1.0, 0.0, 1.0]), (0.75 * 0.25 / 4) ** 0.5
+        (0.21650635094610965, 0.21650635094610965)
+    """
+    mean = math.fsum(scores) / len(scores)
+    return math.sqrt(math.fsum((score - mean) ** 2 for score in scores)) / len(scores)
 
 
 class Scorer(ABC):
@@ -44,12 +60,14 @@ class Scorer(ABC):
         alternatives: Other fields that can stand in its place.
         tells_format: Whether format can be told from content.
         style: The answer style that it reads, one of `STYLES` or "box"; None where it takes answers of several.
+        needs_gold: Whether a record without a gold answer is at fault.
     """
 
     gold: str = "answer"
     alternatives: tuple[str, ...] = ()
     tells_format: bool = True
     style: str | None = None
+    needs_gold: bool = True
 
     @abstractmethod
     def check(self, record: Mapping) -> None:
@@ -126,4 +144,26 @@ class RecordScorer(Scorer):
             100 * math.fsum(score.correct for score in scores) / count,
             100 * sum(score.formatted for score in scores) / count,
             count,
+            100 * standard_error([score.correct for score in scores]),
         )
+
+
+class NoScorer(Scorer):
+    """Scores nothing: the answers are written down, and nobody can say what they are worth.
+
+    A gold answer is kept beside them where a record has one, so that another scorer can read it later.
+    """
+
+    needs_gold = False
+
+    def check(self, record: Mapping) -> None:
+        """Take every record."""
+
+    def best_answer(self, record: Mapping) -> str:
+        """Return the gold answer; nothing where the record has none that is a text."""
+        gold = record.get(self.gold)
+        return gold if isinstance(gold, str) else ""
+
+    def score(self, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
+        """Count the answers."""
+        return SetScore(None, None, len(predictions))

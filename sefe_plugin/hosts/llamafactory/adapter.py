@@ -41,7 +41,11 @@ def set_up_adapter(module: ModuleType, host_function: Callable, config, model, m
             stack.enter_context(method.building(model))
             stack.enter_context(adapted_by(module, method))
         adapted = host_function(config, model, model_args, finetuning_args, *flags)
-    if finetuning_args.test_sets and model_args.quantization_bit == 4 and model_args.quantization_method == "bnb":
+    if (
+        finetuning_args.test_sets is not None
+        and model_args.quantization_bit == 4
+        and model_args.quantization_method == "bnb"
+    ):
         check_quantized(adapted)
     return adapted
 

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
@@ -27,9 +28,12 @@ _scored_as: ContextVar[str | None] = ContextVar("_scored_as", default=None)
 
 
 @contextmanager
-def scored_by(test_sets: Sequence[Mapping[str, str]] | None) -> Iterator[None]:
-    """Let the scorer of a sequence's current task, the last of its test sets, tell what its answers are."""
-    scorer = SCORERS.get(test_sets[-1]["scorer"]) if test_sets else None
+def scored_by(test_sets: Sequence[Mapping[str, Any]] | None) -> Iterator[None]:
+    """Let the scorer of a sequence's current task tell what its answers are; it is that of its own test set, if any.
+
+    Without one, or with `scorer: none`, the samples alone tell it.
+    """
+    scorer = next((SCORERS.get(one["scorer"]) for one in test_sets or () if one.get("own")), None)
     token = _scored_as.set(scorer.style if scorer else None)
     try:
         yield

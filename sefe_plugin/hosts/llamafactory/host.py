@@ -145,7 +145,7 @@ def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
     command = [sys.executable, "-P", "-m", "llamafactory.cli", verb, on_command_line(file)]
     overwrites = " overwrite_output_dir=true" if verb == "train" and keys["do_train"] else ""
     alone = f"to run it alone: llamafactory-cli {verb} {file}{overwrites}"
-    if verb == "train" and not keys["test_sets"]:
+    if verb == "train" and keys["test_sets"] is None:
         alone = "only the sequence runs it, before the task's last training"
     elif verb == "train" and "cl_method" not in keys:
         alone = "only the sequence runs it: the untouched base is scored"
@@ -154,10 +154,14 @@ def _command(verb: str, file: Path, keys: Mapping[str, Any]) -> list[str]:
 
 
 def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
-    """Write keys as a plain recipe of the host, in its usual sections.
+    """Write keys as a plain recipe of the host; see `recipe_text`."""
+    write_text(file, recipe_text(keys, title))
+
+
+def recipe_text(keys: Mapping[str, Any], title: str) -> str:
+    """Return keys as the text of a plain recipe of the host, in its usual sections.
 
     Args:
-        file: where to write.
         keys: host and plugin keys.
         title: the first line, a comment.
     """
@@ -168,4 +172,4 @@ def write_recipe(file: Path, keys: Mapping[str, Any], title: str) -> None:
     for section, entries in sections.items():
         if entries:
             lines += ["", f"### {section}", yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).rstrip()]
-    write_text(file, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"

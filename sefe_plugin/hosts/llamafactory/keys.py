@@ -67,7 +67,15 @@ _REFUSED = {
     "predict_with_generate": "the sequence scores the test sets itself",
     "resume_from_checkpoint": "the same command resumes by itself",
     "overwrite_output_dir": "the same command resumes by itself; for a fresh start choose another `output_dir`",
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision", "export_hub_model_id"),
+        "LLaMA-Factory would push every task, each over the one before; `sefe export RUN --out DIR --push REPO_ID` "
+        "pushes the model of all tasks, afterwards",
+    ),
 }
+
+#: What LlamaBoard writes into an output folder before it starts a training there.
+_FILES_OF_THE_BOARD = ("llamaboard_config.yaml", "training_args.yaml")
 
 #: Keys in which tasks cannot differ.
 _WHOLE_SEQUENCE = (
@@ -118,6 +126,59 @@ _SECRETS = {
     "swanlab_lark_secret": "A sequence sends no messages to Lark",
 }
 
+#: What Transformers, PEFT, TRL, other trainers and other recipes call a key.
+_OTHER_NAMES = {
+    "accumulation_steps": "gradient_accumulation_steps",
+    "alpha": "lora_alpha",
+    "attn_implementation": "flash_attn",
+    "base_model": "model_name_or_path",
+    "batch_size": "per_device_train_batch_size",
+    "bits": "quantization_bit",
+    "chat_template": "template",
+    "data_dir": "dataset_dir",
+    "dropout": "lora_dropout",
+    "epochs": "num_train_epochs",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "image_dir": "media_dir",
+    "image_folder": "media_dir",
+    "load_in_4bit": "quantization_bit",
+    "load_in_8bit": "quantization_bit",
+    "lora_modules": "lora_target",
+    "lora_r": "lora_rank",
+    "lora_target_modules": "lora_target",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "max_seq_len": "cutoff_len",
+    "max_seq_length": "cutoff_len",
+    "max_tokens": "max_new_tokens",
+    "max_train_samples": "max_samples",
+    "micro_batch_size": "per_device_train_batch_size",
+    "model": "model_name_or_path",
+    "model_id": "model_name_or_path",
+    "model_max_length": "cutoff_len",
+    "model_name": "model_name_or_path",
+    "model_path": "model_name_or_path",
+    "modules_to_save": "additional_target",
+    "num_epochs": "num_train_epochs",
+    "num_workers": "dataloader_num_workers",
+    "optimizer": "optim",
+    "out": "output_dir",
+    "out_dir": "output_dir",
+    "output": "output_dir",
+    "output_path": "output_dir",
+    "r": "lora_rank",
+    "rank": "lora_rank",
+    "save_dir": "output_dir",
+    "scheduler": "lr_scheduler_type",
+    "sequence_len": "cutoff_len",
+    "steps": "max_steps",
+    "target_modules": "lora_target",
+    "train_batch_size": "per_device_train_batch_size",
+    "warmup": "warmup_steps",
+}
+
 _BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 
 _PARAMETRISATIONS = {"lora": {"finetuning_type": "lora"}, "full": {"finetuning_type": "full"}}
@@ -136,6 +197,8 @@ def host_keys() -> HostKeys:
         _BATCH,
         _PARAMETRISATIONS,
         _SECRETS,
+        _FILES_OF_THE_BOARD,
+        _OTHER_NAMES,
     )
 
 

@@ -70,7 +70,9 @@ class Lengths:
             own = min([count, *limits])
             samples += own
             measured += [(own, fmean(lengths), max(lengths))] if lengths else []
-        tests = self.of_test_set(task.name, task.test_dataset)
+        tests = TestSize(task.name, 0, 0)
+        if task.test_dataset is not None:
+            tests = self.of_test_set(task.name, task.test_dataset, keys.get("max_test_samples"))
         average, longest = self.estimate()
         if measured:
             counts, means, most = zip(*measured, strict=True)
@@ -85,17 +87,21 @@ class Lengths:
             "measured" if measured else "counted",
         )
 
-    def of_test_set(self, name: str, dataset: str) -> TestSize:
-        """Count the records of a test set.
+    def of_test_set(self, name: str, dataset: str, limit: int | None = None) -> TestSize:
+        """Count the records of a test set that are answered.
 
         Args:
             name: Its name.
             dataset: The host's name of it.
+            limit: Most records that are answered; None for all.
         """
         folder = Path(self._arguments.get("dataset_dir") or "data")
         (attributes,) = get_dataset_list([dataset], str(folder))
         records, _ = _read(attributes, folder)
-        return TestSize(name, records, (folder / attributes.dataset_name).stat().st_size)
+        size = (folder / attributes.dataset_name).stat().st_size
+        if limit is None or limit >= records:
+            return TestSize(name, records, size)
+        return TestSize(name, limit, size * limit // records)
 
     def of_mix(self, task: Task) -> dict[str, tuple[float, int]]:
         """Return the mean and the longest length of each general dataset of a task, in tokens, if known.

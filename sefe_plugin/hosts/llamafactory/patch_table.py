@@ -15,6 +15,7 @@ from sefe_plugin.hosts.llamafactory import patches
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.base import METHOD_LOG
 from sefe_plugin.patching import VARIABLE, Patch, is_on, switched_off
+from sefe_plugin.recipe.options import plugin_keys
 from sefe_plugin.words import near
 
 
@@ -148,6 +149,15 @@ TABLE = (
         replace=patches.projector,
     ),
     HostPatch(
+        "sample_loss",
+        "llamafactory.train.sft.trainer",
+        ("CustomSeq2SeqTrainer",),
+        "a loss in which samples weigh the same, however long their answers are",
+        keys=("asd_loss",),
+        needs=("method_keys",),
+        replace=patches.sample_loss,
+    ),
+    HostPatch(
         "task",
         "llamafactory.train.tuner",
         ("run_sft",),
@@ -203,7 +213,7 @@ def switched_off_errors(arguments: Mapping[str, Any]) -> list[str]:
             f"`{key}` needs the patch {patch.name}, which {VARIABLE}={','.join(sorted(switched_off()))} switches off. "
             "Drop one of the two."
             for key in keys
-            if arguments.get(key) and not is_on(patch)
+            if arguments.get(key) and arguments[key] != plugin_keys()[key].option.default and not is_on(patch)
         ]
     return errors
 

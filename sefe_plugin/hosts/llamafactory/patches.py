@@ -161,7 +161,7 @@ def whole_checkpoint(host_model: Callable) -> tuple[Callable]:
 
     @wraps(host_model)
     def load_model(tokenizer, model_args, finetuning_args, *args, **kwargs):
-        if not finetuning_args.test_sets:
+        if finetuning_args.test_sets is None:
             return host_model(tokenizer, model_args, finetuning_args, *args, **kwargs)
         from sefe_plugin.hosts.llamafactory.base_check import whole_checkpoint
 
@@ -296,3 +296,18 @@ def projector(host_function: Callable) -> tuple[Callable]:
         return projector_optimizer(model, training_args, finetuning_args.projector_learning_rate)
 
     return (create_custom_optimizer,)
+
+
+def sample_loss(host_class: type) -> tuple[Callable]:
+    """Make the host's Trainer with a loss that weighs samples, with `asd_loss: sample`."""
+
+    @wraps(host_class, updated=())
+    def make_trainer(*args, finetuning_args, **kwargs):
+        cls = host_class
+        if finetuning_args.asd_loss == "sample":
+            from sefe_plugin.hosts.llamafactory.sample_loss import sample_weighted
+
+            cls = sample_weighted(host_class)
+        return cls(*args, finetuning_args=finetuning_args, **kwargs)
+
+    return (make_trainer,)

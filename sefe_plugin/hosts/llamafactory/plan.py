@@ -30,7 +30,7 @@ from sefe_plugin.plan.request import Request, read_request
 from sefe_plugin.plan.sizes import Architecture, TaskSize, TestSize
 from sefe_plugin.plan.steps import optimizer_steps, own_samples
 from sefe_plugin.recipe.errors import RecipeError, with_place
-from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.recipe.load import Recipe, recipe_warnings
 from sefe_plugin.zero import read_deepspeed
 
 
@@ -70,7 +70,7 @@ def plan_request(request: Request, places: Mapping[str, Path], gpus: int | None 
         gpus: As in `make_plan`.
     """
     recipe, errors, published = request.recipe, request.errors, request.published
-    notes = _try(recipe, with_records=not errors)
+    notes = recipe_warnings(recipe) + _try(recipe, with_records=not errors)
     processes = gpus or torch.cuda.device_count() or 1
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
@@ -198,10 +198,13 @@ def _task_sizes(
             return (
                 [lengths.of_task(task) for task in recipe.tasks],
                 [lengths.of_mix(task) for task in recipe.tasks],
-                [lengths.of_test_set(one["name"], one["dataset"]) for one in arguments.get("retention_sets") or ()],
+                [
+                    lengths.of_test_set(one["name"], one["dataset"], arguments.get("max_test_samples"))
+                    for one in arguments.get("retention_sets") or ()
+                ],
             )
         average, longest = lengths.estimate()
-        limit = recipe.arguments.get("max_samples")
+        limit, most = recipe.arguments.get("max_samples"), recipe.arguments.get("max_test_samples")
         sizes = [(task.name, published[task.name]) for task in recipe.tasks]
         found = [
             TaskSize(
@@ -209,8 +212,8 @@ def _task_sizes(
                 min(size.train, int(limit or size.train)),
                 average,
                 longest,
-                size.test,
-                size.test * _RECORD_BYTES,
+                min(size.test, int(most or size.test)),
+                min(size.test, int(most or size.test)) * _RECORD_BYTES,
                 "published",
             )
             for name, size in sizes

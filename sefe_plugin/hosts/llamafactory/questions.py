@@ -6,7 +6,7 @@ from functools import partial
 
 from llamafactory.data import MultiModalDataCollatorForSeq2Seq, get_template_and_fix_tokenizer
 from llamafactory.data.converter import get_dataset_converter
-from llamafactory.data.parser import get_dataset_list
+from llamafactory.data.parser import DatasetAttr, get_dataset_list
 from llamafactory.data.processor import UnsupervisedDatasetProcessor
 from llamafactory.data.template import ReasoningTemplate
 from llamafactory.model import load_tokenizer
@@ -108,9 +108,9 @@ class QuestionReader:
             (attributes,) = get_dataset_list([dataset], self._data_args.dataset_dir)
             columns = [column for column in vars(attributes).values() if isinstance(column, str)]
             converter = get_dataset_converter(attributes.formatting, attributes, self._data_args)
-            self._converters[dataset] = dict.fromkeys(columns), converter
-        absent, convert = self._converters[dataset]
-        return convert({**absent, **record})
+            self._converters[dataset] = dict.fromkeys(columns), converter, attributes
+        absent, convert, attributes = self._converters[dataset]
+        return convert({**absent, **_answered(record, attributes)})
 
     def reply(self, text: str) -> list[int]:
         """Return the tokens of a reply with this text, as the host trains on them."""
@@ -126,6 +126,16 @@ class QuestionReader:
             template=self.template, tokenizer=self.tokenizer, processor=self.processor
         )
         return partial(_collate, collator)
+
+
+def _answered(record: Mapping, attributes: DatasetAttr) -> Mapping:
+    """Return a record with an empty answer behind a last question, without which the host takes no conversation."""
+    turns = record.get(attributes.messages)
+    last = turns[-1] if attributes.formatting != "alpaca" and isinstance(turns, list) and turns else None
+    if not isinstance(last, Mapping) or last.get(attributes.role_tag) != attributes.user_tag:
+        return record
+    answer = {attributes.role_tag: attributes.assistant_tag, attributes.content_tag: ""}
+    return {**record, attributes.messages: [*turns, answer]}
 
 
 def _collate(collator: MultiModalDataCollatorForSeq2Seq, features: list[dict]) -> dict[str, Tensor]:

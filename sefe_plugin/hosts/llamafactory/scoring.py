@@ -1,8 +1,9 @@
 """Scores test sets with the trained model itself, and the host's own template, processor and collator."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,12 +18,15 @@ from sefe_plugin.evaluation.results import predictions_file, without_prediction,
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 from sefe_plugin.json_lines import read_json_lines
+from sefe_plugin.run.progress import SCORING, ProgressFile
 
 
 logger = logging.get_logger()  # the host shows what its own logger says
 
 
-def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path, arguments: tuple) -> None:
+def score_test_sets(
+    model, test_sets: list[Mapping[str, str]], output_dir: Path, arguments: tuple, progress: ProgressFile
+) -> None:
     """Answer every test set by greedy generation and write what came of it.
 
     The predictions of a test set are written as soon as they exist; those that are there already, of an interrupted
@@ -34,9 +38,11 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
 
     Args:
         model: the trained model.
-        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official`.
+        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official` and
+            `max_samples`.
         output_dir: folder of the task.
         arguments: the host's argument objects for model, data, training, fine-tuning and generation.
+        progress: told how many of all answers are there.
     """
     model_args, data_args, training_args, _, generating_args = arguments
     reader = QuestionReader(model_args, data_args)
@@ -44,11 +50,17 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
     unanswered = _unanswered(test_sets, output_dir, data_args.dataset_dir, rank, world)
     if rank == 0 and (way := reader.way_of_asking()):
         logger.info_rank0(way)
-    progress = tqdm(unanswered, desc="Scoring", unit="test set", disable=rank != 0)
-    for test_set in progress:
+    read = [_records(test_set, data_args.dataset_dir) for test_set in unanswered]
+    bar = tqdm(desc="Scoring", total=sum(map(len, read)), unit="answer", disable=rank != 0)
+    progress.begin(SCORING, bar.total)
+
+    def answered_more(count: int) -> None:
+        bar.update(count)
+        progress.count(bar.n)
+
+    for test_set, records in zip(unanswered, read, strict=True):
         name = test_set["name"]
-        progress.set_postfix_str(name)
-        records = read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]])
+        bar.set_postfix_str(name)
         features = reader.questions(test_set["dataset"], records)
         order = order_by_length(features)
         batches = share_batches(order, rank, world, training_args.per_device_eval_batch_size)
@@ -63,7 +75,7 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
         with torch.autocast(model.device.type, model_args.compute_dtype, enabled=mixed):
             replies = generate_answers(
                 model,
-                loader,
+                _counted(loader, order, world * training_args.per_device_eval_batch_size, answered_more),
                 reader.replies.decode,
                 max_new_tokens=generating_args.max_new_tokens,
                 eos_token_id=reader.stop_token_ids,
@@ -80,8 +92,23 @@ def score_test_sets(model, test_sets: list[Mapping[str, str]], output_dir: Path,
             write_predictions(
                 output_dir, name, records, [everything[i] for i in range(len(features))], reader.replies.answer
             )
+    bar.close()
     if rank == 0:
         write_scores(output_dir, test_sets, official_rule)
+
+
+def _counted(loader: DataLoader, order: Sequence[int], size: int, told: Callable[[int], None]) -> Iterator[Mapping]:
+    """Pass batches on, and tell how many answers of all processes one has brought when the next is asked for.
+
+    Args:
+        loader: This process's batches.
+        order: All samples of the test set.
+        size: How many of them all processes take at a time.
+        told: Given the number of answers.
+    """
+    for start, batch in zip(range(0, len(order), size), loader, strict=True):
+        yield batch
+        told(min(size, len(order) - start))
 
 
 def _unanswered(
@@ -100,8 +127,13 @@ def _is_answered(test_set: Mapping[str, str], output_dir: Path, dataset_dir: str
     file = predictions_file(output_dir, test_set["name"])
     if not file.is_file():
         return False
-    records = read_test_set(test_set["dataset"], dataset_dir, SCORERS[test_set["scorer"]])
+    records = _records(test_set, dataset_dir)
     return [without_prediction(row) for row in read_json_lines(file)] == [*map(without_prediction, records)]
+
+
+def _records(test_set: Mapping[str, Any], dataset_dir: str) -> list[dict]:
+    scorer = SCORERS[test_set["scorer"]]
+    return read_test_set(test_set["dataset"], dataset_dir, scorer, test_set.get("max_samples"))
 
 
 def order_by_length(features: Sequence[Mapping]) -> list[int]:

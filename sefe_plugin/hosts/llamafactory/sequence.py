@@ -27,6 +27,8 @@ from sefe_plugin.run.whole import require_whole
 
 #: Continue on purpose although what complete tasks were made of has changed.
 ACCEPT = "--accept-changed-data"
+#: Show all that the tasks say.
+VERBOSE = "--verbose"
 
 
 def intercept(arguments: list[str]) -> bool:
@@ -43,8 +45,8 @@ def intercept(arguments: list[str]) -> bool:
     """
     if not arguments or Path(arguments[0]).suffix not in (".yaml", ".yml", ".json"):
         return False
-    source, overrides = arguments[0], [word for word in arguments[1:] if word != ACCEPT]
-    accept = len(overrides) < len(arguments) - 1
+    source, overrides = arguments[0], [word for word in arguments[1:] if word not in (ACCEPT, VERBOSE)]
+    accept, verbose = (flag in arguments[1:] for flag in (ACCEPT, VERBOSE))
     recipe, places = None, {}
     try:
         keys, places = read_recipe_with_places(Path(source), overrides)
@@ -55,6 +57,7 @@ def intercept(arguments: list[str]) -> bool:
         if not any(key in keys for key in SEQUENCE_KEYS):
             errors = switched_off_errors(keys) + single_run_errors(keys, host_keys(), RUNNER_PID in os.environ)
             errors += [f"`{ACCEPT}` belongs to a sequence that is continued. Remove it."] if accept else []
+            errors += [f"`{VERBOSE}` belongs to a sequence; a single run shows everything. Remove it."] * verbose
             if errors:
                 raise RecipeError(source, errors)
             return False
@@ -71,7 +74,7 @@ def intercept(arguments: list[str]) -> bool:
         announce_runner()
         # waiting threads that sleep instead of spin: several times faster wherever cores are shared
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        report = _run(recipe, source, accept)
+        report = _run(recipe, source, accept, verbose)
         if report is None:
             return True
     except KeyboardInterrupt as interrupt:
@@ -82,6 +85,8 @@ def intercept(arguments: list[str]) -> bool:
         print(message, file=sys.stderr, flush=True)
         raise SystemExit(status) from None
     except (RecipeError, RunFolderError, TaskFailedError) as error:
+        if isinstance(error, TaskFailedError) and error.last_lines:
+            print("The last that it said:", *error.last_lines, sep="\n  ", end="\n\n", file=sys.stderr)
         said = error.with_places(places) if isinstance(error, RecipeError) else error
         print(said, file=sys.stderr, flush=True)
         raise SystemExit(1) from None
@@ -97,16 +102,17 @@ def output_dir_errors(folder: Path) -> list[str]:
     return [f"`output_dir` {rule}; got {str(folder)!r}."]
 
 
-def _run(recipe: Recipe, source: str, accept: bool) -> dict | None:
+def _run(recipe: Recipe, source: str, accept: bool, verbose: bool) -> dict | None:
     """Run a sequence, on the first of several nodes for all of them; return its report there."""
     say = partial(print, flush=True)
+    shown = {"terminal": sys.stderr if sys.stdout.isatty() and sys.stderr.isatty() else None, "verbose": verbose}
     if errors := environment_errors():
         raise RecipeError(source, errors)
     if num_nodes() == 1:
         require_whole(recipe)
         require_trial(recipe, say)
         host = LlamaFactory()
-        return run_sequence(recipe, host, host.keys(), say, accept)
+        return run_sequence(recipe, host, host.keys(), say, accept, **shown)
     os.environ["FORCE_TORCHRUN"] = "1"  # the host joins nodes by torchrun only
     if int(os.environ["NODE_RANK"]) > 0:
         follow(recipe)
@@ -115,4 +121,4 @@ def _run(recipe: Recipe, source: str, accept: bool) -> dict | None:
         require_whole(recipe)
         require_trial(recipe, say)
         host = LlamaFactory(announce)
-        return run_sequence(recipe, host, host.keys(), say, accept)
+        return run_sequence(recipe, host, host.keys(), say, accept, **shown)

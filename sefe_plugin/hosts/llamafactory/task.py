@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from llamafactory.model import load_model, load_tokenizer
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from sefe_plugin.evaluation.results import SCORES_FILE
@@ -19,10 +20,12 @@ from sefe_plugin.hosts.llamafactory.base_check import check_base
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
 from sefe_plugin.hosts.llamafactory.encoders import SpareFrozenEncoders
 from sefe_plugin.hosts.llamafactory.general import load_general
+from sefe_plugin.hosts.llamafactory.trackers import Trackers, cost_logs
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.callback import MethodCallback
 from sefe_plugin.run.costs import COST_FILE, Cost, peak_memory_of_process, record_cost
+from sefe_plugin.run.progress import CARRYING, SAVING, TRAINING, ProgressFile
 from sefe_plugin.run.steps import CARRIED, SCORED, STEPS_FILE, TRAINED, record_step
 
 
@@ -81,6 +84,25 @@ class _StepEnd(TrainerCallback):
         self._clock.end_step(state.global_step)
 
 
+class _Steps(TrainerCallback):
+    """Says how far the training is; stands before the method's callback, which has work of its own at the end."""
+
+    def __init__(self, progress: ProgressFile):
+        self._progress, self._has_begun = progress, False
+
+    def on_step_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        if not self._has_begun:
+            self._has_begun = True
+            samples = None if isinstance(train_dataloader.dataset, IterableDataset) else len(train_dataloader.dataset)
+            self._progress.begin(TRAINING, state.max_steps, state.global_step, samples)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._progress.count(state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._progress.begin(SAVING)
+
+
 def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -> None:
     """Train as the host does, then score the test sets and save the merged model.
 
@@ -98,29 +120,44 @@ def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -
 
 
 def _run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -> None:
+    _, _, training_args, finetuning_args, _ = arguments
+    if not (training_args.do_train or finetuning_args.test_sets):
+        host_run_sft(*arguments, callbacks)
+        return
+    trackers = Trackers(training_args, finetuning_args, callbacks)
+    progress = ProgressFile(Path(training_args.output_dir) if training_args.process_index == 0 else None)
+    progress.go_on()
+    try:
+        _do_steps(host_run_sft, arguments, trackers, progress)
+    finally:
+        trackers.close()
+
+
+def _do_steps(host_run_sft: Callable, arguments: tuple, trackers: Trackers, progress: ProgressFile) -> None:
     model_args, _, training_args, finetuning_args, _ = arguments
     output_dir, is_first = Path(training_args.output_dir), training_args.process_index == 0
     if training_args.do_train:
         check_base(model_args, finetuning_args)
-        model = _train(host_run_sft, arguments, callbacks)
+        model = _train(host_run_sft, arguments, trackers, progress)
         if is_first:
             record_step(output_dir, TRAINED)
-    elif finetuning_args.test_sets:
+    else:
         # an adapter as in training, not merged: the answers are those of the trained model; the base gets no new one
         as_trained = finetuning_args.finetuning_type == "lora" and model_args.adapter_name_or_path is not None
         model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args, as_trained)
-    else:
-        host_run_sft(*arguments, callbacks)
-        return
+        trackers.begin(model)
     if finetuning_args.test_sets and finetuning_args.scoring_backend == "generate":
         from sefe_plugin.hosts.llamafactory.scoring import score_test_sets
 
-        score_test_sets(model, finetuning_args.test_sets, output_dir, arguments)
+        score_test_sets(model, finetuning_args.test_sets, output_dir, arguments, progress)
         if is_first:
             record_step(output_dir, SCORED)
+            trackers.log_scores()
     if finetuning_args.merge_adapter and is_first:
+        progress.begin(CARRYING)
         _save_merged(model, model_args, output_dir / "merged")
         record_step(output_dir, CARRIED)
+    progress.end()
 
 
 @contextmanager
@@ -139,7 +176,7 @@ def _speaking_as_the_host(is_first: bool) -> Iterator[None]:
             own.removeHandler(handler)
 
 
-def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
+def _train(host_run_sft: Callable, arguments: tuple, trackers: Trackers, progress: ProgressFile):
     """Train with the method's callback, and return the model."""
     model_args, data_args, training_args, finetuning_args, _ = arguments
     if training_args.process_index == 0:
@@ -147,7 +184,7 @@ def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
     if finetuning_args.stacked_adapter and training_args.ddp_broadcast_buffers is None:
         training_args.ddp_broadcast_buffers = False  # the stacked adapters are buffers, and the same everywhere
     trained, clock = _KeepModel(), _Clock()
-    added = [SpareFrozenEncoders(), trained, clock]
+    added = [SpareFrozenEncoders(), trained, clock, _Steps(progress)]
     if finetuning_args.cl_method is not None:
         method = methods()[finetuning_args.cl_method](vars(finetuning_args))
         earlier = vars(finetuning_args)[method.earlier] if method.earlier else None
@@ -155,9 +192,12 @@ def _train(host_run_sft: Callable, arguments: tuple, callbacks: list | None):
         added.append(MethodCallback(method, earlier or (), load=load))
     added.append(_StepEnd(clock))
     with scored_by(finetuning_args.test_sets):
-        host_run_sft(*arguments, [*(callbacks or ()), *added])
+        trackers.hide()
+        host_run_sft(*arguments, [*trackers.callbacks, *added])
     if training_args.process_index == 0:
-        record_cost(Path(training_args.output_dir), clock.cost())
+        cost = clock.cost()
+        record_cost(Path(training_args.output_dir), cost)
+        trackers.log(cost_logs(cost))
     return trained.model
 
 

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from llamafactory.extras import logging
 from llamafactory.model.loader import load_config
@@ -13,7 +14,7 @@ from PIL import Image
 from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import listed_faults, read_test_set
 from sefe_plugin.evaluation.results import write_predictions, write_scores
-from sefe_plugin.evaluation.scorers import SCORERS, Scorer
+from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, Scorer
 from sefe_plugin.hosts.llamafactory.many_records import sampling_note, spread, tried
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
@@ -38,13 +39,15 @@ def test_set_trial_errors(
     then removed.
 
     Args:
-        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official`.
+        test_sets: mappings with `name`, `dataset` (the host's name), `scorer` and, optionally, `official` and
+            `max_samples`.
         model_args: the host's arguments of the model; its weights are not loaded.
         data_args: the host's arguments of the data.
         finetuning_args: the host's arguments of the method, with the plugin's.
         generating_args: the host's arguments of the generation.
         show: makes a progress bar of a dataset's name, an iterator and the number of its steps.
-        note: given one sentence for each test set of which not all records were tried.
+        note: given one sentence for each test set of which not all records were tried, or to some of whose records
+            no answer can be right because it would be cut.
 
     Returns:
         One sentence for each test set at fault.
@@ -76,6 +79,20 @@ def most_tokens(model_args, finetuning_args) -> int | None:
     return min((int(limit) for limit in limits if limit and limit > 0), default=None)
 
 
+class _Tried(NamedTuple):
+    """What the trial of a record found.
+
+    Attributes:
+        reply: The gold answer as the model would write it.
+        fault: What is wrong with the record, or nothing.
+        cut: Tokens of the gold answer, where that is more than an answer may have; else 0.
+    """
+
+    reply: str = ""
+    fault: str = ""
+    cut: int = 0
+
+
 class _Trial:
     def __init__(self, reader: QuestionReader, most_tokens: int | None, max_new_tokens: int):
         self._reader, self._most_tokens, self._max_new_tokens = reader, most_tokens, max_new_tokens
@@ -85,7 +102,7 @@ class _Trial:
         """Say what is wrong with a test set."""
         dataset, scorer = test_set["dataset"], SCORERS[test_set["scorer"]]
         try:
-            records = read_test_set(dataset, data_args.dataset_dir, scorer)
+            records = read_test_set(dataset, data_args.dataset_dir, scorer, test_set.get("max_samples"))
         except (OSError, ValueError) as error:
             return f"{dataset!r} cannot be read: {error}."
         numbers = spread(len(records), data_args.trial_samples)
@@ -95,10 +112,21 @@ class _Trial:
             return None
         results = tried(partial(self._try, dataset, scorer), records, numbers, data_args.preprocessing_num_workers)
         found = list(show(dataset, results, len(numbers)))
-        faults = {number + 1: fault for number, (_, fault) in zip(numbers, found, strict=True) if fault}
+        placed = {number + 1: one for number, one in zip(numbers, found, strict=True)}
+        faults = {number: one.fault for number, one in placed.items() if one.fault}
         if faults:
             return f"{len(faults)} of {len(numbers)} records of {dataset!r} cannot be used: {listed_faults(faults)}."
-        asked, replies = [records[number] for number in numbers], [reply for reply, _ in found]
+        if cut := {number: one.cut for number, one in placed.items() if one.cut}:
+            number, tokens = next(iter(cut.items()))
+            said = (
+                f"{len(cut)} of {len(numbers)} gold answers of {dataset!r} are longer than `max_new_tokens: "
+                f"{self._max_new_tokens}`, where every answer is cut; that of record {number} takes {tokens} tokens "
+                "with what the template adds. Set a larger one"
+            )
+            if len(cut) == len(numbers) and test_set["scorer"] != NO_SCORER:
+                return f"{said}: no answer could be right."
+            note(f"`test_dataset`: {said}, or answers to these records stay incomplete.")
+        asked, replies = [records[number] for number in numbers], [one.reply for one in found]
         with tempfile.TemporaryDirectory() as folder:
             try:
                 write_predictions(Path(folder), test_set["name"], asked, replies, self._reader.replies.answer)
@@ -107,15 +135,14 @@ class _Trial:
                 return f"the answers to {dataset!r} cannot be scored by {test_set['scorer']!r}: {error}."
         return None
 
-    def _try(self, dataset: str, scorer: Scorer, record: Mapping) -> tuple[str, str]:
-        """Return the reply to a record, and what is wrong with the record; one of them is empty."""
+    def _try(self, dataset: str, scorer: Scorer, record: Mapping) -> _Tried:
         try:
-            return self._reply(dataset, record, scorer), ""
+            return self._reply(dataset, record, scorer)
         except ValueError as error:
-            return "", str(error)
+            return _Tried(fault=str(error))
 
-    def _reply(self, dataset: str, record: Mapping, scorer: Scorer) -> str:
-        """Return the gold answer to a record as the model would write it.
+    def _reply(self, dataset: str, record: Mapping, scorer: Scorer) -> _Tried:
+        """Return the gold answer to a record as the model would write it; silence where it needs none and has none.
 
         Raises:
             ValueError: if the record cannot be asked or no answer to it would be right.
@@ -128,21 +155,22 @@ class _Trial:
                 f"than the {self._most_tokens} of the model. Shorten it, or set a smaller `max_new_tokens`"
             )
         gold = scorer.best_answer(record)
+        if not gold:
+            return _Tried()
         tokens = self._reader.reply(gold)
         end = next(place for place, token in enumerate(tokens) if token in self._reader.stop_token_ids)
-        if end > self._max_new_tokens:
-            raise ValueError(
-                f"its gold answer takes {end} tokens with what the template adds, and `max_new_tokens` is "
-                f"{self._max_new_tokens}. Set a larger one"
-            )
         reply = self._reader.replies.decode(tokens[:end])
+        if end > self._max_new_tokens:
+            return _Tried(reply, cut=end)
+        if not scorer.needs_gold:
+            return _Tried(reply)
         answer = self._reader.replies.answer(reply)
         if scorer.score([answer], [record]).accuracy < scorer.score([gold], [record]).accuracy:
             raise ValueError(
                 f"the template and the tokenizer make {answer!r} of its gold answer {gold!r}, which is wrong. Write "
                 "it without thoughts, special tokens and signs that the tokenizer does not know"
             )
-        return reply
+        return _Tried(reply)
 
     def _question(self, dataset: str, record: Mapping) -> list[int]:
         try:

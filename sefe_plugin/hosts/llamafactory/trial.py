@@ -97,13 +97,14 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
             named += [("eval_dataset", name) for name in parsed.data.eval_dataset or ()]
             named += [("mix", name) for name in mix_names(vars(parsed.data))]
             named += looked_at(vars(parsed.finetuning)) if index == 0 else []  # the same for all tasks
-            with scored_by([{"scorer": task.scorer}]):
+            own = [one for one in parsed.finetuning.test_sets if one.get("own")]
+            with scored_by(own):
                 for key, name in named:
                     show = partial(_show, f"Trying {task.name}, {name}", bar)
                     one = try_dataset(key, name, parsed[:3], loaded, template, show)
                     errors, notes, media = errors + one.errors, notes + one.notes, media + one.media
-        # retention sets, which stand before its own, are tried once for all tasks
-        errors += _test_set_errors(parsed.finetuning.test_sets[-1:], parsed, task.name, bar, notes)
+            # retention sets are tried once for all tasks
+            errors += _test_set_errors(own, parsed, task.name, bar, notes) if own else []
     where = f"task {index + 1} ({task.name}): "
     return {
         "errors": [where + error for error in errors],

@@ -28,7 +28,7 @@ from sefe_plugin.hosts.llamafactory.host import section_of
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import looked_at
 from sefe_plugin.recipe.errors import RecipeError
-from sefe_plugin.recipe.load import Recipe
+from sefe_plugin.recipe.load import Recipe, recipe_warnings
 from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.stages import BASE
@@ -45,7 +45,7 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
 
     Args:
         recipe: The checked recipe.
-        say: Given one line to show for what is done or not tried.
+        say: Given one line to show for what is done, not tried or doubtful.
         trial: Tries a recipe and the data of tasks (`trial.try_sequence`); in a process of its own if None.
 
     Raises:
@@ -55,6 +55,8 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
     complete = len(manifest["complete"]) if manifest else 0
     if complete >= len(recipe.tasks):
         return
+    for warning in recipe_warnings(recipe):
+        say(warning)
     with tempfile.TemporaryDirectory() as folder, with_data(recipe, Path(folder) / "data") as (ready, indices):
         left = [index for index in indices if index == BASE or index >= complete]
         ahead = {index: _Passed(_data_digest(ready, recipe, index)) for index in left}
@@ -173,7 +175,8 @@ def _data_files(arguments: Mapping[str, Any], task: Task) -> list:
     """Return the entries of a task's datasets, and the state of their files."""
     keys = {**arguments, **task.overrides}
     named = keys.get("eval_dataset") or ()
-    names = [*task.dataset.split(","), *(named.split(",") if isinstance(named, str) else named), task.test_dataset]
+    names = [*task.dataset.split(","), *(named.split(",") if isinstance(named, str) else named)]
+    names += [] if task.test_dataset is None else [task.test_dataset]
     return _files_of(arguments, [*names, *mix_names(keys), *(name for _, name in looked_at(keys))])
 
 

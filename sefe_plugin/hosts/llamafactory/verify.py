@@ -15,6 +15,7 @@ from sefe_plugin.hosts.llamafactory.adapter import merge_adapter
 from sefe_plugin.hosts.llamafactory.host import section_of
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.peft_types import added_types
+from sefe_plugin.run.spare import was_removed
 
 
 #: How far a merged matrix may be from the one merged again, as a share of its weight change. On another device sums
@@ -39,7 +40,8 @@ def check_models(keys: Mapping[str, Any], folder: Path) -> Iterator[tuple[bool |
     merged = folder / "merged"
     base = keys["model_name_or_path"]
     if Path(base).is_absolute() and not Path(base).is_dir():
-        yield None, f"adapter and merged model: not checked, the base {base} is not there"
+        reason = "was removed on purpose" if was_removed(Path(base)) else "is not there"
+        yield None, f"adapter and merged model: not checked, the base {base} {reason}"
         return
     dtype = _dtype(merged) if merged.is_dir() else "auto"
     model = _load(keys, base, dtype)

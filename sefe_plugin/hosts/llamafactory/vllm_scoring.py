@@ -25,6 +25,7 @@ from sefe_plugin.data.test_sets import read_test_set
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import read_json
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
+from sefe_plugin.run.progress import SCORING, ProgressFile
 
 
 #: Questions whose images are in memory at a time.
@@ -57,7 +58,12 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     test_sets = {
         test_set["name"]: (
             test_set["dataset"],
-            read_test_set(test_set["dataset"], data_args.dataset_dir, SCORERS[test_set["scorer"]]),
+            read_test_set(
+                test_set["dataset"],
+                data_args.dataset_dir,
+                SCORERS[test_set["scorer"]],
+                test_set.get("max_samples"),
+            ),
         )
         for test_set in finetuning_args.test_sets
     }
@@ -65,6 +71,9 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     longest = max(
         len(feature["input_ids"]) for test_set in test_sets.values() for feature in reader.questions(*test_set)
     )
+    progress, count = ProgressFile(Path(keys["output_dir"])), sum(len(records) for _, records in test_sets.values())
+    progress.go_on()
+    progress.begin(SCORING, count)
     size = (model_args.vllm_config or {}).get("tensor_parallel_size", 1)
     groups = group_devices(_visible_devices(), size)
     # new processes, because a process sees the devices that it saw first
@@ -72,12 +81,32 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
         max_model_len = longest + generating_args.max_new_tokens
         arguments = map(repeat, (keys, test_sets, max_model_len, len(groups)))
         shares = list(pool.map(_answer_share, *arguments, groups, range(len(groups))))
+    progress.count(count)
     output_dir = Path(keys["output_dir"])
     for name, (_, records) in test_sets.items():
         replies = {index: reply for share in shares for index, reply in share[name].items()}
         ordered = [replies[index] for index in range(len(records))]
         write_predictions(output_dir, name, records, ordered, reader.replies.answer)
     write_scores(output_dir, finetuning_args.test_sets, official_rule)
+    _tell_trackers(keys, finetuning_args)
+
+
+def _tell_trackers(keys: Mapping[str, Any], finetuning_args: Any) -> None:
+    """Give the scores to the trackers of the task, whose training has ended without them."""
+    if keys.get("report_to", "none") in ("none", ["none"], [], None):
+        return
+    from llamafactory.hparams import TrainingArguments
+    from transformers import HfArgumentParser
+
+    from sefe_plugin.hosts.llamafactory.trackers import Trackers
+
+    # nothing is trained here, and the host's checks are for what trains; nor has DeepSpeed been launched
+    kept = {key: value for key, value in keys.items() if key != "deepspeed"}
+    (training_args,) = HfArgumentParser((TrainingArguments,)).parse_dict(kept, allow_extra_keys=True)
+    trackers = Trackers(training_args, finetuning_args, None)
+    trackers.begin(None)
+    trackers.log_scores()
+    trackers.close()
 
 
 def group_devices(devices: Sequence[str], size: int) -> list[list[str]]:

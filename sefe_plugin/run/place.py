@@ -1,0 +1,67 @@
+"""Where in a run the process of a task is, told by the folder of its results."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from sefe_plugin.evaluation.metrics import mean_of
+from sefe_plugin.run.costs import COST_FILE, read_cost, read_costs
+from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.stages import BASE
+
+
+class Place(NamedTuple):
+    """The folder of a stage of a run, or of a phase of a method within it.
+
+    Attributes:
+        run: The run.
+        tasks: The names of all its tasks.
+        index: The stage, in the words of `stages`.
+        folder: The folder.
+    """
+
+    run: RunFolder
+    tasks: list[str]
+    index: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder within that of the run, such as ``mine/2_receipts``."""
+        return str(self.folder.relative_to(self.run.path.parent))
+
+    def steps_before(self) -> int:
+        """Return the optimizer steps of all trainings before the one of this folder.
+
+        Raises:
+            RunFolderError: If a record of what a training took is damaged.
+        """
+        if self.index == BASE:
+            return 0
+        *earlier, own = [self.run.task_folder(index, self.tasks[index]) for index in range(self.index + 1)]
+        costs = [cost for folder in earlier for cost in read_costs(folder)]
+        costs += [read_cost(file.parent) for file in own.glob(f"*/{COST_FILE}") if file.parent != self.folder]
+        return sum(cost.steps + cost.steps_before for cost in costs)
+
+    def mean_accuracy(self, scores: Mapping[str, Mapping[str, float]]) -> float | None:
+        """Return the mean accuracy of the tasks so far, in percent; None before the first, or where one is absent."""
+        learned = self.tasks[: self.index + 1]
+        return mean_of(scores.get(name, {}).get("accuracy") for name in learned) if learned else None
+
+
+def place_of(folder: Path) -> Place | None:
+    """Return the place of a folder; None where it belongs to no run.
+
+    Raises:
+        RunFolderError: If the manifest of the run is damaged.
+    """
+    for own in (folder, folder.parent):
+        run = RunFolder(own.parent)
+        manifest = run.read_manifest()
+        if manifest is not None:
+            tasks = [task["name"] for task in manifest["recipe"]["tasks"]]
+            stages = {run.task_folder(index, name).name: index for index, name in enumerate(tasks)}
+            stages[run.base_folder.name] = BASE
+            if own.name in stages:
+                return Place(run, tasks, stages[own.name], folder)
+    return None
