@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,10 @@ _MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 
 #: Bytes of weights up to which a model is trained on a CPU within a day.
 _TINY = 10**9
+
+
+#: Most datasets without a test set that are listed.
+_SHOWN = 8
 
 
 class _Task(NamedTuple):
@@ -83,6 +88,8 @@ def _new(options: argparse.Namespace) -> int:
     finally:
         logging.disable(logging.NOTSET)
     file = shlex.quote(str(options.file))
+    if draft.keys().get("quantization_bit") and find_spec("bitsandbytes") is None:
+        print('\nThe base in 4 bit needs a package that is not here: pip install "sefe-plugin[qlora]"')
     print(f"\n{options.file} is written; all its keys and its data are declared right. Next:")
     print(f"  sefe plan {file}                # what it takes: steps, tokens, memory, disk; tries all records")
     print(f"  llamafactory-cli train {file}   # trains and scores task after task; the same command goes on")
@@ -198,7 +205,11 @@ class _Interview:
         )
         found = candidates(entries)
         for one in found:
-            self._dialogue.say(f"{one.dataset:<28} test set: {one.test_dataset or 'none found by name'}")
+            if one.test_dataset:
+                self._dialogue.say(f"{one.dataset:<28} test set: {one.test_dataset}")
+        if untested := [one.dataset for one in found if not one.test_dataset]:
+            more = f" and {len(untested) - _SHOWN} more" if len(untested) > _SHOWN else ""
+            self._dialogue.say(f"no name says what tests {', '.join(untested[:_SHOWN])}{more}")
         default = ",".join(one.dataset for one in found if one.test_dataset) or None
         tasks = self._dialogue.ask(
             "tasks", lambda text: _read_tasks(text, folder, entries), default, self._options.tasks
@@ -305,7 +316,7 @@ def _read_tasks(text: str, folder: str, entries: Mapping[str, Any]) -> list[_Tas
             keys = {"dataset_dir": folder, "dataset": found.dataset, "test_dataset": found.test_dataset}
             scorer = scorer or guess_scorer(found.test_dataset, Path(folder))
             faults = data_errors(keys | {"scorer": scorer})
-        except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, OSError) as error:
             errors.append(str(error))
             continue
         errors += faults

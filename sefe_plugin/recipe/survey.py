@@ -121,9 +121,13 @@ def guess_scorer(test_dataset: str, folder: Path) -> str:
     """Return the most particular scorer that reads every gold answer of a test set.
 
     Raises:
-        ValueError: If none does.
+        ValueError: If none does, or the test set is no local file.
         OSError: If the file cannot be read.
     """
+    entry = declared(folder)[test_dataset]
+    name = entry.get("file_name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not (folder / name).is_file():
+        raise ValueError(f"the test set {test_dataset!r} must be a local .json or .jsonl file; got {entry!r}.")
     reason = ""
     for name in _GUESSED:
         scorer = SCORERS[name]

@@ -229,12 +229,23 @@ def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
         stored, again = read_json(file), run_report(folder, names)
     except (OSError, ValueError) as error:
         return Finding(REPORT_FILE, False, f"cannot be made again: {error}")
-    scored = stored.get("num_scored_tasks")
-    if num_complete < len(names) and scored != num_complete and isinstance(scored, int):
-        said = f"of {scored} tasks, while {num_complete} of {len(names)} are complete: a run that goes on renews it"
+    if num_complete < len(names) and _is_earlier(stored, again):
+        said = "of a task before, which a stopped run may leave; when it goes on it is written anew"
         return Finding(REPORT_FILE, None, said)
     unsaid = {key for key in ABOUT_KEYS if key not in stored}
     computed = (stored.keys() | again.keys()) - {"task_order", *unsaid}  # an order's name stands in the report alone
     differing = sorted(key for key in computed if stored.get(key) != again.get(key))
     what = f"differs from the scores in {', '.join(differing)}" if differing else "the same when made again"
     return Finding(REPORT_FILE, not differing, what)
+
+
+def _is_earlier(stored: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
+    """Tell whether a report is that of fewer tasks, equal as far as it goes."""
+    before, now = stored.get("accuracy_matrix"), again["accuracy_matrix"]
+    blank = [None] * len(now)
+    return (
+        before != now
+        and isinstance(before, list)
+        and len(before) == len(now)
+        and all(old in (new, blank) for old, new in zip(before, now, strict=True))
+    )

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import sefe_plugin.cli.new as new_cli
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.cli import main
 from sefe_plugin.hosts.llamafactory.host import read_recipe
@@ -78,7 +79,8 @@ def test_all_defaults_make_a_recipe_that_passes_the_whole_check(here, capsys):
     text, said = (here / "mine.yaml").read_text(), capsys.readouterr().out
     assert "trained as it is: answers of style 'brief_explanation' cannot be shortened by rule" in text
     assert "gold answers of 11 words: only the very same words count" in text
-    assert "general                      test set: none found by name" in said
+    assert "truth                        test set: truth_val" in said
+    assert "no name says what tests general\n" in said
     assert said.index("sefe plan mine.yaml") < said.index("llamafactory-cli train mine.yaml")
     assert [line[:4] for line in said.splitlines() if " of 5 " in line] == [f"{n} of" for n in range(1, 6)]
 
@@ -110,6 +112,21 @@ def test_in_4_bit_the_base_stays_as_it_is(here):
     assert "sefe-plugin[qlora]" in (here / "mine.yaml").read_text()
 
 
+def test_a_package_that_4_bit_needs_is_named_where_it_is_not_here(here, capsys, monkeypatch):
+    for found, said in ((None, True), (object(), False)):
+        monkeypatch.setattr(new_cli, "find_spec", lambda name, found=found: found)
+        assert new(f"{said}.yaml", "--yes", *BASE_ANSWERS, "--tasks", "colors_train", "--hardware", "4bit") == 0
+        assert ("needs a package that is not here" in capsys.readouterr().out) == said
+
+
+def test_of_many_datasets_without_a_test_set_some_are_listed(here, capsys):
+    info = json.loads((here / "data" / "dataset_info.json").read_text())
+    info |= {f"far{i}": {"hf_hub_url": f"nobody/{i}"} for i in range(50)}
+    (here / "data" / "dataset_info.json").write_text(json.dumps(info))
+    assert new("mine.yaml", "--yes", *BASE_ANSWERS) == 0
+    assert "far6 and 43 more" in capsys.readouterr().out
+
+
 WRONG = {
     "model": (["--model", "no/such/folder"], "--model`: `model_name_or_path` names the folder"),
     "template": (["--model", str(BASE), "--template", "lava"], "has no template 'lava'. Did you mean `llava`?"),
@@ -117,6 +134,8 @@ WRONG = {
     "folder": ([*BASE_ANSWERS, "--dataset-dir", "nowhere"], "nowhere/dataset_info.json does not exist"),
     "task": ([*BASE_ANSWERS, "--tasks", "colours_train,general"], "Did you mean `colors_train`?"),
     "task without a test set": ([*BASE_ANSWERS, "--tasks", "general"], "Write general:TEST"),
+    "hub's test set": ([*BASE_ANSWERS, "--tasks", "truth:far"], "the test set 'far' must be a local"),
+    "broken entry": ([*BASE_ANSWERS, "--tasks", "odd:truth_val"], "`columns` must be a mapping of names"),
     "task twice": ([*BASE_ANSWERS, "--tasks", "truth,truth"], "the task 'truth' is there 2 times"),
     "no task": ([*BASE_ANSWERS, "--tasks", ","], "name one dataset at least"),
     "scorer": ([*BASE_ANSWERS, "--tasks", "colors_train::yes_no"], "have no gold answer for the scorer 'yes_no'"),
@@ -132,6 +151,9 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_option_is_told_and_nothing_is_written(here, capsys, case):
     options, message = WRONG[case]
+    info = json.loads((here / "data" / "dataset_info.json").read_text())
+    info |= {"far": {"hf_hub_url": "nobody/far"}, "odd": {"file_name": "truth.json", "columns": "text"}}
+    (here / "data" / "dataset_info.json").write_text(json.dumps(info))
     (here / "taken").mkdir()
     (here / "taken" / "manifest.json").write_text("{}")
     assert new("mine.yaml", "--yes", *options) == 1

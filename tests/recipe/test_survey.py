@@ -100,6 +100,13 @@ def test_no_scorer_is_guessed_where_none_reads_all(folder, golds, reason):
         guess_scorer("x", folder(x=golds))
 
 
+@pytest.mark.parametrize("entry", [{"hf_hub_url": "a/b"}, {"file_name": "gone.json"}, {"file_name": ["a"]}, "x.json"])
+def test_a_test_set_is_a_local_file(tmp_path, entry):
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"x": entry}))
+    with pytest.raises(ValueError, match="the test set 'x' must be a local"):
+        guess_scorer("x", tmp_path)
+
+
 def test_long_answers_are_noticed(folder):
     text = "two dogs run over a green field"
     sets = folder(x=[text, text, "a dog"], y=["a dog", "a cat", text], z=["[0.1, 0.2, 0.5, 0.6]"])
