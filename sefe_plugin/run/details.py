@@ -127,7 +127,7 @@ def _declared(folder: RunFolder, recipe: Mapping[str, Any], place: Path, dataset
 
 def _question(row: Mapping[str, Any], entry: Mapping[str, Any], scorer: str) -> Question:
     own = SCORERS[scorer]
-    gold = next(row[field] for field in (*own.alternatives, own.gold) if field in row)
+    gold = next((row[field] for field in (*own.alternatives, own.gold) if field in row), "")
     if isinstance(gold, list):
         gold = ", ".join(f"{answer} ({gold.count(answer)} of {len(gold)})" for answer in dict.fromkeys(map(str, gold)))
     return Question(question_in(row, entry), str(gold), images_in(row, entry))

@@ -185,7 +185,10 @@ def test_the_arrow_keys_choose_a_cell_and_enter_shows_its_answers(browser, file)
     assert page.focused("aria-label") == "after Short, scored on Short: 66.67 %"
     page.press("ARROW_DOWN", "ARROW_DOWN")
     assert page.focused("aria-label").startswith("after YesNo, scored on Short: ")
-    assert "Just learned: 66.67 %." in page.texts("#matrices .detail")[0]
+    told = page.texts("#matrices .detail")[0]
+    assert "\u00b1" in told
+    assert "(standard error), right format " in told
+    assert "Just learned: 66.67 %." in told
     page.press("ARROW_RIGHT", "ARROW_UP", "END")
     assert page.focused("aria-label") == "after Letters, scored on YesNo: not scored"
     page.press("HOME", "ARROW_LEFT", "ARROW_UP", "ARROW_UP", "ARROW_UP")  # at the border nothing moves

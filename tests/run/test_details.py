@@ -125,6 +125,22 @@ def test_a_run_whose_data_is_gone_is_shown_without_questions_and_pictures(run, t
     assert {question.text for question in found.questions} == {""}
 
 
+def test_answers_that_nobody_scores_are_shown_without_judgement(tmp_path):
+    records = {"A": [{"text": "tell a story", "answer": "once"}, {"text": "another"}], "B": RECORDS["B"]}
+    given = {(0, "A"): ["Once upon", ""], (1, "A"): ["x", "y"], (1, "B"): ["B"]}
+    run = leave_answers(tmp_path / "run", {**TASKS, "A": "none"}, records, lambda *where: given[where])
+    (found, _) = run_details(run).sets
+    assert [(question.text, question.gold) for question in found.questions] == [
+        ("tell a story", "once"),
+        ("another", ""),
+    ]
+    assert found.stages[1].scores is None
+    assert [*found.stages[1].answers] == ["x", "y"]
+    assert found.changes(1) == ".."
+    assert main(["report", str(run.path), "--html"]) == 0
+    assert "Nobody scores A: " in (run.path / "report.html").read_text()
+
+
 def test_a_damaged_declaration_of_the_data_is_told(run, tmp_path):
     (tmp_path / "run_data" / "dataset_info.json").write_text("{")
     (found, _) = run_details(run).sets

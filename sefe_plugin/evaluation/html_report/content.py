@@ -17,7 +17,7 @@ from sefe_plugin.evaluation.html_report.details import (
 )
 from sefe_plugin.evaluation.html_report.pictures import Pictures
 from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values
-from sefe_plugin.evaluation.report_text import ALONE, BEFORE
+from sefe_plugin.evaluation.report_text import ALONE, BEFORE, provenance_in_words, unscored_in_words
 
 
 #: Most questions on a page; of larger test sets a part is shown.
@@ -95,7 +95,8 @@ def _run(run: PageRun) -> dict[str, Any]:
         notes.append(f"Unfinished: {count} of {total} tasks are scored, and the metrics describe these.")
     return {
         "name": run.name,
-        "notes": notes,
+        "about": " ".join(provenance_in_words(report)),
+        "notes": [*notes, *unscored_in_words(report)],
         "report": report,
         "costs": [asdict(cost) for cost in run.details.costs],
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",

@@ -64,11 +64,12 @@ function taskCurves(run) {
 
 // Of several runs: the mean accuracy on the tasks so far.
 function meanCurves() {
-  const mean = (values) => (values.includes(null) ? null : values.reduce((a, b) => a + b, 0) / values.length);
+  const mean = (values) => (!values.length || values.includes(null) ? null : values.reduce((a, b) => a + b, 0) / values.length);
+  const isScored = (run, j) => !(run.report.unscored ?? []).includes(page.tasks[j]);
   const lines = page.runs.map((run) => ({
     name: run.name,
     points: run.report.accuracy_matrix
-      .map((row, i) => [i, mean(row.slice(0, i + 1))])
+      .map((row, i) => [i, mean(row.filter((_, j) => j <= i && isScored(run, j)))])
       .filter(([, value]) => value !== null),
   }));
   return chart({ label: "Mean accuracy on the tasks so far, of each run", ticks: page.tasks, lines });

@@ -77,10 +77,11 @@ function detailLine() {
 }
 
 // What is told of a cell; then is the value when the task was just learned, where that is another one.
-function tellCell(row, column, accuracy, format, then) {
+function tellCell(row, column, accuracy, format, error, then) {
   if (accuracy === null) return `After ${row}, on ${column}: not scored.`;
   const change = then === null || then === undefined ? "" : ` Just learned: ${number(then)} %.`;
-  return `After ${row}, on ${column}: accuracy ${number(accuracy)} %, right format ${number(format)} %.${change}`;
+  const spread = typeof error === "number" ? ` \u00b1 ${number(error)} (standard error)` : "";
+  return `After ${row}, on ${column}: accuracy ${number(accuracy)} %${spread}, right format ${number(format)} %.${change}`;
 }
 
 function taskMatrices(run, index) {
@@ -89,8 +90,11 @@ function taskMatrices(run, index) {
   const rows = [...(base ? [page.before] : []), ...tasks];
   const line = detailLine();
   const tall = { accuracy: [...(base ? [base.accuracy] : []), ...accuracy], format: [...(base ? [base.format] : []), ...format] };
-  const tell = (i, j) =>
-    tellCell(rows[i], tasks[j], tall.accuracy[i][j], tall.format[i][j], i - above > j ? accuracy[j][j] : null);
+  const errors = [...(base ? [base.stderr] : []), ...(run.report.stderr_matrix ?? [])];
+  const tell = (i, j) => {
+    const then = i - above > j ? accuracy[j][j] : null;
+    return tellCell(rows[i], tasks[j], tall.accuracy[i][j], tall.format[i][j], errors[i]?.[j], then);
+  };
   const open = (i, j) => openAnswers(tasks[j], false, i - above, index);
   const common = { rows, columns: tasks, tell, open, line };
   const maps = [
@@ -111,7 +115,7 @@ function retentionMatrices(run, index) {
   const line = detailLine();
   const tell = (i, j) => {
     const [accuracy, format] = [retention.accuracy_matrix, retention.format_matrix].map((matrix) => matrix[i][j]);
-    return tellCell(rows[i], retention.sets[j], accuracy, format, null);
+    return tellCell(rows[i], retention.sets[j], accuracy, format, retention.stderr_matrix?.[i]?.[j], null);
   };
   const open = (i, j) => openAnswers(retention.sets[j], true, i - 1, index);
   const common = { rows, columns: retention.sets, tell, open, line };

@@ -37,6 +37,7 @@ function build() {
     el("h1", {}, page.title),
     ...notes,
     el("p", {}, "All numbers are percent; a dash stands for what was not scored."),
+    ...page.runs.filter((run) => run.about).map((run) => el("p", {}, several() ? `${run.name}: ${run.about}` : run.about)),
     el("nav", { "aria-label": "Parts of this page" }, el("ul", {}, links)),
     ...parts.map(([id, head, make]) => section(id, head, ...make().flat())),
   );
