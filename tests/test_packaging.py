@@ -119,6 +119,8 @@ def test_wheel_holds_what_users_need(built):
         "sefe_plugin/recipes/coin_sefe.yaml",
         "sefe_plugin/docs/reproducing.md",
         "sefe_plugin/benchmarks/minicoin/base/config.json",
+        "sefe_plugin/evaluation/html_report/page.css",
+        "sefe_plugin/evaluation/html_report/page.js",
         "sefe_plugin/py.typed",
     ):
         assert needed in names

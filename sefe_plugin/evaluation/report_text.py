@@ -13,7 +13,7 @@ BEFORE = "before"
 
 _ABOUT_BEFORE = f'The row "{BEFORE}" is the untouched base.'
 
-_ALONE = (
+ALONE = (
     "Each task was trained alone, from the untouched base (`carry: none`): what the metrics say of later stages, such "
     "as forgetting, describes no sequence."
 )
@@ -34,7 +34,7 @@ def format_report(report: dict, title: str) -> str:
     zero_shot = report.get("zero_shot", {})
     parts = [f"# {title}"]
     if report.get("trained_alone"):
-        parts.append(_ALONE)
+        parts.append(ALONE)
     if count < len(tasks):
         parts.append(f"Unfinished: {count} of {len(tasks)} tasks are scored, and the metrics describe these.")
     errors = _last_errors(report)

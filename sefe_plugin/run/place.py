@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sefe_plugin.evaluation.metrics import mean_of
 from sefe_plugin.run.costs import COST_FILE, read_cost, read_costs
 from sefe_plugin.run.folder import RunFolder
-from sefe_plugin.run.stages import BASE
+from sefe_plugin.run.stages import BASE, unscored_sets
 
 
 class Place(NamedTuple):
@@ -16,12 +16,14 @@ class Place(NamedTuple):
     Attributes:
         run: The run.
         tasks: The names of all its tasks.
+        unscored: Those of them, and other test sets, that get no scores.
         index: The stage, in the words of `stages`.
         folder: The folder.
     """
 
     run: RunFolder
     tasks: list[str]
+    unscored: list[str]
     index: int
     folder: Path
 
@@ -44,9 +46,9 @@ class Place(NamedTuple):
         return sum(cost.steps + cost.steps_before for cost in costs)
 
     def mean_accuracy(self, scores: Mapping[str, Mapping[str, float]]) -> float | None:
-        """Return the mean accuracy of the tasks so far, in percent; None before the first, or where one is absent."""
-        learned = self.tasks[: self.index + 1]
-        return mean_of(scores.get(name, {}).get("accuracy") for name in learned) if learned else None
+        """Return the mean accuracy of the tasks so far, in percent; None where there is none, or one is absent."""
+        learned = [name for name in self.tasks[: self.index + 1] if name not in self.unscored]
+        return mean_of(scores.get(name, {}).get("accuracy") for name in learned)
 
 
 def place_of(folder: Path) -> Place | None:
@@ -63,5 +65,5 @@ def place_of(folder: Path) -> Place | None:
             stages = {run.task_folder(index, name).name: index for index, name in enumerate(tasks)}
             stages[run.base_folder.name] = BASE
             if own.name in stages:
-                return Place(run, tasks, stages[own.name], folder)
+                return Place(run, tasks, unscored_sets(manifest["recipe"]), stages[own.name], folder)
     return None

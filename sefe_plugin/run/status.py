@@ -1,7 +1,7 @@
 """Where a run is, from its folder: told without disturbing it, and without anything heavy to import."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from sefe_plugin.run.ending import read_ending
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.process import LOG_FILE, last_lines
 from sefe_plugin.run.progress import UNITS, Phase, newest_progress
-from sefe_plugin.run.stages import BASE, has_base_row, stage_name
+from sefe_plugin.run.stages import BASE, has_base_row, stage_name, unscored_sets
 from sefe_plugin.run.steps import steps_of
 from sefe_plugin.words import duration
 
@@ -58,13 +58,15 @@ def run_status(path: Path) -> dict[str, Any]:
         "tasks": names,
         "complete": len(complete),
         "scores": scores,
-        "mean": _mean(scores, names[: len(complete)]),
+        "mean": _mean(scores, names[: len(complete)], unscored_sets(recipe)),
     }
     return status if is_finished else {**status, **_at_work(folder, recipe, complete, is_running)}
 
 
-def _mean(scores: Mapping[str, Mapping[str, Mapping[str, float]]], learned: Sequence[str]) -> float | None:
-    return mean_of(scores[learned[-1]].get(name, {}).get("accuracy") for name in learned) if learned else None
+def _mean(
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]], learned: Sequence[str], unscored: Collection[str]
+) -> float | None:
+    return mean_of(scores[learned[-1]].get(name, {}).get("accuracy") for name in learned if name not in unscored)
 
 
 def _at_work(folder: RunFolder, recipe: Mapping[str, Any], complete: Sequence[Mapping], is_running: bool) -> dict:
@@ -125,9 +127,10 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
     if status["complete"]:
         last = status["tasks"][status["complete"] - 1]
         scores = status["scores"][last]
-        shown = "  ".join(f"{name} {values['accuracy']:.1f}" for name, values in scores.items())
+        accuracies = {name: values["accuracy"] for name, values in scores.items()}
+        shown = "  ".join(f"{name} {'-' if of is None else f'{of:.1f}'}" for name, of in accuracies.items())
         mean = "" if status["mean"] is None else f" | mean {status['mean']:.1f}"
-        yield f"after {last}: {shown}{mean}"
+        yield f"after {last}: {shown or 'nothing is scored'}{mean}"
     if "task" in status:
         yield from _work_lines(status)
 

@@ -13,7 +13,7 @@ from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.data.added import KEPT_FOLDER, check_kept
 from sefe_plugin.evaluation.report import REPORT_FILE
-from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_rows
+from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, rows_with_golds, score_rows
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, is_whole_safetensors, read_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods import methods
@@ -22,7 +22,6 @@ from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import base_inputs, changes, read_inputs, task_inputs
 from sefe_plugin.run.reporting import ABOUT_KEYS, run_report
-from sefe_plugin.run.rescoring import rows_with_golds
 from sefe_plugin.run.spare import was_removed
 from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, has_base_row, scored_in
 
@@ -230,12 +229,23 @@ def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
         stored, again = read_json(file), run_report(folder, names)
     except (OSError, ValueError) as error:
         return Finding(REPORT_FILE, False, f"cannot be made again: {error}")
-    scored = stored.get("num_scored_tasks")
-    if num_complete < len(names) and scored != num_complete and isinstance(scored, int):
-        said = f"of {scored} tasks, while {num_complete} of {len(names)} are complete: a run that goes on renews it"
+    if num_complete < len(names) and _is_earlier(stored, again):
+        said = "of a task before, which a stopped run may leave; when it goes on it is written anew"
         return Finding(REPORT_FILE, None, said)
     unsaid = {key for key in ABOUT_KEYS if key not in stored}
     computed = (stored.keys() | again.keys()) - {"task_order", *unsaid}  # an order's name stands in the report alone
     differing = sorted(key for key in computed if stored.get(key) != again.get(key))
     what = f"differs from the scores in {', '.join(differing)}" if differing else "the same when made again"
     return Finding(REPORT_FILE, not differing, what)
+
+
+def _is_earlier(stored: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
+    """Tell whether a report is that of fewer tasks, equal as far as it goes."""
+    before, now = stored.get("accuracy_matrix"), again["accuracy_matrix"]
+    blank = [None] * len(now)
+    return (
+        before != now
+        and isinstance(before, list)
+        and len(before) == len(now)
+        and all(old in (new, blank) for old, new in zip(before, now, strict=True))
+    )

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from sefe_plugin.hosts.llamafactory import sequence
-from sefe_plugin.hosts.llamafactory.sequence import ACCEPT, intercept
+from sefe_plugin.hosts.llamafactory.sequence import ACCEPT, VERBOSE, intercept
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.run.checkpoints import is_whole_checkpoint
@@ -23,25 +23,26 @@ def runner():
     os.environ.pop(RUNNER_PID, None)
 
 
-@pytest.mark.parametrize("words", [[], [ACCEPT], ["seed=3", ACCEPT], [ACCEPT, "seed=3"]])
-def test_the_flag_is_no_key_of_the_recipe(monkeypatch, runner, small_recipe, tmp_path, words):
+@pytest.mark.parametrize("words", [[], [ACCEPT], ["seed=3", ACCEPT], [VERBOSE, ACCEPT, "seed=3"], [VERBOSE]])
+def test_a_flag_is_no_key_of_the_recipe(monkeypatch, runner, small_recipe, tmp_path, words):
     seen = []
-    monkeypatch.setattr(sequence, "_run", lambda recipe, source, accept: seen.append((recipe, accept)))
+    monkeypatch.setattr(sequence, "_run", lambda recipe, source, *flags: seen.append((recipe, flags)))
     assert intercept([str(small_recipe(tmp_path, 1)), *words])
-    ((recipe, accept),) = seen
-    assert accept == (ACCEPT in words)
+    ((recipe, flags),) = seen
+    assert flags == (ACCEPT in words, VERBOSE in words)
     assert recipe.arguments["seed"] == (3 if "seed=3" in words else 7)
-    assert ACCEPT not in recipe.arguments
+    assert not {ACCEPT, VERBOSE} & recipe.arguments.keys()
 
 
-def test_the_flag_belongs_to_a_sequence(tmp_path, capsys):
+@pytest.mark.parametrize("flag", [ACCEPT, VERBOSE])
+def test_a_flag_belongs_to_a_sequence(tmp_path, capsys, flag):
     file = tmp_path / "single.yaml"
     file.write_text(yaml.safe_dump({"model_name_or_path": "base", "cl_method": "lora", "asd_ratio": 0.2}))
     with pytest.raises(SystemExit):
-        intercept([str(file), ACCEPT])
-    assert f"`{ACCEPT}` belongs to a sequence" in capsys.readouterr().err
+        intercept([str(file), flag])
+    assert f"`{flag}` belongs to a sequence" in capsys.readouterr().err
     file.write_text(yaml.safe_dump({"model_name_or_path": "base"}))
-    assert not intercept([str(file), ACCEPT])  # a run of the host alone, which says itself what it does not know
+    assert not intercept([str(file), flag])  # a run of the host alone, which says itself what it does not know
 
 
 def test_a_start_that_fails_does_not_block_the_mended_recipe(train_here, small_recipe, tmp_path):
