@@ -24,6 +24,8 @@ EXAMPLES = {
     "coin": "sefe coin prepare downloads/coin --out data/coin",
     "coin prepare": "sefe coin prepare downloads/coin --out data/coin",
     "judge": "sefe judge GQA runs/coin/predictions/GQA.jsonl --model Qwen1.5-32B-Chat",
+    "smol": "sefe smol fetch models/smol",
+    "smol fetch": "sefe smol fetch models/smol",
     "minicoin": "sefe minicoin data data/minicoin",
     "minicoin data": "sefe minicoin data data/minicoin",
     "minicoin build": "sefe minicoin build base",
