@@ -25,6 +25,8 @@ WRITERS = {
     "benchmarks/minicoin/tiny_llava.py": "the base model, which `sefe minicoin build` makes from nothing",
     "benchmarks/minicoin/pretrain.py": "the same",
     "asd/preview.py": "an image kept in memory",
+    "evaluation/html_report/pictures.py": "the same",
+    "run/progress.py": "how far a task is: renamed in one step, and worth nothing after a loss of power",
     "methods/reglora/config.py": "PEFT's own file in the folder of a training, before the training counts",
     "hosts/llamafactory/node_link.py": "the secret of a run over nodes, made with its mode, gone at the end",
     "hosts/llamafactory/trial_process.py": "what is told to a process, in a folder that is gone when it ends",
