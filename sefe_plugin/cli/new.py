@@ -21,6 +21,7 @@ from sefe_plugin.cli.new_keys import (
     picture_keys,
     published_recipe,
 )
+from sefe_plugin.evaluation.scorers import NO_SCORER
 
 
 if TYPE_CHECKING:
@@ -40,8 +41,17 @@ _SHOWN = 8
 class _Task(NamedTuple):
     name: str
     dataset: str
-    test_dataset: str
-    scorer: str
+    test_dataset: str | None
+    scorer: str | None
+
+    def keys(self) -> dict[str, Any]:
+        """Return its keys in a recipe."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
+
+    def words(self) -> str:
+        """Say what it is."""
+        tested = f"test {self.test_dataset}, scorer {self.scorer}" if self.test_dataset else "trained only"
+        return f"{self.name}: train {self.dataset}, {tested}"
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -65,8 +75,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     new.add_argument(
         "--tasks",
         metavar="LIST",
-        help="the tasks in order, separated by commas, each TRAIN, TRAIN:TEST or TRAIN:TEST:SCORER by the names of "
-        "datasets (default: all that have a test set)",
+        help="the tasks in order, separated by commas, each TRAIN, TRAIN:TEST, TRAIN:TEST:SCORER or, for one "
+        "that is trained only, TRAIN:none, by the names of datasets (default: all that have a test set)",
     )
     new.add_argument("--method", help="sefe, or a `cl_method` (default: sefe)")
     new.add_argument("--hardware", help="4bit or 16bit for a GPU, or cpu")
@@ -144,7 +154,7 @@ class _Interview:
         keys["dataset"] = {"dataset_dir": folder, **keys["dataset"]}
         source = published_recipe(method).name
         notes = {"learning_rate": f"as in {source}; try others on data that you do not test on"}
-        entries = [task._asdict() for task in tasks]
+        entries = [task.keys() for task in tasks]
         if ratio := keys["dataset"].get("asd_ratio"):
             notes["asd_ratio"] = "X, share of the samples in other answer styles"
             self._leave_out_asd(entries, notes, folder, ratio)
@@ -215,7 +225,7 @@ class _Interview:
             "tasks", lambda text: _read_tasks(text, folder, entries), default, self._options.tasks
         )
         for task in tasks:
-            self._dialogue.say(f"{task.name}: train {task.dataset}, test {task.test_dataset}, scorer {task.scorer}")
+            self._dialogue.say(task.words())
         return folder, tasks
 
     def _method(self, model: str, template: str) -> str:
@@ -282,7 +292,7 @@ class _Interview:
         from sefe_plugin.hosts.llamafactory.model_lookup import asd_fault
 
         for number, task in enumerate(tasks):
-            if fault := asd_fault(task["dataset"], folder, task["scorer"], ratio, SEED):
+            if fault := asd_fault(task["dataset"], folder, task.get("scorer"), ratio, SEED):
                 fault = fault.removeprefix(f"`asd_ratio` on dataset {task['dataset']}: ")
                 reason = " ".join(fault.partition("; ")[0].split())
                 task["asd_ratio"] = 0.0
@@ -294,8 +304,9 @@ class _Interview:
         from sefe_plugin.recipe.survey import long_answers
 
         for number, task in enumerate(tasks):
-            if words := long_answers(task.test_dataset, Path(folder), task.scorer):
-                note = f"gold answers of {words} words: only the very same words count, so expect 0"
+            words = long_answers(task.test_dataset, Path(folder)) if task.scorer == NO_SCORER else None
+            if words:
+                note = f"gold answers of {words} words, which no scorer compares: they are answered, and not scored"
                 notes["tasks", number, "scorer"] = note
                 self._dialogue.say(f"{task.name}: {note}")
 
@@ -314,7 +325,8 @@ def _read_tasks(text: str, folder: str, entries: Mapping[str, Any]) -> list[_Tas
         try:
             found, scorer = candidate(entry, entries)
             keys = {"dataset_dir": folder, "dataset": found.dataset, "test_dataset": found.test_dataset}
-            scorer = scorer or guess_scorer(found.test_dataset, Path(folder))
+            if found.test_dataset:
+                scorer = scorer or guess_scorer(found.test_dataset, Path(folder))
             faults = data_errors(keys | {"scorer": scorer})
         except (ValueError, OSError) as error:
             errors.append(str(error))

@@ -13,7 +13,7 @@ from statistics import median
 from sefe_plugin.answers.texts import count_words
 from sefe_plugin.data.layout import read_info
 from sefe_plugin.data.test_sets import read_test_set
-from sefe_plugin.evaluation.scorers import SCORERS, Scorer
+from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, Scorer
 from sefe_plugin.recipe.retention import name_rule_errors
 from sefe_plugin.words import near
 
@@ -21,6 +21,9 @@ from sefe_plugin.words import near
 #: Words of a name that say what a dataset is for; of several test sets the first word here goes first.
 _TEST_WORDS = ("test", "val", "validation", "valid", "dev", "eval", "evaluation")
 _TRAIN_WORDS = ("train", "training", "sft")
+
+#: In the place of a test set: a task that is trained only.
+UNTESTED = "none"
 
 #: The scorers that are guessed, the most particular first. The last one reads every text.
 _GUESSED = ("box", "yes_no", "multiple_choice", "text_vqa", "short_answer")
@@ -85,7 +88,7 @@ test_dataset='b-eval')]
 
 
 def candidate(entry: str, names: Iterable[str]) -> tuple[Candidate, str | None]:
-    """Read one task of a list: TRAIN, TRAIN:TEST or TRAIN:TEST:SCORER.
+    """Read one task of a list: TRAIN, TRAIN:TEST or TRAIN:TEST:SCORER; TRAIN:none is trained only.
 
     Args:
         entry: As it was typed.
@@ -101,24 +104,29 @@ def candidate(entry: str, names: Iterable[str]) -> tuple[Candidate, str | None]:
     train, test, scorer, *more = [*(part.strip() for part in entry.split(":")), "", ""][: max(3, entry.count(":") + 1)]
     if more:
         raise ValueError(f"{entry!r} must be TRAIN, TRAIN:TEST or TRAIN:TEST:SCORER.")
-    for name in filter(None, (train, test)):
+    untested = test == UNTESTED and UNTESTED not in names
+    for name in (train,) if untested or not test else (train, test):
         if name not in names:
             raise ValueError(f"{name!r} is not declared in dataset_info.json.{near(name, names)}")
     if scorer and scorer not in SCORERS:
         raise ValueError(f"the scorer must be one of {tuple(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}")
     found = next((one for one in candidates(names) if one.dataset == train), Candidate(_task_name(train), train, None))
+    if untested:
+        if scorer:
+            raise ValueError(f"{entry!r}: a task without a test set has no scorer. Write {train}:{UNTESTED}.")
+        return Candidate(found.name, train, None), None
     found = Candidate(found.name, train, test or found.test_dataset)
     if not found.test_dataset:
         stem = _split(train, _TRAIN_WORDS)[0]
         raise ValueError(
             f"no name in dataset_info.json, such as {stem}_test, says what tests {train!r}. Write {train}:TEST with "
-            "the name of its test set."
+            f"the name of its test set, or {train}:{UNTESTED} to train it only."
         )
     return found, scorer or None
 
 
 def guess_scorer(test_dataset: str, folder: Path) -> str:
-    """Return the most particular scorer that reads every gold answer of a test set.
+    """Return the most particular scorer that reads every gold answer of a test set; "none" where all are long texts.
 
     Raises:
         ValueError: If none does, or the test set is no local file.
@@ -137,16 +145,17 @@ def guess_scorer(test_dataset: str, folder: Path) -> str:
         except ValueError as error:
             reason = str(error)
         else:
-            return name
+            return NO_SCORER if scorer.gold == "answer" and long_answers(test_dataset, folder) else name
     raise ValueError(f"no scorer can read the gold answers of {test_dataset!r}: {reason}.")
 
 
-def long_answers(test_dataset: str, folder: Path, scorer: str) -> int | None:
+def long_answers(test_dataset: str, folder: Path) -> int | None:
     """Return how many words the middle one of a test set's gold answers has, if those are too many to be repeated."""
-    reader = SCORERS[scorer]
-    golds = [reader.best_answer(record) for record in read_test_set(test_dataset, folder, reader)]
-    words = round(median(map(count_words, golds)))
-    return words if words >= _LONG_ANSWER and reader.gold == "answer" else None
+    reader = SCORERS[_GUESSED[-1]]
+    records = read_test_set(test_dataset, folder, reader)
+    golds = [record[reader.gold] for record in records if isinstance(record.get(reader.gold), str)]
+    words = round(median(map(count_words, golds))) if golds else 0
+    return words if words >= _LONG_ANSWER else None
 
 
 def _require_gold(records: Iterable[Mapping], scorer: Scorer) -> None:

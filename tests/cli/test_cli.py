@@ -69,7 +69,8 @@ def test_report_of_an_unfinished_run_shows_what_is_complete(tmp_path, capsys):
     folder = RunFolder(tmp_path)
     folder.task_folder(0, "A").mkdir()
     write_json(folder.task_folder(0, "A") / "scores.json", {"A": {"accuracy": 61.5, "format": 90.0, "count": 8}})
-    folder.complete_task({"tasks": [{"name": "A"}, {"name": "B"}]}, [{"name": "A"}])
+    tasks = [{"name": name, "test_dataset": "t", "scorer": "yes_no"} for name in "ABC"]
+    folder.complete_task({"tasks": tasks[:2]}, [{"name": "A"}])
     assert main(["report", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "Unfinished: 1 of 2 tasks" in out
@@ -79,7 +80,7 @@ def test_report_of_an_unfinished_run_shows_what_is_complete(tmp_path, capsys):
     folder.task_folder(1, "B").mkdir()
     scores = {name: {"accuracy": 71.5, "format": 90.0, "count": 8} for name in "AB"}
     write_json(folder.task_folder(1, "B") / "scores.json", scores)
-    folder.complete_task({"tasks": [{"name": name} for name in "ABC"]}, [{"name": "A"}, {"name": "B"}])
+    folder.complete_task({"tasks": tasks}, [{"name": "A"}, {"name": "B"}])
     assert main(["report", str(tmp_path)]) == 0
     assert "Unfinished: 2 of 3 tasks" in capsys.readouterr().out
     finding = verify._report(folder, ["A", "B", "C"], 2)

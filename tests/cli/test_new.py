@@ -68,7 +68,7 @@ def test_all_defaults_make_a_recipe_that_passes_the_whole_check(here, capsys):
     assert [(task.name, task.dataset, task.test_dataset, task.scorer) for task in recipe.tasks] == [
         ("colors", "colors_train", "colors_test", "short_answer"),
         ("truth", "truth", "truth_val", "yes_no"),
-        ("captions", "captions_train", "captions_eval", "short_answer"),
+        ("captions", "captions_train", "captions_eval", "none"),
     ]
     assert recipe.arguments["cl_method"] == "reglora"
     assert recipe.arguments["asd_ratio"] == 0.2
@@ -78,7 +78,7 @@ def test_all_defaults_make_a_recipe_that_passes_the_whole_check(here, capsys):
     assert str(recipe.output_dir) == "runs/mine"
     text, said = (here / "mine.yaml").read_text(), capsys.readouterr().out
     assert "trained as it is: answers of style 'brief_explanation' cannot be shortened by rule" in text
-    assert "gold answers of 11 words: only the very same words count" in text
+    assert "gold answers of 11 words, which no scorer compares" in text
     assert "truth                        test set: truth_val" in said
     assert "no name says what tests general\n" in said
     assert said.index("sefe plan mine.yaml") < said.index("llamafactory-cli train mine.yaml")
@@ -97,6 +97,15 @@ def test_options_answer_questions(here):
     assert recipe.arguments["bf16"] is True
     assert recipe.arguments.get("asd_ratio") is None
     assert str(recipe.output_dir) == "out/1"
+
+
+def test_a_task_may_be_trained_only(here, capsys):
+    assert new("mine.yaml", "--yes", *BASE_ANSWERS, "--tasks", "truth,colors_train:none") == 0
+    assert "colors: train colors_train, trained only" in capsys.readouterr().out
+    assert [(task.test_dataset, task.scorer) for task in load("mine.yaml").tasks] == [
+        ("truth_val", "yes_no"),
+        (None, None),
+    ]
 
 
 @pytest.mark.parametrize("method", ["sefe", *methods()])

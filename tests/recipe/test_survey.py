@@ -57,6 +57,8 @@ def test_a_task_may_name_its_test_set_and_scorer():
     assert candidate("a_train:other", names) == (Candidate("a", "a_train", "other"), None)
     assert candidate(" a_train : other : yes_no ", names) == (Candidate("a", "a_train", "other"), "yes_no")
     assert candidate("a_train::class_name", names) == (Candidate("a", "a_train", "a_test"), "class_name")
+    assert candidate("a_train:none", names) == (Candidate("a", "a_train", None), None)
+    assert candidate("a_train:none", [*names, "none"])[0].test_dataset == "none"
     # what looks like a test set can be trained on where it is named
     assert candidate("a_test:other", names)[0] == Candidate("a_test", "a_test", "other")
 
@@ -68,6 +70,7 @@ def test_a_task_may_name_its_test_set_and_scorer():
         ("a_train:tset", "'tset' is not declared"),
         ("a_train:a_test:yes_on", "Did you mean `yes_no`?"),
         ("other", "such as other_test, says what tests 'other'. Write other:TEST"),
+        ("a_train:none:yes_no", "a task without a test set has no scorer"),
         ("a_train:a_test:yes_no:more", "must be TRAIN, TRAIN:TEST or TRAIN:TEST:SCORER"),
     ],
 )
@@ -87,7 +90,9 @@ def test_a_wrong_task_is_told_with_the_reason(entry, reason):
         (["[0.1, 0.2, 0.5, 0.6]", "cat"], "short_answer"),
         ([{"text": "What?", "answers": ["stop"] * 10}] * 2, "text_vqa"),
         ([{"text": "What?", "answer_bbox": "[0.1, 0.2, 0.5, 0.6]"}], "box"),
-        (["a small red cat on a mat"], "short_answer"),
+        (["a small red cat"], "short_answer"),
+        (["a small red cat on a mat"], "none"),
+        ([{"text": "What?", "answers": ["a small red cat on a mat"] * 10}], "text_vqa"),
     ],
 )
 def test_the_scorer_follows_from_the_gold_answers(folder, golds, scorer):
@@ -110,9 +115,9 @@ def test_a_test_set_is_a_local_file(tmp_path, entry):
 def test_long_answers_are_noticed(folder):
     text = "two dogs run over a green field"
     sets = folder(x=[text, text, "a dog"], y=["a dog", "a cat", text], z=["[0.1, 0.2, 0.5, 0.6]"])
-    assert long_answers("x", sets, "short_answer") == 7
-    assert long_answers("y", sets, "short_answer") is None
-    assert long_answers("z", sets, "box") is None
+    assert long_answers("x", sets) == 7
+    assert long_answers("y", sets) is None
+    assert long_answers("z", sets) is None
 
 
 @pytest.mark.parametrize(

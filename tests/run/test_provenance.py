@@ -19,7 +19,10 @@ from sefe_plugin.run.verify import verify_run
 RECIPE = {
     "cl_method": "lora",
     "carry": "continue",
-    "tasks": [{"name": name, "scorer": scorer} for name, scorer in (("A", "short_answer"), ("B", "text_vqa"))],
+    "tasks": [
+        {"name": name, "test_dataset": "t", "scorer": scorer}
+        for name, scorer in (("A", "short_answer"), ("B", "text_vqa"))
+    ],
 }
 OLD, NEW = {"torch": "1", "python": "3.11"}, {"torch": "2", "python": "3.11"}
 SOFT = {"answers": ["stop"] * 2 + ["go"] * 8}

@@ -126,13 +126,13 @@ def _takes_media(template: Template) -> bool:
     return type(template.mm_plugin) is not BasePlugin
 
 
-def asd_fault(dataset: str, dataset_dir: str, scorer: str, ratio: float, seed: int) -> str | None:
+def asd_fault(dataset: str, dataset_dir: str, scorer: str | None, ratio: float, seed: int) -> str | None:
     """Tell why ASD cannot rewrite a share of a dataset, as it would in its training.
 
     Args:
         dataset: Its name in dataset_info.json.
         dataset_dir: The folder of that file.
-        scorer: The task's scorer.
+        scorer: The task's scorer; None where it has none.
         ratio: Share X in (0, 1].
         seed: Draws the samples.
 
