@@ -1,7 +1,7 @@
 """Everything declarative lives in setup.cfg; this places what setup.cfg cannot.
 
-The start-up files go to the root of site-packages (in wheels and in editable wheels), and the recipes, data templates
-and docs, which lie beside the package in the source tree, go inside it.
+The start-up files go to the root of site-packages (in wheels and in editable wheels), and the README, recipes, data
+templates and docs, which lie beside the package in the source tree, go inside it.
 """
 
 import base64
@@ -17,10 +17,11 @@ from setuptools.command.editable_wheel import editable_wheel
 
 START_UP = [Path("sefe_plugin/hosts/startup") / name for name in ("sefe_plugin.pth", "sefe_plugin.start")]
 SHIPPED_FOLDERS = [Path("recipes"), Path("data_templates"), Path("docs")]
+SHIPPED_FILES = [Path("README.md")]
 
 
 class BuildPy(build_py):
-    """Adds the start-up files and the shipped folders to a wheel."""
+    """Adds the start-up files, and the shipped files and folders, to a wheel."""
 
     def _copies(self) -> list[tuple[Path, Path]]:
         if self.editable_mode:
@@ -28,7 +29,7 @@ class BuildPy(build_py):
         root = Path(self.build_lib)
         files = [file for folder in SHIPPED_FOLDERS for file in sorted(folder.rglob("*")) if file.is_file()]
         return [(file, root / file.name) for file in START_UP] + [
-            (file, root / "sefe_plugin" / file) for file in files
+            (file, root / "sefe_plugin" / file) for file in [*SHIPPED_FILES, *files]
         ]
 
     def run(self):

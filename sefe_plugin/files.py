@@ -171,3 +171,8 @@ def shipped_folder(name: str) -> Path:
         return package / name
     # a strict editable install links every file of the package to the source tree
     return Path(__file__).resolve().parents[1] / name
+
+
+def shipped_file(name: str) -> Path:
+    """Return a file that lies beside the shipped folders, such as "README.md"."""
+    return shipped_folder("docs").parent / name

@@ -75,3 +75,8 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def number(value: int | None) -> str:
+    """Return a number to be read; "?" for one that is not known."""
+    return "?" if value is None else f"{value:,}"

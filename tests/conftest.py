@@ -14,6 +14,7 @@ os.environ.update(
 
 from pathlib import Path
 
+import browser as headless
 import pytest
 from warm_python import warm_environment
 
@@ -47,6 +48,15 @@ def environment() -> dict[str, str]:
 def warm(environment):
     """The environment of processes that need not load the host: `python`, `llamafactory-cli`, `torchrun` are forks."""
     with warm_environment(environment) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real Chromium without a screen and without a network."""
+    if headless.MISSING:
+        pytest.skip(headless.MISSING)
+    with headless.open_browser() as found:
         yield found
 
 

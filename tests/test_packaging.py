@@ -90,7 +90,7 @@ def test_install_activates_the_hook_and_uninstall_leaves_nothing(kind, environme
     assert "Did you mean `lora_rank`?" in refused.stderr
     assert "Traceback" not in refused.stderr
     run(python, "-m", "sefe_plugin.cli", "init", tmp_path / "out", cwd=tmp_path)
-    for file in ("recipes/minicoin_sefe.yaml", "docs/minicoin.md"):
+    for file in ("README.md", "recipes/minicoin_sefe.yaml", "docs/minicoin.md"):
         assert (tmp_path / "out" / file).is_file()
     run(*pip, "uninstall", "--yes", "sefe-plugin")
     assert {path.name for path in packages.iterdir()} == before
@@ -115,9 +115,12 @@ def test_wheel_holds_what_users_need(built):
     for needed in (
         "sefe_plugin.pth",
         "sefe_plugin.start",
+        "sefe_plugin/README.md",
         "sefe_plugin/recipes/coin_sefe.yaml",
         "sefe_plugin/docs/reproducing.md",
         "sefe_plugin/benchmarks/minicoin/base/config.json",
+        "sefe_plugin/evaluation/html_report/page.css",
+        "sefe_plugin/evaluation/html_report/page.js",
         "sefe_plugin/py.typed",
     ):
         assert needed in names

@@ -21,18 +21,26 @@ _SIDE = 320
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }}
+h1, h2 {{ overflow-wrap: anywhere; }}
 h2 {{ margin: 2em 0 0.5em; border-bottom: 2px solid #ddd; }}
-article {{ display: grid; grid-template-columns: 340px 1fr 1fr; gap: 1em; padding: 1em 0; }}
+article {{ display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0.4em 1em; padding: 1em 0; }}
+article.seen {{ grid-template-columns: minmax(0, 340px) repeat(2, minmax(0, 1fr)); }}
+article > h3 {{ grid-column: 1 / -1; }}
 article + article {{ border-top: 1px solid #eee; }}
 img {{ max-width: 100%; }}
 pre {{ font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 0.6em; }}
 h3 {{ font-size: 0.85em; color: #666; margin: 0 0 0.4em; }}
 .answer {{ background: #eef6ee; padding: 0.4em 0.6em; border-left: 3px solid #7a7; }}
 .before .answer {{ background: #f4f4f4; border-color: #aaa; }}
+@media (max-width: 700px) {{
+  body {{ margin: 0.5em auto; }}
+  article, article.seen {{ grid-template-columns: minmax(0, 1fr); }}
+}}
 </style>
 <h1>{title}</h1>
 <p>{summary}</p>
@@ -79,8 +87,9 @@ def _article(dataset: Dataset, index: int, origin: Mapping[str, str]) -> str:
     pictures = _pictures(dataset, index)
     before = _turn(f"before: {origin['native_style']}", origin["question"], origin["answer"])
     after = _turn(f"after, by {origin['generator']}", now.question, now.answer)
+    seen, shown = (' class="seen"', f"<div>{pictures}</div>") if pictures else ("", "")
     return (
-        f'<article id="sample-{index}"><div><h3>sample {index}</h3>{pictures}</div>'
+        f'<article id="sample-{index}"{seen}><h3>sample {index}</h3>{shown}'
         f'<div class="before">{before}</div><div>{after}</div></article>'
     )
 

@@ -1,6 +1,8 @@
 """`sefe asd`: diversify a dataset ahead of time, and look at the result."""
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -126,7 +128,25 @@ def _build(options: argparse.Namespace) -> None:
         max_fallback=options.max_fallback,
         scored_as=SCORERS[options.scorer].style if options.scorer else None,
     )
-    sys.stdout.write(_table(summary))
+    sys.stdout.write(_table(summary) + _next_step(options, dataset))
+
+
+def _next_step(options: argparse.Namespace, dataset) -> str:
+    """Name the file that was written, and say how a recipe comes to it."""
+    from sefe_plugin.data.layout import SUFFIXES, entry_of, read_info
+
+    # an entry is read from the folder of its dataset_info.json on
+    named = Path(options.dataset).suffix not in SUFFIXES
+    info = (options.dataset_dir if named else options.out.parent) / "dataset_info.json"
+    entry = read_info(info)[options.dataset] if named else entry_of(dataset.layout)
+    entry = {**entry, "file_name": Path(os.path.relpath(options.out, info.parent)).as_posix()}
+    name = options.out.stem
+    text = json.dumps({name: entry}, indent=2, ensure_ascii=False)
+    media = "" if dataset.media_dir.resolve() == info.parent.resolve() else f", `media_dir: {dataset.media_dir}`"
+    return (
+        f"\n{options.out} is written. Put this entry into {info}:\n\n{text}\n\n"
+        f"Then a task takes it with `dataset: {name}` and `asd_ratio: 0`{media}.\n"
+    )
 
 
 def _generator(options: argparse.Namespace):

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
     from sefe_plugin.compare.arms import Arm
     from sefe_plugin.compare.table import Plan
+    from sefe_plugin.recipe.tasks import Task
 
 
 #: More seeds than anybody counts: a larger number is a seed.
@@ -185,7 +186,7 @@ def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> di
         if not recipe.tasks:
             errors.append(f"{arm.recipe} describes no sequence. Give it `tasks` or a `benchmark`.")
         seeds[name] = int(recipe.arguments.get("seed", DEFAULT_SEED))
-        tasks[name] = [f"{task.name} ({task.test_dataset}, {task.scorer})" for task in recipe.tasks]
+        tasks[name] = [_tested(task, recipe.arguments) for task in recipe.tasks]
         tasks[name].insert(0, f"the benchmark {recipe.benchmark}" if recipe.benchmark else "no benchmark")
     if errors:
         raise ValueError("\n".join(errors))
@@ -202,6 +203,15 @@ def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> di
     ]:
         raise ValueError("\n".join(errors))
     return seeds
+
+
+def _tested(task: "Task", arguments: Mapping[str, Any]) -> str:
+    """Name a task with what it is tested on."""
+    if task.test_dataset is None:
+        return f"{task.name} (no test set)"
+    limit = task.overrides.get("max_test_samples", arguments.get("max_test_samples"))
+    part = "" if limit is None else f"the first {limit} of "
+    return f"{task.name} ({part}{task.test_dataset}, {task.scorer})"
 
 
 def _command(options: argparse.Namespace) -> str:

@@ -1,16 +1,21 @@
 # ruff: noqa: T201 - a command prints
-"""`sefe init`: the recipes, prompts and docs that come with the plugin, written into a folder."""
+"""`sefe init`: the README, recipes, prompts and docs that come with the plugin, written into a folder."""
 
 import argparse
+import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from sefe_plugin.files import shipped_folder
+from sefe_plugin.files import replacing, shipped_file, shipped_folder
+
+
+_FOLDERS = ("recipes", "data_templates", "docs")
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Add `init` to the subcommands of `sefe`."""
-    init = commands.add_parser("init", help="write the recipes, prompts and docs into a folder")
+    init = commands.add_parser("init", help="write the README, recipes, prompts and docs into a folder")
     init.add_argument(
         "folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="where to write (default: here)"
     )
@@ -18,18 +23,33 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def _init(options: argparse.Namespace) -> None:
-    """Copy the shipped folders; refuse to overwrite a file that differs, before anything is written."""
-    copies, differing = [], []
-    for name in ("recipes", "data_templates", "docs"):
+    """Copy what is shipped; a file that differs from it is somebody's own, and stays as it is."""
+    written, same, differing = [], [], []
+    for source, name in _shipped():
+        target = options.folder / name
+        if not target.exists():
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
+            written.append(target)
+        elif target.is_file() and target.read_bytes() == source.read_bytes():
+            same.append(target)
+        else:
+            differing.append(target)
+    there = f", {len(same)} are there already" if same else ""
+    print(f"{options.folder}: {len(written)} files written{there}: README.md, {'/, '.join(_FOLDERS)}/.")
+    if differing:
+        print(f"{len(differing)} files differ from the plugin's and are left as they are; move them away for those:")
+        print(*(f"  {target}" for target in differing), sep="\n")
+    here = "" if options.folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(options.folder))} && "
+    print("\nNext:")
+    print(f"  {here}llamafactory-cli train recipes/minicoin_sefe.yaml   # eight small tasks, on any CPU")
+    print(f"  {here}sefe new                                            # a recipe for tasks of your own")
+
+
+def _shipped() -> Iterator[tuple[Path, Path]]:
+    """Yield each file that is shipped, and its name in the folder."""
+    yield shipped_file("README.md"), Path("README.md")
+    for name in _FOLDERS:
         source = shipped_folder(name)
         for file in sorted(file for file in source.rglob("*") if file.is_file()):
-            target = options.folder / name / file.relative_to(source)
-            copies.append((file, target))
-            if target.exists() and target.read_bytes() != file.read_bytes():
-                differing.append(target)
-    if differing:
-        raise ValueError("These files exist and differ; move them away first:\n" + "\n".join(map(str, differing)))
-    for file, target in copies:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-    print(*(target for _, target in copies), sep="\n")
+            yield file, name / file.relative_to(source)

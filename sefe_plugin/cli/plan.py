@@ -4,6 +4,7 @@
 import argparse
 import json
 import logging
+import sys
 import traceback
 from pathlib import Path
 
@@ -25,14 +26,27 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def _plan(options: argparse.Namespace) -> None:
     if options.gpus is not None and options.gpus < 1:
         raise ValueError(f"`--gpus` must be at least 1; got {options.gpus}.")
+    from sefe_plugin.hosts.llamafactory.host import read_recipe_with_places
+    from sefe_plugin.hosts.llamafactory.keys import host_keys
+    from sefe_plugin.plan.done import format_head
+    from sefe_plugin.plan.plan import format_plan
+    from sefe_plugin.plan.request import read_request
+    from sefe_plugin.plan.sizes import PlanError
+    from sefe_plugin.recipe.errors import RecipeError
+
+    keys, places = read_recipe_with_places(options.recipe, options.overrides)
     logging.disable(logging.WARNING)  # the host's notes on loading
     try:
-        from sefe_plugin.hosts.llamafactory.plan import make_plan
-        from sefe_plugin.plan.plan import format_plan
-        from sefe_plugin.plan.sizes import PlanError
-        from sefe_plugin.recipe.errors import RecipeError
+        request = read_request(keys, str(options.recipe), host_keys())
+        # the host takes seconds to load: what is known before comes first
+        said = sys.stderr if options.json else sys.stdout
+        print(format_head(request.recipe, request.done), file=said, flush=True)
+        print("Loading LLaMA-Factory to measure model and data ...", file=sys.stderr, flush=True)
+        from sefe_plugin.hosts.llamafactory.plan import plan_request
 
-        plan = make_plan(options.recipe, options.overrides, options.gpus)
+        plan = plan_request(request, places, options.gpus)
+    except RecipeError as error:
+        raise error.with_places(places) from None
     except (OSError, ValueError):
         raise
     except Exception as error:

@@ -163,6 +163,20 @@ def layout_of(name: str, entry: Mapping[str, Any]) -> Layout:
     return MessagesLayout(columns["messages"], columns.get("images"), tags)
 
 
+def entry_of(layout: Layout) -> dict[str, Any]:
+    """Return an entry of `dataset_info.json` for a layout, without the name of the file: what `layout_of` reads.
+
+    Example:
+        >>> entry_of(AlpacaLayout({"prompt": "text", "response": "answer"}))
+        {'columns': {'prompt': 'text', 'response': 'answer'}}
+    """
+    if isinstance(layout, AlpacaLayout):
+        return {"columns": dict(layout.columns)}
+    images = {"images": layout.image_column} if layout.image_column else {}
+    tags = {} if layout.tags == TAGS else {"tags": dict(layout.tags)}
+    return {"formatting": "sharegpt", "columns": {"messages": layout.messages, **images}, **tags}
+
+
 def layout_like(record: Record) -> Layout:
     """Recognise the layout of a file without an entry by one of its records; images lie in `images` or `image`.
 
@@ -202,7 +216,7 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
     info = folder / "dataset_info.json"
     if not info.is_file():
         raise ValueError(f"{info} does not exist; name its folder with --dataset-dir, or a .json or .jsonl file")
-    entries = _read_info(info)
+    entries = read_info(info)
     if name not in entries:
         raise ValueError(f"{info} has no dataset {name!r}; it has {', '.join(entries) or 'none'}")
     layout = layout_of(name, entries[name])
@@ -215,7 +229,12 @@ def find_dataset(name: str, folder: Path) -> tuple[Path, Layout | None]:
     return file, layout
 
 
-def _read_info(info: Path) -> dict[str, Any]:
+def read_info(info: Path) -> dict[str, Any]:
+    """Read a `dataset_info.json`.
+
+    Raises:
+        ValueError: If it is no mapping in JSON and UTF-8.
+    """
     try:
         entries = read_json(info)
     except UnicodeDecodeError as error:

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from sefe_plugin.data.layout import TAGS
+from sefe_plugin.data.layout import TAGS, listed
 from sefe_plugin.data.reader import read_records
 from sefe_plugin.files import read_json
 
@@ -119,6 +119,39 @@ def listed_faults(faults: Mapping[int, str]) -> str:
     shown = [f"record {number}: {fault}" for number, fault in islice(faults.items(), _SHOWN)]
     more = len(faults) - len(shown)
     return "; ".join([*shown, f"and {more} more"] if more else shown)
+
+
+def question_in(record: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
+    """Return the question of a test record as a person reads it; of several turns all that come before the answer.
+
+    Args:
+        record: The record.
+        declared: The entry of its dataset in `dataset_info.json`.
+    """
+    columns = declared.get("columns", {"prompt": "instruction", "query": "input", "messages": "conversations"})
+    if declared.get("formatting", "alpaca") == "alpaca":
+        parts = [record.get(columns.get(part)) for part in ("prompt", "query")]
+        return "\n".join(part for part in parts if isinstance(part, str) and part)
+    tags = TAGS | declared.get("tags", {})
+    messages = record.get(columns.get("messages"))
+    turns = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    if turns and turns[-1].get(tags["role_tag"]) == tags["assistant_tag"]:
+        turns.pop()
+    texts = [(str(turn.get(tags["role_tag"])), str(turn.get(tags["content_tag"]))) for turn in turns]
+    return texts[0][1] if len(texts) == 1 else "\n".join(f"{role}: {text}" for role, text in texts)
+
+
+def images_in(record: Mapping[str, Any], declared: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the paths of a test record's images as they stand there; those that have none are left out.
+
+    Args:
+        record: The record.
+        declared: The entry of its dataset in `dataset_info.json`.
+    """
+    column = declared.get("columns", {}).get("images")
+    images = listed(record.get(column)) if column else ()
+    paths = (image.get("path") if isinstance(image, dict) else image for image in images)
+    return tuple(path for path in paths if isinstance(path, str))
 
 
 def _response(record: Mapping[str, Any], declared: Mapping[str, Any]) -> Any:

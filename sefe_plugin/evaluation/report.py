@@ -1,20 +1,24 @@
-"""The report of a run in its folder: data, text and pictures."""
+"""The report of a run in its folder: data, text, pictures and a page; and pages of several runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from sefe_plugin.evaluation.html_report.content import PageRun, page_content
+from sefe_plugin.evaluation.html_report.details import RunDetails
+from sefe_plugin.evaluation.html_report.page import render_page
 from sefe_plugin.evaluation.report_data import build_report
 from sefe_plugin.evaluation.report_text import format_report
 from sefe_plugin.files import read_json, replacing, write_json, write_text
 
 
-REPORT_FILE = "report.json"
+REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 _TEXT_FILE, _MATRIX_FILE, _CURVES_FILE = "report.md", "matrix.png", "curves.png"
 #: All that `write_report` writes; the data last.
-REPORT_FILES = (_TEXT_FILE, _MATRIX_FILE, _CURVES_FILE, REPORT_FILE)
+REPORT_FILES = (_TEXT_FILE, _MATRIX_FILE, _CURVES_FILE, PAGE_FILE, REPORT_FILE)
 
 
-def write_report(folder: Path, report: dict, title: str) -> None:
-    """Write ``report.md``, ``matrix.png``, ``curves.png`` and, last, ``report.json`` into a folder.
+def write_report(folder: Path, report: dict, title: str, details: RunDetails | None = None) -> None:
+    """Write ``report.md``, ``matrix.png``, ``curves.png``, ``report.html`` and, last, ``report.json`` into a folder.
 
     Each file appears whole or not at all; ``report.json`` holds no times, so equal results give equal bytes.
 
@@ -22,6 +26,7 @@ def write_report(folder: Path, report: dict, title: str) -> None:
         folder: Created where it is missing.
         report: What `build_report` returned.
         title: Head of the text and the pictures, such as the run's name.
+        details: What ``report.html`` shows beside the report; nothing else by default.
     """
     from sefe_plugin.evaluation.figures import draw_curves, draw_matrices
 
@@ -35,7 +40,22 @@ def write_report(folder: Path, report: dict, title: str) -> None:
     for name, figure in figures.items():
         with replacing(folder / name) as temporary:
             figure.savefig(temporary, format="png")
+    write_page(folder / PAGE_FILE, title, [PageRun(title, report, details or RunDetails())])
     write_json(folder / REPORT_FILE, report)
+
+
+def write_page(file: Path, title: str, runs: Sequence[PageRun]) -> None:
+    """Write a page that stands alone, of one run or of several side by side.
+
+    Args:
+        file: The HTML file.
+        title: Head of the page.
+        runs: The runs, over the same tasks in the same order.
+
+    Raises:
+        ValueError: Where the tasks of the runs differ.
+    """
+    write_text(file, render_page(page_content(title, runs)))
 
 
 def load_report(folder: Path) -> dict:

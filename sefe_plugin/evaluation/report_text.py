@@ -13,7 +13,7 @@ BEFORE = "before"
 
 _ABOUT_BEFORE = f'The row "{BEFORE}" is the untouched base.'
 
-_ALONE = (
+ALONE = (
     "Each task was trained alone, from the untouched base (`carry: none`): what the metrics say of later stages, such "
     "as forgetting, describes no sequence."
 )
@@ -34,13 +34,13 @@ def format_report(report: dict, title: str) -> str:
     zero_shot = report.get("zero_shot", {})
     parts = [f"# {title}"]
     if report.get("trained_alone"):
-        parts.append(_ALONE)
+        parts.append(ALONE)
     if count < len(tasks):
         parts.append(f"Unfinished: {count} of {len(tasks)} tasks are scored, and the metrics describe these.")
     errors = _last_errors(report)
     parts += [
-        " ".join(["All numbers are percent; a dash stands for what was not scored.", *_provenance(report)]),
-        *_unscored_part(report),
+        " ".join(["All numbers are percent; a dash stands for what was not scored.", *provenance_in_words(report)]),
+        *unscored_in_words(report),
         *(["## Metrics", _metrics_table(report)] if scored(report, tasks) else []),
         "## Accuracy",
         "Rows: after training on; columns: scored on."
@@ -96,7 +96,7 @@ def format_table(reports: Mapping[str, dict]) -> str:
     return markdown_table(["run", *tasks, *heads], rows)
 
 
-def _unscored_part(report: dict) -> list[str]:
+def unscored_in_words(report: dict) -> list[str]:
     """Say which tasks and retention sets have no scores, and that metrics leave them out."""
     if "unscored" not in report:
         return []
@@ -188,7 +188,7 @@ def _last_errors(report: Mapping) -> Row | None:
     return rows[-1] if rows and report["num_scored_tasks"] == len(rows) else None
 
 
-def _provenance(report: Mapping) -> list[str]:
+def provenance_in_words(report: Mapping) -> list[str]:
     """Say in one sentence with which seed and versions a report was made, and how many answers it rests on."""
     said = []
     if "seed" in report:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sefe_plugin.evaluation.scorers import NO_SCORER, score_predictions
+from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, score_predictions
 from sefe_plugin.files import write_json
 from sefe_plugin.json_lines import read_json_lines, write_json_lines
 
@@ -97,3 +97,15 @@ def score_rows(
                 error,
             )
     return scores
+
+
+def rows_with_golds(rows: Sequence[dict], scorer: str) -> list[dict]:
+    """Return predictions with the gold answer where a scorer reads it, whichever scorer they were written for."""
+    own = SCORERS[scorer]
+    fields = {other.gold for other in SCORERS.values()}
+    return [
+        row
+        if {own.gold, *own.alternatives} & row.keys() or not fields & row.keys()
+        else {**row, own.gold: next(row[field] for field in fields if field in row)}
+        for row in rows
+    ]

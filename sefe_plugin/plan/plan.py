@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sefe_plugin.plan.done import Done, format_left
 from sefe_plugin.plan.memory import UNCERTAINTY
 from sefe_plugin.plan.sizes import Architecture, TaskSize
-from sefe_plugin.words import size_in_words
+from sefe_plugin.words import number, size_in_words
 
 
 _SOURCES = {
@@ -33,6 +34,7 @@ class Plan:
         disk: bytes that the finished run takes, by part and in total.
         notes: what the host could not try here, and what is doubtful, one sentence each.
         answers: number of questions of test sets that are answered, by what they are of and in total.
+        done: what the run folder holds already.
     """
 
     source: str
@@ -46,6 +48,7 @@ class Plan:
     disk: Mapping[str, int]
     notes: Sequence[str] = ()
     answers: Mapping[str, int] = field(default_factory=dict)
+    done: Done | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -67,7 +70,12 @@ class Plan:
             "disk": dict(self.disk),
             "notes": list(self.notes),
             "answers": dict(self.answers),
+            **({"done": asdict(self.done), "left": self.left()} if self.done else {}),
         }
+
+    def left(self) -> dict[str, Any]:
+        """Return what is left of it (`Done.left`); all of it where there is no run folder."""
+        return (self.done or Done("")).left(self.steps, self.disk["total"])
 
 
 def format_plan(plan: Plan) -> str:
@@ -85,7 +93,7 @@ def format_plan(plan: Plan) -> str:
     ]
     for task, steps in zip(plan.tasks, plan.steps, strict=True):
         lines.append(
-            f"{task.name:<20}{_number(_samples(task)):>12}{_number(steps):>10}{_number(_tokens(task)):>16}"
+            f"{task.name:<20}{number(_samples(task)):>12}{number(steps):>10}{number(_tokens(task)):>16}"
             f"{task.mean_tokens:>12}{task.longest_tokens:>9}"
         )
     tokens = [_tokens(task) for task in plan.tasks]
@@ -100,6 +108,7 @@ def format_plan(plan: Plan) -> str:
         "",
         "disk of the finished run:",
         *_parts(plan.disk),
+        *(["", "left to do:", *format_left(plan.done, plan.left())] if plan.done else []),
         *(["", "not tried here, or doubtful:", *(f"  - {note}" for note in plan.notes)] if plan.notes else []),
     ]
     return "\n".join(lines)
@@ -124,12 +133,8 @@ def _samples(task: TaskSize) -> int | None:
     return None if task.samples is None else task.samples + task.added
 
 
-def _number(value: int | None) -> str:
-    return "?" if value is None else f"{value:,}"
-
-
 def _sum(values: Sequence[int | None]) -> str:
-    return _number(None if None in values else sum(values))
+    return number(None if None in values else sum(values))
 
 
 def _parts(sizes: Mapping[str, int]) -> list[str]:

@@ -188,12 +188,14 @@ def _sequence_errors(common: Mapping[str, Any], host: HostKeys, faults: Mapping[
     for key in all_keys_of_scope("filled_in"):
         if key in common:
             errors.append(f"`{key}` is filled in by the sequence for each task. Remove it; got {shown(common[key])}.")
-    model = common.get("model_name_or_path")
+    return errors + model_errors(common.get("model_name_or_path"))
+
+
+def model_errors(model: str | None) -> list[str]:
+    """List why a base model is none: a folder without a configuration; a name of the hub is not looked up."""
     if model and _is_local(model) and not is_file(Path(model) / MODEL_CONFIG_FILE):
-        errors.append(
-            f"`model_name_or_path` names the folder {shown(model)}, which holds no config.json. Mend the path."
-        )
-    return errors
+        return [f"`model_name_or_path` names the folder {shown(model)}, which holds no config.json. Mend the path."]
+    return []
 
 
 def _is_local(model: str) -> bool:

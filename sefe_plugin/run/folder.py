@@ -15,7 +15,7 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
     cost.json               what its training took
     progress.json           while it is at work: how far it is
     key_elements.safetensors  or what else the method leaves for later tasks
-    asd.jsonl               what every rewritten sample was
+    asd.jsonl               every rewritten sample, before and after
     kept_samples/           with `replay_ratio`: what later tasks may draw of this one's samples
     predictions/*.jsonl     one line per answer
     scores.json             accuracy and format share of every task learned so far (`stages` says of what else);
@@ -55,6 +55,7 @@ from sefe_plugin.run.stages import (
     has_base_row,
     scored_in,
     stage_name,
+    stages_of,
     stages_scored_otherwise,
 )
 from sefe_plugin.run.steps import SCORED, TRAINED, forget_step, steps_of
@@ -247,6 +248,11 @@ class RunFolder:
     def has_scored_base(self) -> bool:
         """Tell whether the untouched base is scored."""
         return SCORED in steps_of(self.base_folder)
+
+    def finished_stages(self, recipe: Mapping[str, Any], num_complete: int) -> list[int]:
+        """Return the stages whose answers are all there: complete tasks, and the base where it is scored."""
+        stages = [index for index in stages_of(recipe) if index < num_complete]
+        return [index for index in stages if index != BASE or self.has_scored_base()]
 
     def complete_task(self, recipe: Mapping[str, Any], complete: Sequence[dict]) -> None:
         """Record the complete tasks; call it when everything of the newest one is on disk."""

@@ -191,8 +191,8 @@ def _tasks(exported: Exported) -> str:
         [
             name,
             str(entry.get("dataset")),
-            str(entry.get("test_dataset")),
-            str(entry.get("scorer")),
+            str(entry.get("test_dataset") or "-"),
+            str(entry.get("scorer") or "-"),
             _number(report["accuracy_matrix"][index][index]),
             _number(accuracy),
             _number(errors[index]),

@@ -7,18 +7,17 @@ from typing import Any
 from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import gold_faults, listed_faults
 from sefe_plugin.evaluation.report import load_report, write_report
-from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_rows
+from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, rows_with_golds, score_rows
 from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.files import write_json
 from sefe_plugin.json_lines import read_json_lines
+from sefe_plugin.run.details import run_details
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.reporting import run_report
 from sefe_plugin.run.stages import (
-    BASE,
     scored_in,
     scorers_of,
     stage_name,
-    stages_of,
     stages_scored_otherwise,
     with_scorers,
 )
@@ -64,7 +63,7 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
         if not complete:
             raise RunFolderError(f"{path} has no complete task whose answers could be scored.")
         changed = with_scorers(recipe, scorers)
-        finished = _finished_stages(folder, recipe, len(complete))
+        finished = folder.finished_stages(recipe, len(complete))
         scores = _new_scores(folder, changed, finished, set(known))
         names = [task["name"] for task in recipe["tasks"]]
         shown, title = _shown(path, len(names))
@@ -73,7 +72,7 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
         folder.complete_task(changed, complete)
         write_scores(scores)
         report = {**shown, **run_report(folder, names)}
-        write_report(path, report, title)
+        write_report(path, report, title, run_details(folder))
     return report
 
 
@@ -95,7 +94,7 @@ def scores_to_mend(folder: RunFolder, recipe: Mapping[str, Any]) -> Scores:
         return {}  # the run does not go on with this recipe
     if _retained(before) != _retained(recipe):
         return {}  # nor with the answers to these
-    stages = _finished_stages(folder, recipe, count)
+    stages = folder.finished_stages(recipe, count)
     places = {index: folder.task_folder(index, stage_name(recipe, index)) for index in stages}
     missing = [index for index, place in places.items() if not (place / SCORES_FILE).is_file()]
     stale = [index for index in stages_scored_otherwise(before, recipe) if index in places]
@@ -107,12 +106,6 @@ def scores_to_mend(folder: RunFolder, recipe: Mapping[str, Any]) -> Scores:
 def _retained(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return names and datasets of the retention sets."""
     return [(one["name"], one["dataset"]) for one in recipe.get("retention_sets") or ()]
-
-
-def _finished_stages(folder: RunFolder, recipe: Mapping[str, Any], num_complete: int) -> list[int]:
-    """Return the stages whose answers are all there: complete tasks, and the base where it is scored."""
-    stages = [index for index in stages_of(recipe) if index < num_complete]
-    return [index for index in stages if index != BASE or folder.has_scored_base()]
 
 
 def write_scores(scores: Scores) -> None:
@@ -151,18 +144,6 @@ def _new_scores(
             except ValueError as error:
                 raise RunFolderError(f"{file} cannot be scored by {scorer!r}: {error}.") from error
     return scores
-
-
-def rows_with_golds(rows: Sequence[dict], scorer: str) -> list[dict]:
-    """Return predictions with the gold answer where a scorer reads it, whichever scorer they were written for."""
-    own = SCORERS[scorer]
-    fields = {other.gold for other in SCORERS.values()}
-    return [
-        row
-        if {own.gold, *own.alternatives} & row.keys() or not fields & row.keys()
-        else {**row, own.gold: next(row[field] for field in fields if field in row)}
-        for row in rows
-    ]
 
 
 def _shown(path: Path, num_tasks: int) -> tuple[dict, str]:

@@ -17,6 +17,7 @@ from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.recipe.tasks import Task
+from sefe_plugin.run.details import run_details
 from sefe_plugin.run.ending import recorded_ending
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import (
@@ -138,7 +139,7 @@ def _write_report(folder: RunFolder, recipe: Recipe) -> dict:
     if recipe.task_order is not None:
         report["task_order"] = recipe.task_order
         title += f" in the order {recipe.task_order}" if isinstance(recipe.task_order, str) else ""
-    write_report(folder.path, report, title)
+    write_report(folder.path, report, title, run_details(folder))
     return report
 
 

@@ -13,7 +13,7 @@ from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.data.added import KEPT_FOLDER, check_kept
 from sefe_plugin.evaluation.report import REPORT_FILE
-from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, score_rows
+from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, rows_with_golds, score_rows
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, is_whole_safetensors, read_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods import methods
@@ -22,7 +22,6 @@ from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import base_inputs, changes, read_inputs, task_inputs
 from sefe_plugin.run.reporting import ABOUT_KEYS, run_report
-from sefe_plugin.run.rescoring import rows_with_golds
 from sefe_plugin.run.spare import was_removed
 from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, has_base_row, scored_in
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,6 +44,52 @@ def test_the_page_has_the_wanted_samples_and_no_foreign_markup(built, tmp_path):
     assert "&lt;script&gt;" in page and "a &amp; b" in page
     # An image of 600 x 400 is shown at 320 x 213, one colour: far below the 720 KB of its pixels.
     assert len(page) < 60_000
+
+
+@pytest.fixture
+def text_only(tmp_path):
+    records = [
+        {"instruction": f"What is {'x' * 200} {i}?", "input": "", "output": ("red", "blue", "green")[i % 3]}
+        for i in range(20)
+    ]
+    (tmp_path / "text.json").write_text(json.dumps(records))
+    build(open_dataset(str(tmp_path / "text.json"), tmp_path), tmp_path / "new_text.json", 0.8, seed=0)
+    write_preview(open_dataset(str(tmp_path / "new_text.json"), tmp_path), tmp_path / "text.html", samples=1)
+    return tmp_path / "text.html"
+
+
+def test_samples_without_pictures_have_no_column_for_them(built, text_only, tmp_path):
+    write_preview(built, tmp_path / "page.html", samples=1)
+    seen, bare = ((tmp_path / name).read_text() for name in ("page.html", "text.html"))
+    assert seen.count('class="seen"><h3>') == seen.count("<article") == bare.count("<article") == 4
+    assert 'class="seen"' not in bare
+    # heading, before, after: nothing is empty
+    assert bare.count("<div") == 2 * 4
+    assert "<div></div>" not in bare + seen
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_narrow_screen_shows_the_columns_one_below_the_other(text_only, tmp_path):
+    """On 390 pixels nothing sticks out, and each text has the whole width."""
+    look = (
+        "<script>const boxes = [...document.querySelectorAll('article div')].map(b => b.getBoundingClientRect());"
+        "document.title = [document.documentElement.scrollWidth, Math.min(...boxes.map(b => b.width)),"
+        "new Set(boxes.map(b => b.left)).size].join(' ')</script>"
+    )
+    page = text_only.read_text()
+    open_page = re.sub("<meta http-equiv[^>]*>", "", page).replace("</html>", f"{look}</html>")
+    # the browser's own window is never so narrow: a frame is
+    (tmp_path / "inner.html").write_text(open_page.replace("document.title =", "parent.document.title ="))
+    frame = '<iframe src="inner.html" width="390" height="2000"></iframe>'
+    (tmp_path / "outer.html").write_text(f"<!DOCTYPE html>{frame}")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    command = [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'c'}", "--disable-web-security"]
+    command += ["--virtual-time-budget=3000", (tmp_path / "outer.html").as_uri()]
+    dom = subprocess.run(command, check=True, capture_output=True, timeout=120, text=True).stdout
+    width, narrowest, columns = re.search(r"<title>([\d.]+) ([\d.]+) (\d+)</title>", dom).groups()
+    assert float(width) <= 390
+    assert float(narrowest) > 300
+    assert columns == "1"
 
 
 def test_a_dataset_without_rewritten_samples_is_an_error(built, tmp_path):

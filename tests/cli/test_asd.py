@@ -6,8 +6,9 @@ import sys
 import pytest
 from PIL import Image
 
+from sefe_plugin.asd.dataset import open_dataset
 from sefe_plugin.asd.diversify import diversify
-from sefe_plugin.cli.asd import add_commands
+from sefe_plugin.cli.asd import add_command
 from sefe_plugin.data.sample import Sample
 
 
@@ -24,7 +25,7 @@ def folder(tmp_path):
 
 def run(*arguments):
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
+    add_command(parser.add_subparsers(required=True))
     options = parser.parse_args([str(argument) for argument in arguments])
     options.run(options)
 
@@ -36,12 +37,45 @@ def test_build_and_preview_by_name(folder, capsys):
     assert [Sample(r["instruction"], r["output"]) for r in records] == diversify(SAMPLES, 0.4, seed=5)[0]
     table = capsys.readouterr().out
     assert "50 samples, own style short_answer" in table
-    assert [line.split() for line in table.splitlines()[2:]] == [
+    assert [line.split() for line in table.splitlines()[2:6]] == [
         [style, "5", "0", "0", "0"]
         for style in ("yes_no", "multiple_choice", "brief_explanation", "detailed_explanation")
     ]
     run("asd", "preview", "--dataset", out, "--out", folder / "page.html", "--samples", 2)
     assert (folder / "page.html").read_text().count("<article") == 8
+
+
+def entry_in(said: str) -> dict:
+    """The entry that a build has printed."""
+    return json.loads(said[said.index("\n{") : said.rindex("}") + 1])
+
+
+@pytest.mark.parametrize("place", ["new.json", "deep/er/new.json"])
+def test_build_prints_the_entry_that_declares_its_file(folder, capsys, place):
+    info = folder / "dataset_info.json"
+    columns = {"columns": {"prompt": "instruction", "response": "output"}}
+    info.write_text(json.dumps({"colors": {"file_name": "colors.json", **columns}}))
+    out = folder / place
+    run("asd", "build", "--dataset", "colors", "--dataset-dir", folder, "--out", out)
+    said = capsys.readouterr().out
+    assert f"{out} is written. Put this entry into {info}:" in said
+    assert "`dataset: new` and `asd_ratio: 0`." in said
+    entry = entry_in(said)
+    assert entry == {"new": {"file_name": place, **columns}}
+    info.write_text(json.dumps(entry))
+    assert len(open_dataset("new", folder)) == 50
+
+
+def test_the_entry_of_a_file_without_one_is_made_of_its_layout(folder, capsys):
+    records = [{"messages": [{"role": "user", "content": s.question}, {"role": "assistant", "content": s.answer}]}
+               for s in SAMPLES]  # fmt: skip
+    (folder / "talks.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    out = folder / "out" / "new.jsonl"
+    run("asd", "build", "--dataset", folder / "talks.jsonl", "--out", out)
+    said = capsys.readouterr().out
+    (out.parent / "dataset_info.json").write_text(json.dumps(entry_in(said)))
+    assert open_dataset("new", out.parent).layout == open_dataset(str(folder / "talks.jsonl"), folder).layout
+    assert f"`asd_ratio: 0`, `media_dir: {folder}`." in said
 
 
 def test_the_paper_s_share_is_the_default(folder):
@@ -71,8 +105,8 @@ def test_rules_need_neither_torch_nor_the_packages_of_the_generators(folder):
     code = (
         "import sys, argparse\n"
         "for name in ('openai', 'json_repair', 'pydantic', 'torch', 'transformers'): sys.modules[name] = None\n"
-        "from sefe_plugin.cli.asd import add_commands\n"
-        "parser = argparse.ArgumentParser(); add_commands(parser.add_subparsers())\n"
+        "from sefe_plugin.cli.asd import add_command\n"
+        "parser = argparse.ArgumentParser(); add_command(parser.add_subparsers())\n"
         "options = parser.parse_args(sys.argv[1:]); options.run(options)\n"
     )
     build = ["asd", "build", "--dataset", str(folder / "colors.json"), "--out", str(folder / "new.json")]
@@ -91,7 +125,7 @@ def test_rules_need_neither_torch_nor_the_packages_of_the_generators(folder):
 @pytest.mark.parametrize("joint", ["-", "_"])
 def test_options_of_several_words_have_two_spellings(joint):
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
+    add_command(parser.add_subparsers(required=True))
     values = {"base_url": "http://x/v1", "max_tokens": "7", "dataset_dir": "d", "media_dir": "m"}
     arguments = [part for name, value in values.items() for part in (f"--{name.replace('_', joint)}", value)]
     options = vars(parser.parse_args(["asd", "build", "--dataset", "x", "--out", "y", *arguments]))
@@ -100,7 +134,7 @@ def test_options_of_several_words_have_two_spellings(joint):
 
 def test_options_of_the_server_can_be_left_to_it(capsys):
     parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
+    add_command(parser.add_subparsers(required=True))
     build = ["asd", "build", "--dataset", "x", "--out", "y"]
     options = parser.parse_args(build)
     assert (options.max_tokens, options.temperature) == (2048, 0.0)

@@ -1,8 +1,10 @@
+import doctest
 import json
 
 import pytest
 
-from sefe_plugin.data.layout import find_dataset, layout_like, layout_of
+from sefe_plugin.data import layout as layouts
+from sefe_plugin.data.layout import entry_of, find_dataset, layout_like, layout_of
 from sefe_plugin.data.sample import Sample, UnsuitableSampleError
 
 
@@ -31,6 +33,13 @@ def test_recognised_layouts_read_and_write(record, question, images):
     # Going back to the old turn restores all but the split of an Alpaca question over two columns.
     back = layout.write(new, layout.read(record))
     assert back == (record if record is not ALPACA else ALPACA | {"instruction": "Q\nmore", "input": ""})
+
+
+@pytest.mark.parametrize("record", [SHAREGPT, OPENAI, ALPACA])
+def test_the_entry_of_a_layout_is_read_as_that_layout(record):
+    assert doctest.testmod(layouts).failed == 0
+    found = layout_like(record)
+    assert layout_of("x", entry_of(found)) == found
 
 
 def test_entries_name_columns_and_tags():

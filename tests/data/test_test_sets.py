@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sefe_plugin.data.test_sets import read_test_set
+from sefe_plugin.data.test_sets import images_in, question_in, read_test_set
 from sefe_plugin.data.test_sets import test_set_errors as errors_of
 from sefe_plugin.evaluation.scorers import SCORERS
 
@@ -82,3 +82,40 @@ def test_lines_may_hold_any_separator(declare):
 def test_what_cannot_be_scored_is_said(declare, records, scorer, expected):
     (error,) = errors_of("x", declare(records), scorer, SCORERS[scorer])
     assert expected in error
+
+
+TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("record", "declared", "question"),
+    [
+        ({"instruction": "What?", "input": "A cat.", "output": "x"}, {}, "What?\nA cat."),
+        ({"instruction": "What?", "input": "", "output": "x"}, {}, "What?"),
+        ({"text": "What?", "answer": "x"}, {"columns": {"prompt": "text", "response": "answer"}}, "What?"),
+        (
+            {"conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "x"}]},
+            {"formatting": "sharegpt"},
+            "What?",
+        ),
+        (
+            {"messages": [*TALK, {"role": "user", "content": "What?"}]},
+            MESSAGES,
+            "user: Hi\nassistant: Hi\nuser: What?",
+        ),
+        ({"text": "What?"}, {}, ""),
+        ({"conversations": 5}, {"formatting": "sharegpt"}, ""),
+    ],
+)
+def test_the_question_is_found_where_the_host_finds_it(record, declared, question):
+    assert question_in(record, declared) == question
+
+
+@pytest.mark.parametrize(
+    ("images", "paths"),
+    [("a.png", ("a.png",)), (["a.png", {"path": "b.png"}], ("a.png", "b.png")), ([{"bytes": "x"}, 5], ()), (None, ())],
+)
+def test_images_are_found_in_the_declared_column(images, paths):
+    declared = {"columns": {"prompt": "text", "images": "pictures"}}
+    assert images_in({"text": "What?", "pictures": images, "images": "other.png"}, declared) == paths
+    assert images_in({"text": "What?", "pictures": images}, {}) == ()

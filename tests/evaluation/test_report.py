@@ -15,7 +15,7 @@ from sefe_plugin.evaluation.report_text import format_report, format_table
 TASKS = ["alpha", "beta", "gamma"]
 ACCURACY = [[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]]
 FORMATS = [[100.0, None, None], [90.0, 95.0, None], [60.0, 100.0, 100.0]]
-FILES = ["curves.png", "matrix.png", "report.json", "report.md"]
+FILES = ["curves.png", "matrix.png", "report.html", "report.json", "report.md"]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sefe_plugin.evaluation.scorers import NO_SCORER, Score, SetScore, score_predictions
+from sefe_plugin.evaluation.scorers import NO_SCORER, Score, SetScore, judge_predictions, score_predictions
 from sefe_plugin.evaluation.scorers import SCORERS as ALL_SCORERS
 
 
@@ -195,6 +195,18 @@ def test_shares_are_percent():
 def test_faults_are_named(scorer, predictions, records, message):
     with pytest.raises(ValueError, match=message):
         score_predictions(scorer, predictions, records)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_single_answers_are_judged_as_the_whole_set_is_scored(scorer):
+    record = RECORDS[scorer]
+    answers = ["B", "red car", "Yes", "[0.10, 0.10, 0.50, 0.50]", "great white shark", "", "The answer is red car."]
+    each, whole = (ask(scorer, answers, [record] * len(answers)) for ask in (judge_predictions, score_predictions))
+    assert 100 * sum(score.correct for score in each) / len(each) == pytest.approx(whole.accuracy)
+    assert 100 * sum(score.formatted for score in each) / len(each) == pytest.approx(whole.format)
+    assert 0 < whole.accuracy < 100
+    with pytest.raises(ValueError, match=f"scorer '{scorer}', test record 1: "):
+        judge_predictions(scorer, ["B", "B"], [record, {}])
 
 
 @pytest.mark.parametrize("record", [{}, {"answer": None}, {"answer": "red"}, {"answer_bbox": 7}])

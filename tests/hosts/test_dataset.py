@@ -52,8 +52,9 @@ def test_exact_share_of_questions_in_place(arguments, tmp_path, turns):
     assert len(changed) == round(0.2 * 40 * turns)
     assert [record["index"] for record in records] == changed
     for record in records:
-        assert (record["question"], record["answer"]) == flat[0][record["index"]]
-        assert flat[1][record["index"]][0].endswith(FORMAT_LINES[record["style"]])
+        assert record["before"] == dict(zip(("question", "answer"), flat[0][record["index"]], strict=True))
+        assert record["after"] == dict(zip(("question", "answer"), flat[1][record["index"]], strict=True))
+        assert record["after"]["question"].endswith(FORMAT_LINES[record["style"]])
 
 
 def test_records_of_several_datasets_stand_side_by_side(arguments, tmp_path):
@@ -157,7 +158,9 @@ def test_what_is_held_back_stays_as_it_is(arguments, tmp_path, val_size):
     assert len(changed) == len(records) == sum(map(len, parts.values())) in (23, 24, 25)
     assert all(20 <= 2 * len(part) <= 28 for part in parts.values())
     # each record tells what its row was
-    assert sorted(r["question"] for r in records) == sorted(plain[0][i]["_prompt"][0]["content"] for i in changed)
+    assert sorted(r["before"]["question"] for r in records) == sorted(
+        plain[0][i]["_prompt"][0]["content"] for i in changed
+    )
 
 
 def test_without_a_held_back_part_the_order_of_steps_is_as_ever(arguments, tmp_path):

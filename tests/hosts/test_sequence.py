@@ -31,7 +31,7 @@ def test_sequence_ends_in_matrix_and_report(finished):
     assert report["tasks"] == NAMES
     assert report["accuracy_matrix"][0][1] is None
     assert all(0 <= report["accuracy_matrix"][i][j] <= 100 for i, j in ((0, 0), (1, 0), (1, 1)))
-    for file in ("report.md", "matrix.png", "curves.png", "manifest.json"):
+    for file in ("report.md", "report.html", "matrix.png", "curves.png", "manifest.json"):
         assert (run / file).stat().st_size > 0
     assert "| MFT" in said
     assert "Answers in the right format" in said
@@ -82,8 +82,9 @@ def test_asd_is_recorded_with_exact_counts(finished):
     assert len(rows) == round(0.2 * 64)
     data = read(run.parent / "data" / "ScienceQA" / "train.json")
     for row in rows:
-        assert data[row["index"]]["conversations"][0]["value"] == row["question"]
-        assert data[row["index"]]["conversations"][1]["value"] == row["answer"]
+        assert data[row["index"]]["conversations"][0]["value"] == row["before"]["question"]
+        assert data[row["index"]]["conversations"][1]["value"] == row["before"]["answer"]
+        assert row["after"] != row["before"]
 
 
 def test_penalty_starts_with_the_second_task_and_is_logged(finished):

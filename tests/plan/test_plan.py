@@ -127,6 +127,18 @@ def test_unseen_tasks_and_retention_sets_are_counted(recipe, tmp_path):
     assert plan.to_dict()["answers"]["total"] == 51
 
 
+def test_tasks_without_a_test_set_and_parts_of_test_sets_are_counted(recipe, tmp_path):
+    keys, write = recipe
+    size = (tmp_path / "test.json").stat().st_size
+    keys["tasks"][0] |= {"max_test_samples": 2}
+    plan = make_plan(write(), ["max_test_samples=4"], gpus=1)
+    assert [(task.test_records, task.test_bytes) for task in plan.tasks] == [(2, size * 2 // 5), (4, size * 4 // 5)]
+    assert plan.answers == {"tasks so far": 2 * 2 + 4, "total": 8}
+    del keys["tasks"][0]["test_dataset"], keys["tasks"][0]["scorer"]
+    plan = make_plan(write(), ["max_test_samples=99"], gpus=1)
+    assert [(task.test_records, task.test_bytes) for task in plan.tasks] == [(0, 0), (5, size)]
+
+
 def test_a_dataset_that_is_not_here_is_not_guessed(recipe):
     keys, write = recipe
     keys["tasks"][0]["dataset"] = "far"

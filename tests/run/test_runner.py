@@ -103,6 +103,7 @@ def test_tasks_run_in_order_and_end_in_a_report(run, tmp_path):
     assert report["mfn"] == 80.0
     assert report["bwt"] == -10.0
     assert (folder / "report.md").is_file()
+    assert "the answers of 1_A cannot be shown" in (folder / "report.html").read_text()  # this host leaves none
     assert list(folder.glob("*.png"))
 
 

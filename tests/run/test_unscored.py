@@ -14,8 +14,10 @@ from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder, RunFolderError
+from sefe_plugin.run.place import place_of
 from sefe_plugin.run.rescoring import rescore_run
 from sefe_plugin.run.runner import run_sequence
+from sefe_plugin.run.status import format_status, run_status
 from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, steps_of
 from sefe_plugin.run.verify import verify_run
 from sefe_plugin.run.whole import require_whole
@@ -130,6 +132,11 @@ def test_metrics_are_of_the_tasks_with_scores_alone(run, tmp_path, capsys):
     assert answered == [4, 4] and not list(folder.glob("*/predictions/C.jsonl"))
     assert (folder / "calls").read_text().split() == ["task.yaml"] * 3
     assert failed(tmp_path) == []
+    status = run_status(folder)
+    assert status["mean"] == 50
+    assert format_status(status).splitlines()[1] == "after C: A 50.0  B - | mean 50.0"
+    place, scores = place_of(folder / "3_C"), read_json(folder / "3_C/scores.json")
+    assert place.mean_accuracy(scores) == 50
     main(["report", str(folder)])
     assert "| C     |  50.00 |   - |   - |\n" in capsys.readouterr().out
 
@@ -140,7 +147,8 @@ def test_a_sequence_that_nobody_scores_has_a_report_without_metrics(run, tmp_pat
     folder = tmp_path / "run"
     assert read_json(folder / "1_A/scores.json") == {}
     assert steps_of(folder / "1_A") == [TRAINED, SCORED, CARRIED]
-    assert read_json(folder / "2_B/scores.json") == {"B": {"accuracy": None, "format": None, "count": 4}}
+    scores = read_json(folder / "2_B/scores.json")["B"]
+    assert (scores["accuracy"], scores["format"], scores["count"]) == (None, None, 4)
     report = load_report(folder)
     assert [report[key] for key in ("mft", "mfn", "maa", "bwt", "forgetting")] == [None] * 5
     assert report["num_scored_tasks"] == 2

@@ -1,6 +1,7 @@
 """Scorers of test sets, by the names that a task's `scorer` takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from sefe_plugin.answers.styles import MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.answers.texts import BOX
@@ -15,7 +16,16 @@ from sefe_plugin.evaluation.scorers.rules import (
 )
 
 
-__all__ = ["NO_SCORER", "SCORERS", "RecordScorer", "Score", "Scorer", "SetScore", "score_predictions"]
+__all__ = [
+    "NO_SCORER",
+    "SCORERS",
+    "RecordScorer",
+    "Score",
+    "Scorer",
+    "SetScore",
+    "judge_predictions",
+    "score_predictions",
+]
 
 #: Name of the scorer that scores nothing: a test set is answered, and that is all.
 NO_SCORER = "none"
@@ -56,6 +66,35 @@ def score_predictions(scorer: str, predictions: Sequence[str], records: Sequence
         >>> score_predictions("yes_no", ["Yes", "yes", "a cat", "No"], [{"answer": "Yes"}] * 4)
         SetScore(accuracy=50.0, format=75.0, count=4, stderr=25.0)
     """
+    with _named(scorer, predictions, records) as own:
+        return own.score(predictions, records)
+
+
+def judge_predictions(scorer: str, predictions: Sequence[str], records: Sequence[Mapping]) -> list[Score] | None:
+    """Say what each answer to a test set is worth; their mean is what `score_predictions` returns.
+
+    Args:
+        scorer: A name in `SCORERS`.
+        predictions: The answers, in the order of the records.
+        records: As in `score_predictions`.
+
+    Returns:
+        One entry for each answer; None where the scorer scores whole test sets only.
+
+    Raises:
+        ValueError: As in `score_predictions`.
+
+    Example:
+        >>> judge_predictions("yes_no", ["Yes", "a cat"], [{"answer": "Yes"}] * 2)
+        [Score(correct=1.0, formatted=True), Score(correct=0.0, formatted=False)]
+    """
+    with _named(scorer, predictions, records) as own:
+        return own.judge(predictions, records)
+
+
+@contextmanager
+def _named(scorer: str, predictions: Sequence[str], records: Sequence[Mapping]) -> Iterator[Scorer]:
+    """Give the scorer of that name, after a look at what it is to score, and name it in its errors."""
     if scorer not in SCORERS:
         raise ValueError(f"unknown scorer {scorer!r}; known: {', '.join(SCORERS)}")
     if len(predictions) != len(records) or not records:
@@ -64,6 +103,6 @@ def score_predictions(scorer: str, predictions: Sequence[str], records: Sequence
             f"for {len(records)} records"
         )
     try:
-        return SCORERS[scorer].score(predictions, records)
+        yield SCORERS[scorer]
     except ValueError as error:
         raise ValueError(f"scorer {scorer!r}, {error}") from error

@@ -88,6 +88,18 @@ class Scorer(ABC):
         golds = record[field] if isinstance(record[field], list) else [record[field]]
         return max(golds, key=lambda gold: self.score([gold], [record]).accuracy)
 
+    def judge(self, predictions: Sequence[str], records: Sequence[Mapping]) -> list[Score] | None:
+        """Say what each answer is worth; None where only a whole test set can be scored.
+
+        Args:
+            predictions: The answers, in the order of the records.
+            records: Test records.
+
+        Raises:
+            ValueError: For a bad record; names its number, from 0.
+        """
+        return None
+
     @abstractmethod
     def score(self, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
         """Score the answers to a whole test set.
@@ -131,14 +143,19 @@ class RecordScorer(Scorer):
         if not score.correct or not score.formatted or silence.correct:
             raise ValueError(f"its gold answer must be {self.wanted}, or no answer would be right; got {best!r}")
 
-    def score(self, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
-        """Average over all records."""
+    def judge(self, predictions: Sequence[str], records: Sequence[Mapping]) -> list[Score]:
+        """Let the rule score each answer."""
         scores = []
         for index, (prediction, record) in enumerate(zip(predictions, records, strict=True)):
             try:
                 scores.append(self.rule(prediction, record))
             except ValueError as error:
                 raise ValueError(f"test record {index}: {error}") from error
+        return scores
+
+    def score(self, predictions: Sequence[str], records: Sequence[Mapping]) -> SetScore:
+        """Average over all records."""
+        scores = self.judge(predictions, records)
         count = len(scores)
         return SetScore(
             100 * math.fsum(score.correct for score in scores) / count,

@@ -82,8 +82,8 @@ def diversify_dataset(dataset: Dataset, name: str, ratio: float, training_args) 
                                                             Answer the question using a single word or phrase.
         > black                                             > black
 
-    Each turn counts as one question with its answer. `asd.jsonl` in the run's output folder records what every
-    rewritten question was; its index counts all turns of the dataset. The second turn above gets a response-format
+    Each turn counts as one question with its answer. `asd.jsonl` in the run's output folder records every rewritten
+    question before and after; its index counts all turns of the dataset. The second turn above gets a response-format
     line, that of the dataset's own style: before, it relied on the line of the first turn, which now asks for another
     style. So does every turn without such a line in a conversation that has a rewritten turn; all others stay as they
     are.
@@ -103,7 +103,7 @@ def diversify_dataset(dataset: Dataset, name: str, ratio: float, training_args) 
     """
     rewritten, origins, first_turns = rewrite(dataset, name, ratio, training_args.seed)
     if training_args.should_save:
-        _record(Path(training_args.output_dir) / "asd.jsonl", name, origins)
+        _record(Path(training_args.output_dir) / "asd.jsonl", name, origins, rewritten)
     _add_lines(rewritten, origins, first_turns)
     counts = Counter(origin.style for origin in origins)
     logger.info("ASD rewrote %d of %d questions of %s: %s", len(origins), len(rewritten), name, dict(counts))
@@ -176,7 +176,18 @@ def _add_lines(samples: list[Sample], origins: Sequence[Origin], first_turns: Se
                 samples[index] = Sample(f"{question.rstrip()}\n{line}", answer)
 
 
-def _record(file: Path, name: str, origins: Sequence[Origin]) -> None:
-    """Write the origins of this dataset's rewritten samples, and keep those of other datasets of the run."""
+def _record(file: Path, name: str, origins: Sequence[Origin], rewritten: Sequence[Sample]) -> None:
+    """Write this dataset's rewritten samples before and after, and keep those of other datasets of the run."""
     kept = [record for record in read_json_lines(file) if record["dataset"] != name] if file.is_file() else []
-    write_json_lines(file, [*kept, *({"dataset": name, **asdict(origin)} for origin in origins)])
+    records = (
+        {
+            "dataset": name,
+            "index": origin.index,
+            "native_style": origin.native_style,
+            "style": origin.style,
+            "before": {"question": origin.question, "answer": origin.answer},
+            "after": asdict(rewritten[origin.index]),
+        }
+        for origin in origins
+    )
+    write_json_lines(file, [*kept, *records])

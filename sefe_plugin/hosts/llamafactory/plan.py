@@ -26,10 +26,11 @@ from sefe_plugin.plan.answers import count_answers
 from sefe_plugin.plan.disk import disk_space
 from sefe_plugin.plan.memory import gpu_memory, read_setting
 from sefe_plugin.plan.plan import Plan
-from sefe_plugin.plan.sizes import Architecture, PlanError, TaskSize, TestSize
+from sefe_plugin.plan.request import Request, read_request
+from sefe_plugin.plan.sizes import Architecture, TaskSize, TestSize
 from sefe_plugin.plan.steps import optimizer_steps, own_samples
 from sefe_plugin.recipe.errors import RecipeError, with_place
-from sefe_plugin.recipe.load import Recipe, load_recipe, recipe_warnings
+from sefe_plugin.recipe.load import Recipe, recipe_warnings
 from sefe_plugin.zero import read_deepspeed
 
 
@@ -55,31 +56,26 @@ def make_plan(file: Path, overrides: list[str], gpus: int | None = None) -> Plan
     """
     keys, places = read_recipe_with_places(file, overrides)
     try:
-        return _plan_of(keys, places, file, gpus)
+        return plan_request(read_request(keys, str(file), host_keys()), places, gpus)
     except RecipeError as error:
         raise error.with_places(places) from None
 
 
-def _plan_of(keys: Mapping[str, Any], places: Mapping[str, Path], file: Path, gpus: int | None) -> Plan:
-    try:
-        recipe, errors = load_recipe(keys, str(file), host_keys()), []
-    except RecipeError as error:
-        errors = error.errors
-        try:
-            recipe = load_recipe(keys, str(file), host_keys(), check_data=False)
-        except RecipeError:
-            raise error from None
-    published = load_benchmark(recipe.benchmark).published_sizes() if recipe.benchmark else {}
-    if errors and not published:
-        raise RecipeError(str(file), errors)
-    if not recipe.tasks:
-        raise PlanError(f"{file} describes no sequence. Give it `tasks` or a `benchmark`.")
+def plan_request(request: Request, places: Mapping[str, Path], gpus: int | None = None) -> Plan:
+    """Work out what a checked sequence will take, as `make_plan` does.
+
+    Args:
+        request: The sequence.
+        places: Key -> the file that holds it, for those of included recipes.
+        gpus: As in `make_plan`.
+    """
+    recipe, errors, published = request.recipe, request.errors, request.published
     notes = recipe_warnings(recipe) + _try(recipe, with_records=not errors)
     processes = gpus or torch.cuda.device_count() or 1
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
     keys_of_tasks = [{**arguments, **task.overrides} for task in recipe.tasks]
-    sizes, general, retention = _task_sizes(recipe, architecture.image_tokens, published if errors else None)
+    sizes, general, retention = _task_sizes(recipe, architecture.image_tokens, published)
     tasks = [_with_added(sizes[: index + 1], general[index], keys) for index, keys in enumerate(keys_of_tasks)]
     trainings = [_steps(size.samples, keys_of_tasks[index], processes, index) for index, size in enumerate(tasks)]
     steps = [None if None in counts else sum(counts) for counts in trainings]
@@ -93,7 +89,7 @@ def _plan_of(keys: Mapping[str, Any], places: Mapping[str, Path], file: Path, gp
     )
     disk = disk_space(architecture, arguments, tasks, list(chain(*trainings)), retention)
     return Plan(
-        str(file),
+        recipe.source,
         [with_place(error, places) for error in errors],
         processes,
         _global_batch(arguments, processes),
@@ -104,6 +100,7 @@ def _plan_of(keys: Mapping[str, Any], places: Mapping[str, Path], file: Path, gp
         disk,
         notes,
         count_answers(arguments, tasks, retention),
+        request.done,
     )
 
 

@@ -66,9 +66,8 @@ def intercept(arguments: list[str]) -> bool:
         of_tasks = [error for keys in keys_of_tasks for error in switched_off_errors(keys)]
         if of_tasks:
             raise RecipeError(source, list(dict.fromkeys(of_tasks)))
-        if any(map(str.isspace, on_command_line(recipe.output_dir.absolute()))):
-            rule = "must hold no blanks, at which the host's launcher of several processes cuts its command"
-            raise RecipeError(source, [f"`output_dir` {rule}; got {str(recipe.output_dir)!r}."])
+        if errors := output_dir_errors(recipe.output_dir):
+            raise RecipeError(source, errors)
         # a model of the hub has not been asked yet
         if quantization_of(recipe.arguments, fetch=True) and (errors := carry_errors(recipe)):
             raise RecipeError(source, errors)
@@ -93,6 +92,14 @@ def intercept(arguments: list[str]) -> bool:
         raise SystemExit(1) from None
     print(format_report(report, f"{source}: report in {recipe.output_dir}"), flush=True)
     return True
+
+
+def output_dir_errors(folder: Path) -> list[str]:
+    """List why the host cannot be told of a run folder."""
+    if not any(map(str.isspace, on_command_line(folder.absolute()))):
+        return []
+    rule = "must hold no blanks, at which the host's launcher of several processes cuts its command"
+    return [f"`output_dir` {rule}; got {str(folder)!r}."]
 
 
 def _run(recipe: Recipe, source: str, accept: bool, verbose: bool) -> dict | None:

@@ -82,7 +82,7 @@ class RegLoraConfig(AdapterOptions, LoraConfig):
                 "part of the base weight into it. Use True, 'gaussian', 'orthogonal' or 'eva'."
             )
 
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write a plain LoRA's ``adapter_config.json`` and RegLoRA's options beside it.
 
         Args:
@@ -95,7 +95,7 @@ class RegLoraConfig(AdapterOptions, LoraConfig):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
     ) -> "RegLoraConfig":
         """Load the configuration of an adapter saved by RegLoRA.
 
