@@ -63,6 +63,7 @@ class View:
             raise
         else:
             _end(ended, thread)
+            look.close()
             look.at(is_over=True)
         finally:
             look.close()
