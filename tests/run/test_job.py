@@ -150,6 +150,7 @@ def test_a_merge_that_fails_is_done_again_alone(run, task):
     assert run(MERGE) == [TRAIN, SCORE, MERGE]
     assert steps_of(task) == [TRAINED, SCORED]
     assert not (task / "merged").exists()
+    (task / ".merged.tmp").mkdir()  # as a kill leaves it
     (task / ".merged.tmp" / "half of before").touch()
     assert run() == [MERGE]
     assert sorted(file.name for file in (task / "merged").iterdir()) == ["config.json", "half"]
