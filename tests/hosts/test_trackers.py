@@ -37,7 +37,8 @@ def task(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "")  # so that what a test sets goes with it
         monkeypatch.delenv(name)
     run = tmp_path / "mine"
-    manifest = {"version": MANIFEST_VERSION, "recipe": {"tasks": [{"name": name} for name in "ABC"]}, "complete": []}
+    tasks = [{"name": name, "test_dataset": name, "scorer": "yes_no"} for name in "ABC"]
+    manifest = {"version": MANIFEST_VERSION, "recipe": {"tasks": tasks}, "complete": []}
     write_json(run / "manifest.json", manifest)
     for folder in ("1_A/calibrate", "2_B", "0_base"):
         (run / folder).mkdir(parents=True)
