@@ -68,18 +68,27 @@ class Written(NamedTuple):
 def export_run(path: Path, out: Path, recipe_text: Callable[[Mapping[str, Any]], str]) -> Written:
     """Copy the model of all complete tasks of a run into a folder, whole or not at all.
 
+    No run can start meanwhile, so weights and card are of the same tasks.
+
     Args:
         path: The run folder.
         out: Where to; must be absent or empty, or hold the same already.
         recipe_text: From the keys of a recipe to the text of its file.
 
     Raises:
-        RunFolderError: If there is no run, no complete task or no single model, if the model is damaged, if `out`
-            holds something else, or its disk has no room.
+        RunFolderError: If there is no run, no complete task or no single model, if the model is damaged, if a run is
+            at work there, if `out` holds something else, or its disk has no room.
     """
     folder = RunFolder(path)
-    place, source = _model_place(folder)
+    with folder.reading():
+        return _export(folder, out, recipe_text)
+
+
+def _export(folder: RunFolder, out: Path, recipe_text: Callable[[Mapping[str, Any]], str]) -> Written:
     manifest = folder.read_manifest()
+    if manifest is None:
+        raise RunFolderError(f"{folder.path} holds no run. Name the `output_dir` of a sequence.")
+    place, source = _model_place(folder, manifest)
     names = [task["name"] for task in manifest["recipe"]["tasks"]]
     files = _files(place, source)
     is_adapter = (source / ADAPTER_CONFIG_FILE).is_file()
@@ -117,11 +126,8 @@ def plain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {**keys, "tasks": recipe["tasks"]}
 
 
-def _model_place(folder: RunFolder) -> tuple[Path, Path]:
+def _model_place(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[Path, Path]:
     """Return the folder of the last complete task, and that of the model of all tasks in it."""
-    manifest = folder.read_manifest()
-    if manifest is None:
-        raise RunFolderError(f"{folder.path} holds no run. Name the `output_dir` of a sequence.")
     recipe, complete = manifest["recipe"], manifest["complete"]
     if not complete:
         raise RunFolderError(f"{folder.path} has no complete task yet, and so no model to export.")

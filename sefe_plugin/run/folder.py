@@ -34,7 +34,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -110,22 +110,34 @@ class RunFolder:
             self.held = ()
             os.close(descriptor)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep runs from starting here while files are read; nothing is made or changed.
+
+        Several may read at a time. Where no run has ever locked the folder, there is nothing to hold.
+
+        Raises:
+            RunFolderError: If a run, or a process of it that still ends, holds the folder.
+        """
+        file = self.path / _LOCK_FILE
+        with file.open("rb") if file.exists() else nullcontext() as lock:
+            try:
+                if lock is not None:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunFolderError(f"{self.path} is in use by a run. Try again when it has ended.") from None
+            yield
+
     def is_in_use(self) -> bool:
         """Tell whether a run, or a process of it that still ends, holds the folder; nothing is made or changed.
 
         A start at the very moment of the question waits for it, by a tenth of a second.
         """
         try:
-            descriptor = os.open(self.path / _LOCK_FILE, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+            with self.reading():
+                return False
+        except RunFolderError:
             return True
-        finally:
-            os.close(descriptor)
-        return False
 
     def _acquire(self, descriptor: int) -> None:
         deadline = time.monotonic() + _PATIENCE

@@ -18,6 +18,7 @@ from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.load import load_recipe
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.records import RunFolderError
 
 
 VERSIONS = {"sefe-plugin": "0.0.9", "torch": "2.0", "python": "3.11"}
@@ -284,6 +285,31 @@ def test_a_folder_with_other_content_is_left_alone_and_an_equal_one_is_no_error(
     assert export(merged, out) == 1
     assert "holds other files than this export" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == b"another"
+
+
+def test_while_a_run_is_at_work_nothing_is_exported(merged, tmp_path, capsys):
+    with RunFolder(merged).lock():
+        assert export(merged, tmp_path / "out") == 1
+    assert "is in use by a run. Try again when it has ended." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert export(merged, tmp_path / "out") == 0
+
+
+def test_no_run_starts_while_its_model_is_copied(merged, tmp_path, monkeypatch):
+    copy, starts = shutil.copyfile, []
+
+    def copied_at_a_start(source, target):
+        with pytest.raises(RunFolderError, match="in use by another run"), RunFolder(merged).lock():
+            pass
+        starts.append(target)
+        return copy(source, target)
+
+    with RunFolder(merged).lock():
+        pass  # the run itself
+    monkeypatch.setattr("sefe_plugin.run.folder._PATIENCE", 0)
+    monkeypatch.setattr("shutil.copyfile", copied_at_a_start)
+    assert export(merged, tmp_path / "out") == 0
+    assert starts
 
 
 def test_an_export_is_whole_or_absent(merged, tmp_path, monkeypatch, capsys):
