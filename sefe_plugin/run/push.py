@@ -28,7 +28,7 @@ def check_push(repo_id: str) -> None:
 
 
 def push(folder: Path, repo_id: str, public: bool) -> str:
-    """Upload a folder as one commit.
+    """Upload a folder as one commit, after which the repository holds the same files and no others.
 
     Args:
         folder: What to upload.
@@ -48,7 +48,12 @@ def push(folder: Path, repo_id: str, public: bool) -> str:
     try:
         address = api.create_repo(repo_id, private=not public, exist_ok=True)
         seen = "private" if api.model_info(repo_id).private else "public"
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Export of a sequence by sefe-plugin")
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message="Export of a sequence by sefe-plugin",
+            delete_patterns=["*"],  # a model of an earlier push beside an adapter would be loaded in its place
+        )
     except (HTTPError, OSError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PushError(

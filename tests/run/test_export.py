@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.cli import main
@@ -335,6 +336,7 @@ class Hub:
     """Stands in for `HfApi`."""
 
     calls: list
+    files: set
     error = None
 
     def create_repo(self, repo_id, private, exist_ok):
@@ -343,8 +345,12 @@ class Hub:
             raise self.error
         return f"https://hub/{repo_id}"
 
-    def upload_folder(self, repo_id, folder_path, commit_message):
-        self.calls.append(("upload", repo_id, sorted(file.name for file in Path(folder_path).iterdir())))
+    def upload_folder(self, repo_id, folder_path, commit_message, delete_patterns=None):
+        sent = {file.name for file in Path(folder_path).iterdir()}
+        self.calls.append(("upload", repo_id, sorted(sent)))
+        gone = filter_repo_objects(self.files, allow_patterns=delete_patterns or [])
+        self.files.difference_update([*gone])
+        self.files.update(sent)
 
     def model_info(self, repo_id):
         return type("Info", (), {"private": self.calls[0][2]})
@@ -353,6 +359,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setattr(Hub, "calls", [], raising=False)
+    monkeypatch.setattr(Hub, "files", set(), raising=False)
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
@@ -370,6 +377,12 @@ def test_a_push_makes_a_private_repository_unless_it_is_told_otherwise(
     said = capsys.readouterr().out
     assert f"Pushed: https://hub/me/model ({'private' if private else 'public'})" in said
     assert not any("hf_secret" in file.read_text(errors="replace") for file in (tmp_path / "out").iterdir())
+
+
+def test_nothing_of_an_earlier_push_stays(merged, tmp_path, hub):
+    hub.files.update({"adapter_config.json", "additional_chat_templates/old.jinja", "README.md"})
+    assert export(merged, tmp_path / "out", "--push", "me/model") == 0
+    assert hub.files == names(tmp_path / "out")
 
 
 def test_a_push_that_fails_is_one_line_and_the_same_command_tries_again(merged, tmp_path, hub, monkeypatch, capsys):
