@@ -33,6 +33,7 @@ def push(folder: Path, repo_id: str, public: bool) -> str:
     Args:
         folder: What to upload.
         repo_id: The repository, which is made where it does not exist; one that exists stays as visible as it is.
+            Without an owner it belongs to the one who is logged in.
         public: Whether a new repository is for everybody; private otherwise.
 
     Returns:
@@ -47,9 +48,10 @@ def push(folder: Path, repo_id: str, public: bool) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repo_id, private=not public, exist_ok=True)
-        seen = "private" if api.model_info(repo_id).private else "public"
+        full = address.repo_id  # with its owner, also where the name has none
+        seen = "private" if api.model_info(full).private else "public"
         api.upload_folder(
-            repo_id=repo_id,
+            repo_id=full,
             folder_path=folder,
             commit_message="Export of a sequence by sefe-plugin",
             delete_patterns=["*"],  # a model of an earlier push beside an adapter would be loaded in its place

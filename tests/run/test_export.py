@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, RepoUrl
 from huggingface_hub.utils import filter_repo_objects
 
 from sefe_plugin.benchmarks.minicoin import BASE
@@ -343,16 +343,18 @@ class Hub:
         self.calls.append(("create", repo_id, private, exist_ok))
         if self.error:
             raise self.error
-        return f"https://hub/{repo_id}"
+        return RepoUrl(f"https://hub/{repo_id if '/' in repo_id else f'me/{repo_id}'}", endpoint="https://hub")
 
     def upload_folder(self, repo_id, folder_path, commit_message, delete_patterns=None):
         sent = {file.name for file in Path(folder_path).iterdir()}
+        assert "/" in repo_id
         self.calls.append(("upload", repo_id, sorted(sent)))
         gone = filter_repo_objects(self.files, allow_patterns=delete_patterns or [])
         self.files.difference_update([*gone])
         self.files.update(sent)
 
     def model_info(self, repo_id):
+        assert "/" in repo_id
         return type("Info", (), {"private": self.calls[0][2]})
 
 
@@ -377,6 +379,12 @@ def test_a_push_makes_a_private_repository_unless_it_is_told_otherwise(
     said = capsys.readouterr().out
     assert f"Pushed: https://hub/me/model ({'private' if private else 'public'})" in said
     assert not any("hf_secret" in file.read_text(errors="replace") for file in (tmp_path / "out").iterdir())
+
+
+def test_a_name_without_an_owner_is_one_of_the_users_own(merged, tmp_path, hub, capsys):
+    assert export(merged, tmp_path / "out", "--push", "model") == 0
+    assert hub.calls[1][:2] == ("upload", "me/model")
+    assert "Pushed: https://hub/me/model (private)" in capsys.readouterr().out
 
 
 def test_nothing_of_an_earlier_push_stays(merged, tmp_path, hub):
