@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,23 @@ def remove_folder(folder: Path) -> None:
     if folder.exists():
         folder.replace(gone)
         shutil.rmtree(gone)
+
+
+def bytes_of(*paths: Path) -> int:
+    """Return the bytes of files, and of all files in folders, at any depth; links count nothing.
+
+    What is not there, or goes while it is looked for, counts nothing: a run may be at work.
+    """
+    inside = (Path(place, name) for path in paths for place, _, names in os.walk(path) for name in names)
+    return sum(_bytes(file) for file in (*paths, *inside))
+
+
+def _bytes(file: Path) -> int:
+    try:
+        state = file.lstat()
+    except FileNotFoundError:
+        return 0
+    return state.st_size if stat.S_ISREG(state.st_mode) else 0
 
 
 def sync_tree(folder: Path) -> None:

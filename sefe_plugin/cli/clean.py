@@ -18,7 +18,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def _clean(options: argparse.Namespace) -> None:
     from sefe_plugin.run.folder import RunFolder, RunFolderError
-    from sefe_plugin.run.spare import bytes_of, kept_model, remove_spare, spare_models
+    from sefe_plugin.run.spare import bytes_of_model, kept_model, remove_spare, spare_models
     from sefe_plugin.words import size_in_words
 
     run = options.run_folder
@@ -30,7 +30,7 @@ def _clean(options: argparse.Namespace) -> None:
     if not shown:
         print(f"{run}: nothing to remove. {_why(manifest)}")
         return
-    sizes = [bytes_of(model) for model in shown]
+    sizes = [bytes_of_model(model) for model in shown]
     for model, size in zip(shown, sizes, strict=True):
         print(f"{size_in_words(size):>10}  {model}")
     print(f"{size_in_words(sum(sizes)):>10}  in all. {kept_model(folder)} stays: it is the model of all tasks so far.")

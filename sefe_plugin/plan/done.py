@@ -6,6 +6,7 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+from sefe_plugin.files import bytes_of
 from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.run.costs import read_costs
 from sefe_plugin.run.folder import RunFolder
@@ -72,12 +73,11 @@ def read_done(recipe: Recipe) -> Done:
     folders = [folder.task_folder(index, name) for index, name in enumerate(names)]
     costs = [cost for place in folders[: len(complete)] for cost in read_costs(place)]
     steps = sum(cost.steps for cost in costs)
-    files = (file for file in recipe.output_dir.rglob("*") if file.is_file() and not file.is_symlink())
     return Done(
         str(recipe.output_dir),
         complete,
         [index for index, place in enumerate(folders) if index < len(complete) or TRAINED in steps_of(place)],
-        bytes=sum(file.stat().st_size for file in files),
+        bytes=bytes_of(recipe.output_dir),
         step_seconds=sum(cost.seconds for cost in costs) / steps if steps else None,
     )
 

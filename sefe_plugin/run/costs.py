@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sefe_plugin.data.added import KEPT_FOLDER
-from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, write_json
+from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, bytes_of, write_json
 from sefe_plugin.run.records import read_record
 
 
@@ -80,8 +80,8 @@ def bytes_left(folder: Path, method_file: str | None) -> int:
         method_file: Name of what its method leaves, if anything.
     """
     names = {ADAPTER_WEIGHTS_FILE, method_file or ADAPTER_WEIGHTS_FILE}
-    files = {*(folder / name for name in names), *folder.glob("model*.safetensors"), *folder.glob(f"{KEPT_FOLDER}/*")}
-    return sum(file.stat().st_size for file in files if file.is_file())
+    files = {*(folder / name for name in names), *folder.glob("model*.safetensors")}
+    return bytes_of(*files, folder / KEPT_FOLDER)
 
 
 def peak_memory_of_process() -> int:

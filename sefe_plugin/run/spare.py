@@ -11,7 +11,7 @@ from typing import Any
 
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.carry.adapter_files import check_carried
-from sefe_plugin.files import read_json, remove_folder, removed_name, write_json
+from sefe_plugin.files import bytes_of, read_json, remove_folder, removed_name, write_json
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.records import RunFolderError
 
@@ -60,7 +60,7 @@ def remove_spare(folder: RunFolder, only: Collection[Path] | None = None) -> lis
             ) from error
     for model in spare:
         if model.exists():
-            write_json(model.parent / REMOVED_FILE, {model.name: {"bytes": bytes_of(model)}})
+            write_json(model.parent / REMOVED_FILE, {model.name: {"bytes": bytes_of_model(model)}})
         remove_folder(model)
     return spare
 
@@ -78,10 +78,9 @@ def was_removed(model: Path) -> bool:
     return record.is_file() and model.name in read_json(record)
 
 
-def bytes_of(model: Path) -> int:
+def bytes_of_model(model: Path) -> int:
     """Return the bytes of a folder, of what is left of it where its removal was killed."""
-    places = (model, removed_name(model))
-    return sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
+    return bytes_of(model, removed_name(model))
 
 
 def _passing(recipe: Mapping[str, Any]) -> str | None:

@@ -1,8 +1,11 @@
 """A plan reads the run folder: what is done, what is left, and how long that takes as far as it was measured."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -129,6 +132,37 @@ def test_a_damaged_run_folder_is_told(recipe, complete):
     write_json(recipe.output_dir / "1_A" / "cost.json", {"seconds": "soon"})
     with pytest.raises(RunFolderError, match=r"cost\.json"):
         read_done(recipe)
+
+
+class Listed(nullcontext):
+    """The entries of a folder, as `os.scandir` gives them."""
+
+    def __next__(self):
+        return next(self.enter_result)
+
+
+def test_what_a_run_at_work_removes_meanwhile_counts_nothing(recipe, complete, monkeypatch):
+    folder = complete([cost(10.0, 4)])
+    before = read_done(recipe).bytes
+    checkpoint, temporary = recipe.output_dir / "2_B/checkpoint-1", recipe.output_dir / "2_B/.progress.json.tmp"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(b"x" * 500)
+    temporary.write_bytes(b"x" * 50)
+    (recipe.output_dir / "linked").symlink_to(folder.task_folder(0, "A") / "adapter.bin")
+    assert read_done(recipe).bytes == before + 550
+    list_folder = os.scandir
+
+    def listed_before_it_goes(path):
+        with list_folder(path) as entries:
+            found = list(entries)
+        if str(path) == str(checkpoint.parent):
+            shutil.rmtree(checkpoint)
+            temporary.unlink()
+        return Listed(iter(found))
+
+    monkeypatch.setattr("os.scandir", listed_before_it_goes)
+    assert read_done(recipe).bytes == before
+    assert not checkpoint.exists()
 
 
 def test_the_plan_says_what_is_done_and_left(recipe_file, recipe, complete, capsys):

@@ -239,5 +239,5 @@ def test_a_removed_model_is_known_by_its_record_alone(tmp_path):
     model.mkdir(parents=True)
     save_file({"w": np.ones(2, np.float32)}, model / "model.safetensors")
     assert not spare.was_removed(model)
-    (tmp_path / "1_A/removed.json").write_text(json.dumps({"merged": {"bytes": spare.bytes_of(model)}}))
+    (tmp_path / "1_A/removed.json").write_text(json.dumps({"merged": {"bytes": spare.bytes_of_model(model)}}))
     assert spare.was_removed(model)
