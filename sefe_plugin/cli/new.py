@@ -317,6 +317,7 @@ def _read_tasks(text: str, folder: str, entries: Mapping[str, Any]) -> list[_Tas
     Raises:
         ValueError: With all that is wrong with them.
     """
+    from sefe_plugin.hosts.llamafactory.model_lookup import converted
     from sefe_plugin.recipe.data_trial import data_errors
     from sefe_plugin.recipe.survey import candidate, guess_scorer
 
@@ -328,6 +329,8 @@ def _read_tasks(text: str, folder: str, entries: Mapping[str, Any]) -> list[_Tas
             if found.test_dataset:
                 scorer = scorer or guess_scorer(found.test_dataset, Path(folder))
             faults = data_errors(keys | {"scorer": scorer})
+            if not faults:
+                converted(found.dataset, folder)
         except (ValueError, OSError) as error:
             errors.append(str(error))
             continue

@@ -202,6 +202,14 @@ def test_a_wrong_answer_is_asked_again_with_the_reason(here, typed, capsys):
     assert [task.name for task in load("mine.yaml").tasks] == ["truth"]
 
 
+def test_records_that_cannot_be_converted_are_told_where_they_are_named(here, typed, capsys):
+    (here / "data" / "truth.json").write_text(json.dumps([{"conversations": [3]}]))
+    typed("", "truth", "colors_train", "", "", "")
+    assert new("mine.yaml", *BASE_ANSWERS) == 0
+    assert "Not taken: LLaMA-Factory cannot convert the records of data/truth.json" in capsys.readouterr().out
+    assert [task.name for task in load("mine.yaml").tasks] == ["colors"]
+
+
 @pytest.mark.parametrize(("end", "status"), [(EOFError, 1), (KeyboardInterrupt, 130)])
 @pytest.mark.parametrize("answers", [0, 2, 5])
 def test_who_stops_gets_no_file(here, typed, capsys, end, status, answers):

@@ -55,6 +55,14 @@ def test_the_chat_template_of_other_models_is_compared_with_the_host_s(tmp_path,
     assert not {"vicuna", "qwen", "chatml"} & {*found}  # they take no pictures, and this model does
 
 
+def test_nothing_is_guessed_of_a_tokenizer_that_needs_a_package(tmp_path, monkeypatch):
+    def needs_a_package(arguments):
+        raise ImportError("This tokenizer requires the jieba library")
+
+    monkeypatch.setattr("sefe_plugin.hosts.llamafactory.model_lookup.load_tokenizer", needs_a_package)
+    assert templates_of(str(tmp_path)) == []
+
+
 def test_nothing_is_guessed_of_a_model_that_nobody_knows():
     assert templates_of("nobody/nothing") == []
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llamafactory.data.converter import get_dataset_converter
 from llamafactory.data.mm_plugin import BasePlugin
@@ -54,7 +55,7 @@ def _alike(model: str) -> list[str]:
     """Compare the chat template of a model's own files with the host's templates."""
     try:
         loaded = load_tokenizer(ModelArguments(model_name_or_path=model))
-    except (OSError, ValueError):
+    except (OSError, ValueError, ImportError):  # the last where a tokenizer needs a package that is not here
         return []
     tokenizer, processor = loaded["tokenizer"], loaded["processor"]
     talk = _own_talk(processor if getattr(processor, "chat_template", None) else tokenizer)
@@ -142,6 +143,24 @@ def asd_fault(dataset: str, dataset_dir: str, scorer: str | None, ratio: float, 
     Raises:
         ValueError: If the records cannot be read.
     """
+    rows = converted(dataset, dataset_dir)
+    if rows is None:
+        return None
+    talks = {column: [row[column] for row in rows] for column in ("_prompt", "_response")}
+    try:
+        with scored_by([{"scorer": scorer}]):
+            rewrite(talks, dataset, ratio, seed)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def converted(dataset: str, dataset_dir: str) -> list[dict[str, Any]] | None:
+    """Return the records of a dataset as the host converts them; None if the data is no local JSON file.
+
+    Raises:
+        ValueError: If the records cannot be read or converted.
+    """
     (attributes,) = get_dataset_list([dataset], dataset_dir)
     file = Path(dataset_dir) / attributes.dataset_name
     if attributes.load_from != "file" or file.suffix not in SUFFIXES or not file.is_file():
@@ -150,15 +169,8 @@ def asd_fault(dataset: str, dataset_dir: str, scorer: str | None, ratio: float, 
     columns = dict.fromkeys(column for column in vars(attributes).values() if isinstance(column, str))
     records = RecordFile(file)
     try:
-        rows = [convert({**columns, **records[index]}) for index in range(len(records))]
+        return [convert({**columns, **records[index]}) for index in range(len(records))]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"LLaMA-Factory cannot convert the records of {file}: {error!r}.") from error
     finally:
         records.close()
-    talks = {column: [row[column] for row in rows] for column in ("_prompt", "_response")}
-    try:
-        with scored_by([{"scorer": scorer}]):
-            rewrite(talks, dataset, ratio, seed)
-    except ValueError as error:
-        return str(error)
-    return None
