@@ -35,15 +35,22 @@ def _clean(options: argparse.Namespace) -> None:
         print(f"{size_in_words(size):>10}  {model}")
     print(f"{size_in_words(sum(sizes)):>10}  in all. {kept_model(folder)} stays: it is the model of all tasks so far.")
     if not options.yes and not _agrees():
-        raise ValueError("Nothing was removed. Add --yes to remove what is listed.")
+        print("Nothing was removed.")
+        return
     with folder.lock():
         gone = remove_spare(folder, shown)
     print(f"Removed {len(gone)} merged models. {run} is as whole as before: `sefe verify {run}` knows of it.")
 
 
 def _agrees() -> bool:
-    """Ask on a terminal; elsewhere nobody can answer."""
-    return sys.stdin.isatty() and input("Remove them? [y/N] ").strip().lower() in ("y", "yes")
+    """Ask on a terminal.
+
+    Raises:
+        ValueError: If there is none, so that nobody can answer.
+    """
+    if not sys.stdin.isatty():
+        raise ValueError("Nothing was removed. Add --yes to remove what is listed.")
+    return input("Remove them? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _why(manifest: dict) -> str:

@@ -195,11 +195,14 @@ def test_clean_shows_first_and_removes_only_when_it_is_told_to(run, capsys, monk
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y", "C"), ("", "ABC"), ("no", "ABC")])
-def test_clean_asks_on_a_terminal(run, monkeypatch, answer, left):
+def test_clean_asks_on_a_terminal(run, monkeypatch, capsys, answer, left):
     run()
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: answer)
-    assert main(["clean", str(run.path)]) == (0 if left == "C" else 1)
+    assert main(["clean", str(run.path)]) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith("\nNothing was removed.\n") == (left == "ABC")
+    assert said.err == ""
     assert run.merged() == left
 
 
