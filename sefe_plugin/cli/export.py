@@ -31,7 +31,7 @@ def _export(options: argparse.Namespace) -> None:
         raise ValueError("`--public` is for a repository: add `--push REPO_ID`.")
     if options.push:
         check_push(options.push)
-    title = "# The recipe of this model, as its run had it: llamafactory-cli train recipe.yaml"
+    title = "# The recipe of this model; only `output_dir` is new: llamafactory-cli train recipe.yaml"
     written = export_run(options.run_folder, options.out, lambda keys: recipe_text(keys, title))
     exported = written.exported
     what = "adapter" if exported.is_adapter else "model"
@@ -44,4 +44,6 @@ def _export(options: argparse.Namespace) -> None:
     else:
         print(f"{'PEFT' if exported.is_adapter else 'Transformers'} loads it without sefe-plugin; README.md says how.")
     if options.push:
+        if written.local:
+            print(f"recipe.yaml shows on the hub where this machine has: {', '.join(written.local)}", flush=True)
         print(f"Pushed: {push(options.out, options.push, options.public)}")

@@ -16,7 +16,7 @@ from sefe_plugin.files import ADAPTER_CONFIG_FILE, replacing_folder
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.peft_types import PEFT_TYPE
 from sefe_plugin.run.folder import RunFolder
-from sefe_plugin.run.model_card import CARD_FILE, Exported, model_card
+from sefe_plugin.run.model_card import CARD_FILE, Exported, model_card, new_output_dir
 from sefe_plugin.run.records import RunFolderError
 from sefe_plugin.run.reporting import run_report
 from sefe_plugin.words import size_in_words
@@ -57,12 +57,14 @@ class Written(NamedTuple):
         exported: What it holds.
         bytes: Its size.
         anew: False where the folder held the same already.
+        local: Paths of this machine that its recipe names.
     """
 
     folder: Path
     exported: Exported
     bytes: int
     anew: bool
+    local: list[str]
 
 
 def export_run(path: Path, out: Path, recipe_text: Callable[[Mapping[str, Any]], str]) -> Written:
@@ -102,12 +104,13 @@ def _export(folder: RunFolder, out: Path, recipe_text: Callable[[Mapping[str, An
         needs_plugin=is_adapter and PEFT_TYPE in method.patches,
         sees_images=any(name.endswith("processor_config.json") for name in files),
     )
-    texts = {CARD_FILE: model_card(exported), RECIPE_FILE: recipe_text(plain_recipe(manifest["recipe"]))}
+    keys = plain_recipe(manifest["recipe"])
+    texts = {CARD_FILE: model_card(exported), RECIPE_FILE: recipe_text(keys)}
     size = sum(file.stat().st_size for file in files.values())
     if _is_filled(out):
         if not _holds(out, files, texts):
             raise RunFolderError(f"{out} holds other files than this export. Choose another folder.")
-        return Written(out, exported, size, False)
+        return Written(out, exported, size, False, _local_paths(keys))
     free = shutil.disk_usage(next(parent for parent in out.absolute().parents if parent.is_dir())).free
     if free < size:
         raise RunFolderError(
@@ -115,15 +118,27 @@ def _export(folder: RunFolder, out: Path, recipe_text: Callable[[Mapping[str, An
             "another folder."
         )
     _write(out, files, texts)
-    return Written(out, exported, size, True)
+    return Written(out, exported, size, True, _local_paths(keys))
 
 
 def plain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe that a manifest records as a user would write it: tasks, or a benchmark and their order."""
+    """Return the recipe that a manifest records as a user would write it: tasks, or a benchmark and their order.
+
+    Its `output_dir` is another, because that of the run holds a finished run where there is one.
+    """
     keys = {key: value for key, value in recipe.items() if key not in ("benchmark", "tasks") and value is not None}
+    keys["output_dir"] = new_output_dir(recipe)
     if recipe.get("benchmark"):
         return {**keys, "benchmark": recipe["benchmark"], "task_order": [task["name"] for task in recipe["tasks"]]}
     return {**keys, "tasks": recipe["tasks"]}
+
+
+def _local_paths(value: Any) -> list[str]:
+    """Return the absolute paths among keys, at any depth, each once."""
+    if isinstance(value, str):
+        return [value] if Path(value).is_absolute() else []
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return list(dict.fromkeys(path for one in inside for path in _local_paths(one)))
 
 
 def _model_place(folder: RunFolder, manifest: Mapping[str, Any]) -> tuple[Path, Path]:

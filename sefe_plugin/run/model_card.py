@@ -84,6 +84,11 @@ def model_card(exported: Exported) -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n", ignore_metadata_errors=True))
 
 
+def new_output_dir(recipe: Mapping[str, Any]) -> str:
+    """Return where a run of the same recipe goes: `runs/mine_again` for one in any folder called `mine`."""
+    return f"runs/{Path(recipe['output_dir']).name}_again"
+
+
 def base_licence(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a base says of its licence, in its card or its configuration; nothing where it does not.
 
@@ -220,7 +225,8 @@ def _training(exported: Exported) -> str:
     versions = "; later ".join(map(in_words, report.get("versions", ()))) or "not recorded"
     return (
         f"`recipe.yaml` holds all keys: `llamafactory-cli train recipe.yaml`, with sefe-plugin installed, trains it "
-        f"again where the data is there. Seed {', '.join(map(str, seeds))}. Versions: {versions}."
+        f"again, into `{new_output_dir(exported.recipe)}`, where base and data are in the places that it names. "
+        f"Seed {', '.join(map(str, seeds))}. Versions: {versions}."
     )
 
 

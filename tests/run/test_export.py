@@ -230,7 +230,8 @@ def test_the_recipe_beside_it_is_the_runs_own(merged, tmp_path):
     assert export(merged, tmp_path / "out") == 0
     keys = read_recipe(tmp_path / "out/recipe.yaml", [])
     again = load_recipe(keys, "recipe.yaml", host_keys(), check_data=False)
-    assert again.to_dict() == read_json(merged / "manifest.json")["recipe"]
+    assert again.to_dict() == read_json(merged / "manifest.json")["recipe"] | {"output_dir": "runs/run_again"}
+    assert "again, into `runs/run_again`, where base and data are in" in (tmp_path / "out/README.md").read_text()
 
 
 def test_the_recipe_of_a_benchmark_names_it_and_the_order(tmp_path, llama):
@@ -244,7 +245,7 @@ def test_the_recipe_of_a_benchmark_names_it_and_the_order(tmp_path, llama):
     RunFolder(tmp_path / "run").complete_task(recipe, [{"name": "TextVQA"}])
     assert export(tmp_path / "run", tmp_path / "out") == 0
     again = load_recipe(yaml.safe_load((tmp_path / "out/recipe.yaml").read_text()), "x", host_keys())
-    assert again.to_dict() == recipe
+    assert again.to_dict() == recipe | {"output_dir": "runs/x_again"}
 
 
 def test_the_model_of_an_unfinished_run_says_so(tmp_path, llama, capsys):
@@ -379,6 +380,19 @@ def test_a_push_makes_a_private_repository_unless_it_is_told_otherwise(
     said = capsys.readouterr().out
     assert f"Pushed: https://hub/me/model ({'private' if private else 'public'})" in said
     assert not any("hf_secret" in file.read_text(errors="replace") for file in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "local"), [({}, False), ({"dataset_dir": "/data/mine", "lora_target": ["/a/b"]}, True)]
+)
+def test_folders_of_this_machine_are_named_before_a_push(tmp_path, llama, hub, capsys, changes, local):
+    place = leave_run(tmp_path / "run", "merge", "owner/m", **changes)
+    shutil.copytree(llama, place / "merged")
+    assert export(tmp_path / "run", tmp_path / "out", "--push", "me/model") == 0
+    said = capsys.readouterr().out
+    line = "recipe.yaml shows on the hub where this machine has: /data/mine, /a/b\nPushed: "
+    assert line in said if local else "recipe.yaml" not in said
+    assert str(tmp_path) not in (tmp_path / "out/recipe.yaml").read_text()
 
 
 def test_a_name_without_an_owner_is_one_of_the_users_own(merged, tmp_path, hub, capsys):
