@@ -143,7 +143,8 @@ def _paired(runs: Sequence[PageRun], first: SetAnswers) -> _Paired:
         elif other.scorer != first.scorer:
             why = (
                 f"{run.name} is scored by {other.scorer!r} here, and {runs[0].name} by {first.scorer!r}, so its "
-                f"answers are not shown. Score it as the other: sefe score {run.name} --scorer {first.name}={first.scorer}"
+                "answers are not shown. Score it as the other: "
+                f"sefe score {run.name} --scorer {first.name}={first.scorer}"
             )
         paired.answers.append(other if why is None else None)
         if why is not None:
