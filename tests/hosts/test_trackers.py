@@ -1,10 +1,13 @@
 """What trackers are told of a task: steps that go on from the tasks before, its costs and scores, then its end."""
 
 import os
-from types import SimpleNamespace
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from llamafactory.train.callbacks import ReporterCallback
 from short_training import short_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import Trainer, TrainerCallback
@@ -117,14 +120,16 @@ class Tiny(torch.nn.Module):
         return {"loss": (self.weight - x).square().mean()}
 
 
-def short_task(folder, report_to: str, begin: bool = False, **options) -> Trainer | None:
+def short_task(
+    folder, report_to: str | None, begin: bool = False, callbacks=(), use_swanlab: bool = False, **options
+) -> Trainer | None:
     """Train three steps as the process of a task does, then log costs and scores; or begin after the training."""
     args = short_arguments(folder, steps=3)
-    args.report_to, args.logging_steps, args.save_strategy, args.save_steps = [report_to], 1, "steps", 3
+    args.report_to, args.logging_steps, args.save_strategy, args.save_steps = [report_to] if report_to else [], 1, "steps", 3
     for name, value in options.items():
         setattr(args, name, value)
     write_json(folder / "scores.json", SCORES)
-    ours, trainer = Trackers(args, SimpleNamespace(use_swanlab=False), []), None
+    ours, trainer = Trackers(args, SimpleNamespace(use_swanlab=use_swanlab), list(callbacks)), None
     if begin:
         ours.begin(Tiny())
     else:
@@ -159,6 +164,30 @@ def test_a_process_that_only_scores_opens_the_trackers_at_the_end_of_the_trainin
     record_cost(task, cost(2, before=1))
     short_task(task, "recorder", begin=True)
     assert recorded == [("begin", "mine/2_B", ["recorder"]), (15, sorted([*TEST, "test_mfn"])), ("end",)]
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio", "swanlab"])
+def test_a_tracker_is_open_before_the_host_tells_it_of_its_arguments(task, recorded, monkeypatch, tracker):
+    monkeypatch.setenv("WANDB_PROJECT", "any")  # which the host's callback sets
+    names = [tracker, *(["swanlab.integration", "swanlab.integration.transformers"] if tracker == "swanlab" else ())]
+    modules = {name: ModuleType(name) for name in names}
+    for name, module in modules.items():
+        module.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
+    modules[tracker].config = SimpleNamespace(update=lambda told: recorded.append(("arguments", sorted(told))))
+    recorder = integration_utils.INTEGRATION_TO_CALLBACK["recorder"]
+    is_swanlab = tracker == "swanlab"
+    if is_swanlab:
+        modules["swanlab.integration.transformers"].SwanLabCallback = recorder
+    else:
+        monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, tracker, recorder)
+    reporter = ReporterCallback(*[SimpleNamespace(to_dict=dict, use_swanlab=is_swanlab)] * 4)
+    # as the host orders them: a SwanLab of its own, then the callback that tells
+    callbacks = [*([recorder()] if is_swanlab else ()), reporter]
+    short_task(task, None if is_swanlab else tracker, callbacks=callbacks, use_swanlab=is_swanlab)
+    assert recorded[0][0] == "begin"
+    assert recorded[1] == ("arguments", ["data_args", "finetuning_args", "generating_args", "model_args"])
+    assert sum(event[0] in ("begin", "arguments") for event in recorded) == 2
 
 
 def test_runs_are_named_and_gathered_unless_the_user_has(task, recorded, monkeypatch):

@@ -35,7 +35,8 @@ class Trackers:
         callbacks: The host's callbacks.
 
     Attributes:
-        callbacks: Those callbacks for the Trainer, the trackers as one of them.
+        callbacks: Those callbacks for the Trainer, the trackers as the first of them: as in an ordinary run, they are
+            open before the host tells them of its arguments.
     """
 
     def __init__(self, training_args: TrainingArguments, finetuning_args: Any, callbacks: list | None):
@@ -49,7 +50,7 @@ class Trackers:
         self._trackers = [*own, *(tracker() for tracker in get_reporting_integration_callbacks(self._report_to))]
         self.callbacks = [callback for callback in callbacks or () if callback not in own]
         if self._trackers:
-            self.callbacks.append(self)
+            self.callbacks.insert(0, self)
 
     def __getattr__(self, name: str) -> Any:
         """Pass an event of the Trainer on to every tracker."""
