@@ -1,7 +1,9 @@
 """What trackers are told of a task: steps that go on from the tasks before, its costs and scores, then its end."""
 
+import gc
 import os
 import sys
+import weakref
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
@@ -125,7 +127,8 @@ def short_task(
 ) -> Trainer | None:
     """Train three steps as the process of a task does, then log costs and scores; or begin after the training."""
     args = short_arguments(folder, steps=3)
-    args.report_to, args.logging_steps, args.save_strategy, args.save_steps = [report_to] if report_to else [], 1, "steps", 3
+    args.report_to = [report_to] if report_to else []
+    args.logging_steps, args.save_strategy, args.save_steps = 1, "steps", 3
     for name, value in options.items():
         setattr(args, name, value)
     write_json(folder / "scores.json", SCORES)
@@ -188,6 +191,22 @@ def test_a_tracker_is_open_before_the_host_tells_it_of_its_arguments(task, recor
     assert recorded[0][0] == "begin"
     assert recorded[1] == ("arguments", ["data_args", "finetuning_args", "generating_args", "model_args"])
     assert sum(event[0] in ("begin", "arguments") for event in recorded) == 2
+
+
+def test_the_optimizer_does_not_wait_for_the_end(task, recorded, monkeypatch):
+    ended = []
+    tracker = integration_utils.INTEGRATION_TO_CALLBACK["recorder"]
+    monkeypatch.setattr(tracker, "on_train_end", lambda *event, **kwargs: ended.append(kwargs))
+    args, model = short_arguments(task, steps=1), Tiny()
+    args.report_to = ["recorder"]
+    ours, optimizer = Trackers(args, SimpleNamespace(use_swanlab=False), []), torch.optim.SGD(model.parameters())
+    optimizer_left = weakref.ref(optimizer)
+    ours.on_train_end(None, None, None, model=model, processing_class="its tokenizer", optimizer=optimizer)
+    del optimizer
+    gc.collect()
+    assert optimizer_left() is None
+    ours.close()
+    assert ended == [{"model": model, "processing_class": "its tokenizer", "optimizer": None}]
 
 
 def test_runs_are_named_and_gathered_unless_the_user_has(task, recorded, monkeypatch):

@@ -24,6 +24,8 @@ from sefe_plugin.run.place import Place, place_of
 _NAMES = ("WANDB_NAME", "MLFLOW_RUN_NAME")
 #: Environment variables by which trackers gather runs, and those beside them with which a user has chosen already.
 _GROUPS = {"WANDB_RUN_GROUP": (), "MLFLOW_EXPERIMENT_NAME": ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")}
+#: What trackers read of the end of a training; the optimizer and the data need not stay until then.
+_READ_AT_THE_END = ("model", "processing_class")
 
 
 class Trackers:
@@ -83,8 +85,8 @@ class Trackers:
         self.__getattr__("on_log")(args, later, control, **kwargs)
 
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
-        """Keep the end of the training back, until `close`."""
-        self._end = event, kwargs
+        """Keep the end of the training back, until `close`; of what it holds, no more than trackers read then."""
+        self._end = event, {key: value if key in _READ_AT_THE_END else None for key, value in kwargs.items()}
 
     def begin(self, model: Any) -> None:
         """Open the trackers in a process that only scores, at the step at which the training ended.
