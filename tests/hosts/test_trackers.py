@@ -67,6 +67,19 @@ def test_the_place_of_a_folder_in_its_run(task):
     assert place_of(run.parent / "2_B") is None
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"version": 3, "name": "a web application"}', "no JSON"])
+def test_a_manifest_of_something_else_above_a_folder_is_no_run(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    assert place_of(tmp_path / "1_A") is None
+    assert place_of(tmp_path / "1_A" / "calibrate") is None
+
+
+def test_a_folder_between_a_run_and_something_else_has_its_place(task):
+    (task.parent.parent / "manifest.json").write_text("[1]")
+    (task / "manifest.json").write_text("[1]")
+    assert place_of(task / "calibrate").name == "mine/2_B/calibrate"
+
+
 def test_what_a_task_was_worth_as_trackers_see_it(task):
     logs = score_logs(SCORES, place_of(task))
     assert logs == {
@@ -225,7 +238,8 @@ def test_runs_are_named_and_gathered_unless_the_user_has(task, recorded, monkeyp
     assert "MLFLOW_EXPERIMENT_NAME" not in os.environ
 
 
-def test_a_run_without_trackers_gets_none(task):
+def test_a_run_without_trackers_gets_none(task, monkeypatch):
+    monkeypatch.setattr("sefe_plugin.hosts.llamafactory.trackers.place_of", None)  # is not asked
     args = short_arguments(task, steps=1)
     ours = Trackers(args, SimpleNamespace(use_swanlab=False), ["another"])
     assert ours.callbacks == ["another"]

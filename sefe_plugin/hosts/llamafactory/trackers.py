@@ -44,8 +44,9 @@ class Trackers:
     def __init__(self, training_args: TrainingArguments, finetuning_args: Any, callbacks: list | None):
         self._args, self._end = training_args, None
         self._report_to = training_args.report_to
-        self._place = place_of(Path(training_args.output_dir).absolute())
-        if self._place is not None and (self._report_to or finetuning_args.use_swanlab):
+        is_on = self._report_to or finetuning_args.use_swanlab
+        self._place = place_of(Path(training_args.output_dir).absolute()) if is_on else None
+        if self._place is not None:
             _name(training_args, self._place)
         self._steps_before = self._place.steps_before() if self._place else 0
         own = [callback for callback in callbacks or () if finetuning_args.use_swanlab and _is_swanlab(callback)]
