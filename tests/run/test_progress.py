@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,25 @@ def test_a_damaged_file_is_named(tmp_path, content):
     task.go_on()
     task.begin(SCORING)
     assert [phase.name for phase in newest_progress(tmp_path)] == [SCORING]
+
+
+@pytest.mark.parametrize("place", [".", "calibrate"])
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_task_may_end_while_its_progress_is_read(tmp_path, monkeypatch, place, looks):
+    (tmp_path / place).mkdir(exist_ok=True)
+    ProgressFile(tmp_path / place).start(PREPARING)
+    whole, stat, left = newest_progress(tmp_path), Path.stat, [looks]
+
+    def stat_and_end(file, **options):
+        found = stat(file, **options)
+        if file.name == PROGRESS_FILE:
+            left[0] -= 1
+            if left[0] == 0:
+                file.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat_and_end)
+    assert newest_progress(tmp_path) == ([] if left[0] <= 0 else whole)
 
 
 def work(folder, fails=False, pause=0.0):
