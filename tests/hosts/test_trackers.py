@@ -136,11 +136,11 @@ class Tiny(torch.nn.Module):
 
 
 def short_task(
-    folder, report_to: str | None, begin: bool = False, callbacks=(), use_swanlab: bool = False, **options
+    folder, *report_to: str, begin: bool = False, callbacks=(), use_swanlab: bool = False, **options
 ) -> Trainer | None:
     """Train three steps as the process of a task does, then log costs and scores; or begin after the training."""
     args = short_arguments(folder, steps=3)
-    args.report_to = [report_to] if report_to else []
+    args.report_to = list(report_to)
     args.logging_steps, args.save_strategy, args.save_steps = 1, "steps", 3
     for name, value in options.items():
         setattr(args, name, value)
@@ -200,7 +200,7 @@ def test_a_tracker_is_open_before_the_host_tells_it_of_its_arguments(task, recor
     reporter = ReporterCallback(*[SimpleNamespace(to_dict=dict, use_swanlab=is_swanlab)] * 4)
     # as the host orders them: a SwanLab of its own, then the callback that tells
     callbacks = [*([recorder()] if is_swanlab else ()), reporter]
-    short_task(task, None if is_swanlab else tracker, callbacks=callbacks, use_swanlab=is_swanlab)
+    short_task(task, *(() if is_swanlab else (tracker,)), callbacks=callbacks, use_swanlab=is_swanlab)
     assert recorded[0][0] == "begin"
     assert recorded[1] == ("arguments", ["data_args", "finetuning_args", "generating_args", "model_args"])
     assert sum(event[0] in ("begin", "arguments") for event in recorded) == 2
@@ -220,6 +220,76 @@ def test_the_optimizer_does_not_wait_for_the_end(task, recorded, monkeypatch):
     assert optimizer_left() is None
     ours.close()
     assert ended == [{"model": model, "processing_class": "its tokenizer", "optimizer": None}]
+
+
+class Offline(TrainerCallback):
+    """A tracker that loses its network with the end of the training."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs and "train_loss" not in logs:
+            raise ConnectionError("no route to the server")
+
+    def on_train_end(self, *event, **kwargs):
+        raise ConnectionError("still none")
+
+
+@pytest.mark.parametrize("begin", [False, True])
+def test_a_tracker_that_fails_after_the_training_is_a_warning(task, recorded, monkeypatch, caplog, begin):
+    tracker = Offline()
+    if begin:
+        tracker.on_train_begin = tracker.on_train_end
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "offline", lambda: tracker)
+    short_task(task, "offline", "recorder", begin=begin)  # the second is told all the same
+    assert recorded[-2:] == [(12 if begin else 15, sorted([*TEST, "test_mfn"])), ("end",)]
+    first = "still none" if begin else "no route to the server"
+    said = [record.getMessage() for record in caplog.records if record.name == Trackers.__module__]
+    assert said == [
+        f"Offline has failed (ConnectionError: {error}); the task goes on without it."
+        for error in (first, "no route to the server", "still none")
+    ]
+
+
+@pytest.fixture
+def run_trained_task(task, recorded, monkeypatch):
+    """Runs a task that is trained already, and whose scoring may fail."""
+    from sefe_plugin.hosts.llamafactory import scoring
+    from sefe_plugin.hosts.llamafactory import task as module
+
+    monkeypatch.setattr(module, "load_tokenizer", lambda model_args: {"tokenizer": None})
+    monkeypatch.setattr(module, "load_model", lambda *arguments: Tiny())
+    monkeypatch.setattr(module, "_save_merged", lambda *arguments: recorded.append(("merged",)))
+
+    def run(error: Exception | None = None) -> None:
+        def score(*arguments):
+            if error:
+                raise error
+            write_json(task / "scores.json", SCORES)
+
+        monkeypatch.setattr(scoring, "score_test_sets", score)
+        training_args = short_arguments(task, steps=1)
+        training_args.report_to = ["recorder"]
+        model_args = SimpleNamespace(adapter_name_or_path=["adapter"])
+        finetuning_args = SimpleNamespace(
+            use_swanlab=False,
+            test_sets=[{"name": "A"}],
+            scoring_backend="generate",
+            finetuning_type="lora",
+            merge_adapter=True,
+        )
+        module.run_task(None, (model_args, None, training_args, finetuning_args, None), None)
+
+    return run
+
+
+def test_scores_are_logged_when_the_task_is_whole(run_trained_task, recorded):
+    run_trained_task()
+    assert [event[0] for event in recorded] == ["begin", "merged", 12, "end"]
+
+
+def test_a_task_whose_scoring_fails_is_not_ended_as_if_all_were_well(run_trained_task, recorded):
+    with pytest.raises(MemoryError):
+        run_trained_task(MemoryError())
+    assert [event[0] for event in recorded] == ["begin"]
 
 
 def test_runs_are_named_and_gathered_unless_the_user_has(task, recorded, monkeypatch):

@@ -6,6 +6,7 @@ to its own, and the scores still find every tracker open. The Trainer's own stat
 is not touched.
 """
 
+import logging
 import os
 from copy import copy
 from pathlib import Path
@@ -19,6 +20,8 @@ from sefe_plugin.files import read_json
 from sefe_plugin.run.costs import Cost, read_cost
 from sefe_plugin.run.place import Place, place_of
 
+
+logger = logging.getLogger(__name__)
 
 #: Environment variables by which a user names the runs of a tracker.
 _NAMES = ("WANDB_NAME", "MLFLOW_RUN_NAME")
@@ -80,10 +83,7 @@ class Trackers:
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Pass logs on, at the step in the whole sequence."""
-        later = copy(state)
-        later.global_step += self._steps_before
-        later.max_steps += self._steps_before
-        self.__getattr__("on_log")(args, later, control, **kwargs)
+        self.__getattr__("on_log")(args, self._in_sequence(state), control, **kwargs)
 
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
         """Keep the end of the training back, until `close`; of what it holds, no more than trackers read then."""
@@ -100,14 +100,14 @@ class Trackers:
         is_first = self._args.process_index == 0
         state = TrainerState(global_step=step, max_steps=step, is_world_process_zero=is_first)
         event = (self._args, state, TrainerControl())
-        self.__getattr__("on_train_begin")(*event, model=model)
+        self._pass_on_if_possible("on_train_begin", *event, model=model)
         self.on_train_end(*event, model=model)
 
     def log(self, values: dict[str, float]) -> None:
         """Log values at the step at which the training has ended."""
-        if self._trackers and self._end:
-            event, kwargs = self._end
-            self.on_log(*event, **kwargs, logs=values)
+        if self._end:
+            (args, state, control), kwargs = self._end
+            self._pass_on_if_possible("on_log", args, self._in_sequence(state), control, **kwargs, logs=values)
 
     def log_scores(self) -> None:
         """Log what the answers are worth that lie in the task's folder; called in the first process."""
@@ -119,7 +119,27 @@ class Trackers:
         if self._end:
             event, kwargs = self._end
             self._end = None
-            self.__getattr__("on_train_end")(*event, **kwargs)
+            self._pass_on_if_possible("on_train_end", *event, **kwargs)
+
+    def _in_sequence(self, state: TrainerState) -> TrainerState:
+        """Return the state with its steps counted in the whole sequence."""
+        later = copy(state)
+        later.global_step += self._steps_before
+        later.max_steps += self._steps_before
+        return later
+
+    def _pass_on_if_possible(self, name: str, *arguments: Any, **kwargs: Any) -> None:
+        """Pass on an event after the training: no tracker that fails ends a task whose results are whole."""
+        for tracker in self._trackers:
+            try:
+                getattr(tracker, name)(*arguments, **kwargs)
+            except Exception as error:  # of any kind: of a network, of a server, of a package
+                logger.warning(
+                    "%s has failed (%s: %s); the task goes on without it.",
+                    type(tracker).__name__,
+                    type(error).__name__,
+                    error,
+                )
 
 
 def score_logs(scores: dict[str, dict[str, float]], place: Place | None) -> dict[str, float]:
