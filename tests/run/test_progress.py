@@ -150,6 +150,20 @@ def test_a_terminal_has_one_bar_that_goes(tmp_path, monkeypatch):
     assert len(lines) == 4
 
 
+@pytest.mark.parametrize("terminal", [None, io.StringIO()])
+def test_a_run_goes_on_where_nobody_reads_its_lines(tmp_path, terminal):
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if len(lines) > 1:
+            raise BrokenPipeError
+
+    with View(say, terminal).following(tmp_path, "[1/2] A", (0.5, "Z")):
+        work(tmp_path)
+    assert lines == LINES
+
+
 def test_no_bar_and_no_phase_where_all_is_shown(tmp_path):
     lines, terminal = [], io.StringIO()
     with View(lines.append, terminal, verbose=True).following(tmp_path, "[1/2] A"):
