@@ -22,8 +22,9 @@ from sefe_plugin.words import shown
 
 #: What an option may hold: where tasks of a sequence may differ in it (task) or not (sequence), where even a continued
 #: run may (computing: it says how something is computed, not what is learned; reporting: what the report compares the
-#: whole sequence with, and what is kept of it), and where no recipe sets it but the sequence does (filled_in).
-Scope = Literal["task", "sequence", "computing", "reporting", "filled_in"]
+#: whole sequence with, and what is kept of it), where another value makes another test set (testing), and where no
+#: recipe sets it but the sequence does (filled_in).
+Scope = Literal["task", "sequence", "computing", "reporting", "testing", "filled_in"]
 
 _INFO = "option"
 

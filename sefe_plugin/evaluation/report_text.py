@@ -184,8 +184,9 @@ def _matrix_table(tasks: Sequence[str], matrix: Matrix, before: Row | None = Non
 
 def _last_errors(report: Mapping) -> Row | None:
     """Return the standard errors of the last row of accuracies, where they are known."""
-    rows = [row for row in report.get("stderr_matrix", ()) if any(value is not None for value in row)]
-    return rows[-1] if rows and report["num_scored_tasks"] == len(rows) else None
+    count = report["num_scored_tasks"]
+    row = report["stderr_matrix"][count - 1] if count and "stderr_matrix" in report else ()
+    return row if any(value is not None for value in row) else None
 
 
 def provenance_in_words(report: Mapping) -> list[str]:

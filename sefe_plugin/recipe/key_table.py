@@ -14,6 +14,7 @@ _SCOPES: dict[Scope, str] = {
     "sequence": "whole sequence",
     "computing": "may differ per task, may change in a continued run",
     "reporting": "whole sequence, may change in a continued run",
+    "testing": "may differ per task; another value makes another test set",
     "filled_in": "filled in by the sequence",
 }
 

@@ -147,7 +147,7 @@ class DataOptions:
         "data. A retention set has the key of the whole recipe.",
         rule="a whole number of at least 1 (leave it out for all records)",
         holds=lambda value: value >= 1,
-        scope="computing",
+        scope="testing",
     )
     trial_samples: int = option(
         20_000,
@@ -184,7 +184,7 @@ _OWN_GROUPS = ("use_galore", "use_apollo", "loraplus_lr_ratio", "use_badam", "us
 _OTHER_LOSSES = {
     **dict.fromkeys(("packing", "neat_packing"), "a row then holds several samples"),
     **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), "each is a loss of its own"),
-    "enable_liger_kernel": "its models return no logits in a training",
+    **dict.fromkeys(("enable_liger_kernel", "use_unsloth"), "its models return no logits in a training"),
     "label_smoothing_factor": "the host smooths the mean over tokens only",
 }
 

@@ -368,7 +368,8 @@ def _done(recipe: Mapping[str, Any], count: int, host: HostKeys) -> dict[str, An
     kept = {
         key: value
         for key, value in recipe.items()
-        if key not in (*_computing(host), *host.batch) and not (key in known and value == known[key].option.default)
+        if key not in (*_computing(host), *host.batch, *TEST_KEYS)
+        and not (key in known and value == known[key].option.default)
     }
     batch = {}
     if any(key in recipe for key in host.batch):

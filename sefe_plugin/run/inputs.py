@@ -139,7 +139,7 @@ def _essence(record: Mapping[str, Any]) -> dict[str, Any]:
 def _shown(state: Mapping[str, Any], keys: Sequence[str]) -> str:
     if not state or "absent" in state:
         return "absent"
-    shown = {key: str(state[key]) for key in keys if key in state}
+    shown = {key: str(state.get(key, "not set")) for key in keys}
     return ", ".join(f"{key} {value[:12]}..." if "sha256" in key else f"{key} {value}" for key, value in shown.items())
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sefe_plugin.evaluation.metrics import mean_of
 from sefe_plugin.run.costs import COST_FILE, read_cost, read_costs
-from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.stages import BASE, unscored_sets
 
 
@@ -54,12 +54,14 @@ class Place(NamedTuple):
 def place_of(folder: Path) -> Place | None:
     """Return the place of a folder; None where it belongs to no run.
 
-    Raises:
-        RunFolderError: If the manifest of the run is damaged.
+    A `manifest.json` that is no sequence's may stand above any folder. A sequence has read its own before.
     """
     for own in (folder, folder.parent):
         run = RunFolder(own.parent)
-        manifest = run.read_manifest()
+        try:
+            manifest = run.read_manifest()
+        except RunFolderError:
+            continue
         if manifest is not None:
             tasks = [task["name"] for task in manifest["recipe"]["tasks"]]
             stages = {run.task_folder(index, name).name: index for index, name in enumerate(tasks)}

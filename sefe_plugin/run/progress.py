@@ -120,14 +120,27 @@ class ProgressFile:
 def newest_progress(folder: Path) -> list[Phase]:
     """Return the phases of the process that was at work last in a task's folder; none where none has said anything.
 
+    A task may end, and its files go, at any moment of this look.
+
     Args:
         folder: The task's; the trainings of a method's own phases have folders in it.
 
     Raises:
         RunFolderError: If the file is damaged.
     """
-    files = [file for file in (*folder.glob(f"*/{PROGRESS_FILE}"), folder / PROGRESS_FILE) if file.is_file()]
-    return _read(max(files, key=lambda file: file.stat().st_mtime_ns)) if files else []
+    times = {}
+    for file in (*folder.glob(f"*/{PROGRESS_FILE}"), folder / PROGRESS_FILE):
+        with suppress(FileNotFoundError):
+            times[file] = file.stat().st_mtime_ns
+    if not times:
+        return []
+    newest = max(times, key=times.get)
+    try:
+        return _read(newest)
+    except RunFolderError:
+        if newest.exists():
+            raise
+        return []
 
 
 def forget_progress(folder: Path) -> None:

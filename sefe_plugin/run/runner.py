@@ -94,8 +94,6 @@ def _run(
         mended = scores_to_mend(folder, recipe.to_dict())
         complete = folder.open_run(recipe.to_dict(), host_keys, say)
         keeps_last = recipe.arguments.get("keep_merged") == "last"
-        if keeps_last:
-            remove_spare(folder)
         _mend_scores(mended, folder, say)
         scored = [task.name for task in recipe.tasks if task.is_scored]
         record_single_task(folder, recipe.arguments.get("single_task_run"), scored)
@@ -104,6 +102,8 @@ def _run(
             arguments |= load_benchmark(recipe.benchmark).prepare(folder.data, arguments)
             _check_test_sets(recipe, arguments["dataset_dir"])
         known = _compare_inputs(recipe, arguments, folder, len(complete), say, accept_changed_data)
+        if keeps_last:
+            remove_spare(folder)
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
         with recorded_ending(folder):
@@ -128,7 +128,7 @@ def _run(
                     remove_spare(folder)
                 say(_task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds))
                 if len(complete) < len(names):
-                    _write_report(folder, recipe)
+                    _try_report(folder, recipe, say)
             return _write_report(folder, recipe)
 
 
@@ -141,6 +141,17 @@ def _write_report(folder: RunFolder, recipe: Recipe) -> dict:
         title += f" in the order {recipe.task_order}" if isinstance(recipe.task_order, str) else ""
     write_report(folder.path, report, title, run_details(folder))
     return report
+
+
+def _try_report(folder: RunFolder, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Write the report of an unfinished run; a report that fails is no reason to leave the other tasks untrained."""
+    try:
+        _write_report(folder, recipe)
+    except Exception as error:
+        say(
+            f"The report so far could not be written: {type(error).__name__}: {error}. The run goes on, and the next "
+            "report holds these scores too."
+        )
 
 
 def _mend_scores(mended: Scores, folder: RunFolder, say: Callable[[str], None]) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -33,11 +33,9 @@ class View:
         self._say, self._terminal, self.verbose = say, terminal, verbose
 
     def say(self, line: str) -> None:
-        """Show a line, above the bar where there is one."""
-        if self._terminal is None:
-            self._say(line)
-            return
-        with tqdm.external_write_mode(self._terminal):
+        """Show a line, above the bar where there is one; where nobody reads it any more, the run goes on unseen."""
+        above_the_bar = tqdm.external_write_mode(self._terminal) if self._terminal else nullcontext()
+        with suppress(OSError), above_the_bar:
             self._say(line)
 
     @contextmanager

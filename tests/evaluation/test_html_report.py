@@ -147,9 +147,17 @@ def test_runs_with_other_questions_are_not_paired():
     other.questions = [Question("another question", "gold")]
     (shown,) = page_content("t", [run_of(answers_of([RIGHT])), run_of(other, name="two")])["sets"]
     assert shown["runs"][1] == {}
-    assert shown["notes"] == [
-        "two did not answer the same questions, so its answers are not shown: the two runs have other test data."
-    ]
+    assert shown["notes"] == ["two did not answer the same questions, so its answers are not shown."]
+
+
+def test_answers_that_other_scorers_judge_are_not_paired():
+    other = answers_of([WRONG])
+    other.scorer = "class_name"
+    (shown,) = page_content("t", [run_of(answers_of([RIGHT])), run_of(other, name="two")])["sets"]
+    assert shown["runs"][1] == {}
+    (note,) = shown["notes"]
+    assert note.startswith("two is scored by 'class_name' here, and mine by 'short_answer'")
+    assert note.endswith("sefe score two --scorer A=short_answer")
 
 
 def test_runs_over_other_tasks_are_refused():

@@ -203,6 +203,13 @@ def test_metrics_leave_out_tasks_without_scores_and_keep_their_stages(tmp_path):
     assert "| a run |     - | 70.00 |     - | 90.00 |" in format_table({"a run": report})
 
 
+def test_errors_of_the_last_row_are_shown_when_the_first_task_has_no_scores():
+    accuracy, errors = [[None, None], [None, 70.0]], [[None, None], [None, 3.0]]
+    report = build_report(["A", "B"], accuracy, accuracy, stderr_matrix=errors, unscored=["A"])
+    (row,) = [line for line in format_report(report, "x").splitlines() if line.startswith("| ±")]
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["-", "3.00"]
+
+
 def test_pictures_have_dashes_where_nobody_scores():
     from sefe_plugin.evaluation.figures import draw_curves, draw_matrices
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,19 +150,25 @@ def test_the_host_trains_with_it_only_where_it_is_asked_for():
 
     class HostTrainer:
         def __init__(self, finetuning_args):
-            self.compute_loss_func = None
+            self.finetuning_args, self.compute_loss_func = finetuning_args, None
 
-    class Arguments:
-        asd_loss = "token"
+        def _get_num_items_in_batch(self, batches, device):
+            return sum((one["labels"] != -100).sum().item() for one in batches)
 
-    (make,) = patches.sample_loss(HostTrainer)
-    assert type(make(finetuning_args=Arguments())) is HostTrainer
-    Arguments.asd_loss = "sample"
-    assert make(finetuning_args=Arguments()).compute_loss_func is sample_loss
+    (ours,) = patches.sample_loss(HostTrainer)
+    assert issubclass(ours, HostTrainer)
+    assert ours.__name__ == "HostTrainer"
+    by_tokens, by_samples = (ours(SimpleNamespace(asd_loss=value)) for value in ("token", "sample"))
+    assert (by_tokens.compute_loss_func, by_samples.compute_loss_func) == (None, sample_loss)
+    batches = [{"labels": batch()[1]}]
+    assert by_tokens._get_num_items_in_batch(batches, "cpu") == 1 + 1 + 6 + 3
+    assert by_samples._get_num_items_in_batch(batches, "cpu") == 3
     assert workflow.CustomSeq2SeqTrainer is trainer.CustomSeq2SeqTrainer
 
 
-@pytest.mark.parametrize("key", ["packing", "use_dft_loss", "enable_liger_kernel", "label_smoothing_factor"])
+@pytest.mark.parametrize(
+    "key", ["packing", "use_dft_loss", "enable_liger_kernel", "use_unsloth", "label_smoothing_factor"]
+)
 def test_keys_under_which_a_row_has_no_such_loss_are_refused(key):
     (error,) = key_value_errors({"asd_loss": "sample", key: 0.1 if "smoothing" in key else True})
     assert error.startswith(f"`{key}` cannot be combined with `asd_loss: sample`")

@@ -1,6 +1,7 @@
 """Whole sequences through plain `llamafactory-cli train`: two tasks of mini-CoIN, few samples."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -317,3 +318,21 @@ def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train
         config = read(output / "adapter_config.json")
         assert config["peft_type"] == "LORA"
     assert adapters[0] == adapters[1]
+
+
+def test_a_sequence_ends_well_where_nobody_reads_what_it_says(recipe):
+    code = """
+import sys
+from sefe_plugin.hosts.llamafactory import sequence
+sequence.require_whole = sequence.require_trial = lambda *given: None
+sequence.run_sequence = lambda recipe, host, keys, say, accept, **shown: [say("done") for _ in range(3)]
+sequence.format_report = lambda report, title: f"{title}: {report}"
+sys.exit(not sequence.intercept(sys.argv[1:]))
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        run = subprocess.run([sys.executable, "-c", code, recipe], stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+    assert (run.returncode, run.stderr) == (0, "")

@@ -1,10 +1,15 @@
 """What trackers are told of a task: steps that go on from the tasks before, its costs and scores, then its end."""
 
+import gc
 import os
-from types import SimpleNamespace
+import sys
+import weakref
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from llamafactory.train.callbacks import ReporterCallback
 from short_training import short_arguments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import Trainer, TrainerCallback
@@ -62,6 +67,19 @@ def test_the_place_of_a_folder_in_its_run(task):
     assert place_of(run.parent / "2_B") is None
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"version": 3, "name": "a web application"}', "no JSON"])
+def test_a_manifest_of_something_else_above_a_folder_is_no_run(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    assert place_of(tmp_path / "1_A") is None
+    assert place_of(tmp_path / "1_A" / "calibrate") is None
+
+
+def test_a_folder_between_a_run_and_something_else_has_its_place(task):
+    (task.parent.parent / "manifest.json").write_text("[1]")
+    (task / "manifest.json").write_text("[1]")
+    assert place_of(task / "calibrate").name == "mine/2_B/calibrate"
+
+
 def test_what_a_task_was_worth_as_trackers_see_it(task):
     logs = score_logs(SCORES, place_of(task))
     assert logs == {
@@ -117,14 +135,17 @@ class Tiny(torch.nn.Module):
         return {"loss": (self.weight - x).square().mean()}
 
 
-def short_task(folder, report_to: str, begin: bool = False, **options) -> Trainer | None:
+def short_task(
+    folder, *report_to: str, begin: bool = False, callbacks=(), use_swanlab: bool = False, **options
+) -> Trainer | None:
     """Train three steps as the process of a task does, then log costs and scores; or begin after the training."""
     args = short_arguments(folder, steps=3)
-    args.report_to, args.logging_steps, args.save_strategy, args.save_steps = [report_to], 1, "steps", 3
+    args.report_to = list(report_to)
+    args.logging_steps, args.save_strategy, args.save_steps = 1, "steps", 3
     for name, value in options.items():
         setattr(args, name, value)
     write_json(folder / "scores.json", SCORES)
-    ours, trainer = Trackers(args, SimpleNamespace(use_swanlab=False), []), None
+    ours, trainer = Trackers(args, SimpleNamespace(use_swanlab=use_swanlab), list(callbacks)), None
     if begin:
         ours.begin(Tiny())
     else:
@@ -161,6 +182,116 @@ def test_a_process_that_only_scores_opens_the_trackers_at_the_end_of_the_trainin
     assert recorded == [("begin", "mine/2_B", ["recorder"]), (15, sorted([*TEST, "test_mfn"])), ("end",)]
 
 
+@pytest.mark.parametrize("tracker", ["wandb", "trackio", "swanlab"])
+def test_a_tracker_is_open_before_the_host_tells_it_of_its_arguments(task, recorded, monkeypatch, tracker):
+    monkeypatch.setenv("WANDB_PROJECT", "any")  # which the host's callback sets
+    names = [tracker, *(["swanlab.integration", "swanlab.integration.transformers"] if tracker == "swanlab" else ())]
+    modules = {name: ModuleType(name) for name in names}
+    for name, module in modules.items():
+        module.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
+    modules[tracker].config = SimpleNamespace(update=lambda told: recorded.append(("arguments", sorted(told))))
+    recorder = integration_utils.INTEGRATION_TO_CALLBACK["recorder"]
+    is_swanlab = tracker == "swanlab"
+    if is_swanlab:
+        modules["swanlab.integration.transformers"].SwanLabCallback = recorder
+    else:
+        monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, tracker, recorder)
+    reporter = ReporterCallback(*[SimpleNamespace(to_dict=dict, use_swanlab=is_swanlab)] * 4)
+    # as the host orders them: a SwanLab of its own, then the callback that tells
+    callbacks = [*([recorder()] if is_swanlab else ()), reporter]
+    short_task(task, *(() if is_swanlab else (tracker,)), callbacks=callbacks, use_swanlab=is_swanlab)
+    assert recorded[0][0] == "begin"
+    assert recorded[1] == ("arguments", ["data_args", "finetuning_args", "generating_args", "model_args"])
+    assert sum(event[0] in ("begin", "arguments") for event in recorded) == 2
+
+
+def test_the_optimizer_does_not_wait_for_the_end(task, recorded, monkeypatch):
+    ended = []
+    tracker = integration_utils.INTEGRATION_TO_CALLBACK["recorder"]
+    monkeypatch.setattr(tracker, "on_train_end", lambda *event, **kwargs: ended.append(kwargs))
+    args, model = short_arguments(task, steps=1), Tiny()
+    args.report_to = ["recorder"]
+    ours, optimizer = Trackers(args, SimpleNamespace(use_swanlab=False), []), torch.optim.SGD(model.parameters())
+    optimizer_left = weakref.ref(optimizer)
+    ours.on_train_end(None, None, None, model=model, processing_class="its tokenizer", optimizer=optimizer)
+    del optimizer
+    gc.collect()
+    assert optimizer_left() is None
+    ours.close()
+    assert ended == [{"model": model, "processing_class": "its tokenizer", "optimizer": None}]
+
+
+class Offline(TrainerCallback):
+    """A tracker that loses its network with the end of the training."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs and "train_loss" not in logs:
+            raise ConnectionError("no route to the server")
+
+    def on_train_end(self, *event, **kwargs):
+        raise ConnectionError("still none")
+
+
+@pytest.mark.parametrize("begin", [False, True])
+def test_a_tracker_that_fails_after_the_training_is_a_warning(task, recorded, monkeypatch, caplog, begin):
+    tracker = Offline()
+    if begin:
+        tracker.on_train_begin = tracker.on_train_end
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "offline", lambda: tracker)
+    short_task(task, "offline", "recorder", begin=begin)  # the second is told all the same
+    assert recorded[-2:] == [(12 if begin else 15, sorted([*TEST, "test_mfn"])), ("end",)]
+    first = "still none" if begin else "no route to the server"
+    said = [record.getMessage() for record in caplog.records if record.name == Trackers.__module__]
+    assert said == [
+        f"Offline has failed (ConnectionError: {error}); the task goes on without it."
+        for error in (first, "no route to the server", "still none")
+    ]
+
+
+@pytest.fixture
+def run_trained_task(task, recorded, monkeypatch):
+    """Runs a task that is trained already, and whose scoring may fail."""
+    from sefe_plugin.hosts.llamafactory import scoring
+    from sefe_plugin.hosts.llamafactory import task as module
+
+    monkeypatch.setattr(module, "load_tokenizer", lambda model_args: {"tokenizer": None})
+    monkeypatch.setattr(module, "load_model", lambda *arguments: Tiny())
+    monkeypatch.setattr(module, "_save_merged", lambda *arguments: recorded.append(("merged",)))
+
+    def run(error: Exception | None = None) -> None:
+        def score(*arguments):
+            if error:
+                raise error
+            write_json(task / "scores.json", SCORES)
+
+        monkeypatch.setattr(scoring, "score_test_sets", score)
+        training_args = short_arguments(task, steps=1)
+        training_args.report_to = ["recorder"]
+        model_args = SimpleNamespace(adapter_name_or_path=["adapter"])
+        finetuning_args = SimpleNamespace(
+            use_swanlab=False,
+            test_sets=[{"name": "A"}],
+            scoring_backend="generate",
+            finetuning_type="lora",
+            merge_adapter=True,
+        )
+        module.run_task(None, (model_args, None, training_args, finetuning_args, None), None)
+
+    return run
+
+
+def test_scores_are_logged_when_the_task_is_whole(run_trained_task, recorded):
+    run_trained_task()
+    assert [event[0] for event in recorded] == ["begin", "merged", 12, "end"]
+
+
+def test_a_task_whose_scoring_fails_is_not_ended_as_if_all_were_well(run_trained_task, recorded):
+    with pytest.raises(MemoryError):
+        run_trained_task(MemoryError())
+    assert [event[0] for event in recorded] == ["begin"]
+
+
 def test_runs_are_named_and_gathered_unless_the_user_has(task, recorded, monkeypatch):
     short_task(task, "recorder")
     assert os.environ["WANDB_RUN_GROUP"] == os.environ["MLFLOW_EXPERIMENT_NAME"] == "mine"
@@ -177,7 +308,8 @@ def test_runs_are_named_and_gathered_unless_the_user_has(task, recorded, monkeyp
     assert "MLFLOW_EXPERIMENT_NAME" not in os.environ
 
 
-def test_a_run_without_trackers_gets_none(task):
+def test_a_run_without_trackers_gets_none(task, monkeypatch):
+    monkeypatch.setattr("sefe_plugin.hosts.llamafactory.trackers.place_of", None)  # is not asked
     args = short_arguments(task, steps=1)
     ours = Trackers(args, SimpleNamespace(use_swanlab=False), ["another"])
     assert ours.callbacks == ["another"]

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,25 @@ def test_a_damaged_file_is_named(tmp_path, content):
     assert [phase.name for phase in newest_progress(tmp_path)] == [SCORING]
 
 
+@pytest.mark.parametrize("place", [".", "calibrate"])
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_task_may_end_while_its_progress_is_read(tmp_path, monkeypatch, place, looks):
+    (tmp_path / place).mkdir(exist_ok=True)
+    ProgressFile(tmp_path / place).start(PREPARING)
+    whole, stat, left = newest_progress(tmp_path), Path.stat, [looks]
+
+    def stat_and_end(file, **options):
+        found = stat(file, **options)
+        if file.name == PROGRESS_FILE:
+            left[0] -= 1
+            if left[0] == 0:
+                file.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat_and_end)
+    assert newest_progress(tmp_path) == ([] if left[0] <= 0 else whole)
+
+
 def work(folder, fails=False, pause=0.0):
     """What the process of a task says."""
     task = ProgressFile(folder)
@@ -128,6 +148,20 @@ def test_a_terminal_has_one_bar_that_goes(tmp_path, monkeypatch):
     assert shown.endswith("\r")
     assert not shown.rstrip("\r").rpartition("\r")[2].strip()  # nothing of it is left
     assert len(lines) == 4
+
+
+@pytest.mark.parametrize("terminal", [None, io.StringIO()])
+def test_a_run_goes_on_where_nobody_reads_its_lines(tmp_path, terminal):
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if len(lines) > 1:
+            raise BrokenPipeError
+
+    with View(say, terminal).following(tmp_path, "[1/2] A", (0.5, "Z")):
+        work(tmp_path)
+    assert lines == LINES
 
 
 def test_no_bar_and_no_phase_where_all_is_shown(tmp_path):

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
+import sefe_plugin.run.runner as runner
 from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.evaluation.report import load_report
 from sefe_plugin.evaluation.results import write_predictions
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
@@ -105,6 +107,21 @@ def test_tasks_run_in_order_and_end_in_a_report(run, tmp_path):
     assert (folder / "report.md").is_file()
     assert "the answers of 1_A cannot be shown" in (folder / "report.html").read_text()  # this host leaves none
     assert list(folder.glob("*.png"))
+
+
+def test_a_report_that_fails_on_the_way_does_not_end_the_run(run, tmp_path, monkeypatch):
+    write = runner.write_report
+
+    def write_once_all_is_there(folder, report, *rest):
+        if report["num_scored_tasks"] < 3:
+            raise ValueError("no such colour")
+        write(folder, report, *rest)
+
+    monkeypatch.setattr(runner, "write_report", write_once_all_is_there)
+    lines = run()
+    failed = [line for line in lines if line.startswith("The report so far could not be written: ValueError: no such")]
+    assert len(failed) == 2
+    assert load_report(tmp_path / "run")["num_scored_tasks"] == 3
 
 
 def test_the_order_of_a_benchmarks_tasks_is_in_the_report(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+import sefe_plugin.run.runner as runner
 import sefe_plugin.run.spare as spare
 from sefe_plugin.cli import main
 from sefe_plugin.files import read_json
@@ -124,6 +125,19 @@ def test_the_key_may_change_in_a_continued_run(run):
     assert run.merged() == "C"
     run(keep_merged="all")
     assert run.merged() == "C"
+
+
+def test_a_start_that_is_refused_removes_nothing(run, monkeypatch):
+    run(TASKS[:2])
+
+    def refuse(*arguments):
+        raise RunFolderError("the data has changed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_compare_inputs", refuse)
+        with pytest.raises(RunFolderError, match="the data has changed"):
+            run(keep_merged="last")
+    assert run.merged() == "AB"
 
 
 def test_a_further_task_starts_from_the_model_that_stayed(run):

@@ -1,1 +1,1 @@
-"""A real small language model, and text tasks in which it can lose an answer style."""
+"""A real small language model that no hub is needed for."""

@@ -61,10 +61,7 @@ def page_content(title: str, runs: Sequence[PageRun]) -> dict[str, Any]:
             )
     pictures = Pictures()
     given = shares([len(one.questions) for one in first.details.sets], MOST_ROWS)
-    sets = [
-        _set([one, *(_paired(run, one) for run in runs[1:])], [run.name for run in runs], most, pictures)
-        for one, most in zip(first.details.sets, given, strict=True)
-    ]
+    sets = [_set(_paired(runs, one), most, pictures) for one, most in zip(first.details.sets, given, strict=True)]
     return {
         "title": title,
         "tasks": first.report["tasks"],
@@ -127,25 +124,42 @@ _FURTHER_MEANINGS = {
 }
 
 
-def _paired(run: PageRun, one: SetAnswers) -> SetAnswers | None:
-    """Return a run's answers to the same questions; None where it has none."""
-    found = (other for other in run.details.sets if other.name == one.name and other.retention == one.retention)
-    other = next(found, None)
-    return other if other is not None and list(other.questions) == list(one.questions) else None
+class _Paired(NamedTuple):
+    """What the runs have answered to one test set, None where it cannot be put beside the first run's; and why not."""
+
+    answers: list[SetAnswers | None]
+    notes: list[str]
 
 
-def _set(runs: Sequence[SetAnswers | None], names: Sequence[str], most: int, pictures: Pictures) -> dict[str, Any]:
+def _paired(runs: Sequence[PageRun], first: SetAnswers) -> _Paired:
+    """Put the answers of all runs to a test set of the first beside each other."""
+    paired = _Paired([first], [])
+    for run in runs[1:]:
+        found = (one for one in run.details.sets if (one.name, one.retention) == (first.name, first.retention))
+        other = next(found, None)
+        why = None
+        if other is None or list(other.questions) != list(first.questions):
+            why = f"{run.name} did not answer the same questions, so its answers are not shown."
+        elif other.scorer != first.scorer:
+            why = (
+                f"{run.name} is scored by {other.scorer!r} here, and {runs[0].name} by {first.scorer!r}, so its "
+                "answers are not shown. Score it as the other: "
+                f"sefe score {run.name} --scorer {first.name}={first.scorer}"
+            )
+        paired.answers.append(other if why is None else None)
+        if why is not None:
+            paired.notes.append(why)
+    return paired
+
+
+def _set(paired: _Paired, most: int, pictures: Pictures) -> dict[str, Any]:
+    runs = paired.answers
     first = runs[0]
     size = len(first.questions)
     stages = sorted(first.stages)
     marks = [_marks(run, first, stages) for run in runs]
     numbers = choose(_groups(marks, stages), size, most)
-    notes = [note for run in runs if run for note in run.notes]
-    notes += [
-        f"{name} did not answer the same questions, so its answers are not shown: the two runs have other test data."
-        for name, run in zip(names, runs, strict=True)
-        if run is None
-    ]
+    notes = [*(note for run in runs if run for note in run.notes), *paired.notes]
     return {
         "name": first.name,
         "scorer": first.scorer,

@@ -48,7 +48,7 @@ class SetAnswers:
         scorer: The name of its scorer.
         retention: Whether it belongs to no task.
         learned: The stage that the others are compared with: after its task, or for a retention set before the first
-            task. None where that is not there yet.
+            task. Its answers may not be there yet.
         media_dir: The folder that the images' paths start from.
         questions: Its questions; none where no answers are there.
         stages: Stage -> answers. A stage is a task by its number from 0, after which it is; -1 is before the first.
@@ -58,7 +58,7 @@ class SetAnswers:
     name: str
     scorer: str
     retention: bool
-    learned: int | None
+    learned: int
     media_dir: Path = Path()
     questions: Sequence[Question] = ()
     stages: dict[int, StageAnswers] = field(default_factory=dict)

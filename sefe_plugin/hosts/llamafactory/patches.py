@@ -298,16 +298,8 @@ def projector(host_function: Callable) -> tuple[Callable]:
     return (create_custom_optimizer,)
 
 
-def sample_loss(host_class: type) -> tuple[Callable]:
-    """Make the host's Trainer with a loss that weighs samples, with `asd_loss: sample`."""
+def sample_loss(host_class: type) -> tuple[type]:
+    """Give the host's Trainer a loss that weighs samples, with `asd_loss: sample`."""
+    from sefe_plugin.hosts.llamafactory.sample_loss import sample_weighted
 
-    @wraps(host_class, updated=())
-    def make_trainer(*args, finetuning_args, **kwargs):
-        cls = host_class
-        if finetuning_args.asd_loss == "sample":
-            from sefe_plugin.hosts.llamafactory.sample_loss import sample_weighted
-
-            cls = sample_weighted(host_class)
-        return cls(*args, finetuning_args=finetuning_args, **kwargs)
-
-    return (make_trainer,)
+    return (sample_weighted(host_class, lambda trainer: trainer.finetuning_args.asd_loss == "sample"),)

@@ -4,6 +4,9 @@ Example, a batch of two samples: an answer of 2 tokens with losses 1 and 3, and 
 0, 0, 0 and 1. The mean over tokens is 5 / 6; the mean over samples is (2 + 0.25) / 2.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,21 +33,31 @@ def sample_loss(outputs, labels: Tensor, num_items_in_batch: Tensor | int | None
     return (losses.sum(dim=1) / lengths.clamp(min=1)).sum() / samples
 
 
-def sample_weighted(host_class: type) -> type:
-    """Return the host's Trainer with `sample_loss`.
+def sample_weighted(host_class: type, is_asked: Callable[[Any], bool] = lambda trainer: True) -> type:
+    """Return the host's Trainer, with `sample_loss` where it is asked for.
 
     The Trainer counts the samples of a step as it counts tokens otherwise: over micro-batches and processes.
+
+    Args:
+        host_class: The Trainer.
+        is_asked: Whether a trainer that was just made shall weigh samples.
     """
 
     class SampleWeightedTrainer(host_class):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.compute_loss_func = sample_loss
+            if is_asked(self):
+                self.compute_loss_func = sample_loss
 
         def _get_num_items_in_batch(self, batch_samples: list, device: torch.device):
-            answered = [{"labels": _answered(batch["labels"])} for batch in batch_samples if "labels" in batch]
-            return super()._get_num_items_in_batch(answered, device)
+            if self.compute_loss_func is sample_loss:
+                batch_samples = [
+                    {"labels": _answered(batch["labels"])} for batch in batch_samples if "labels" in batch
+                ]
+            return super()._get_num_items_in_batch(batch_samples, device)
 
+    SampleWeightedTrainer.__name__ = SampleWeightedTrainer.__qualname__ = host_class.__name__
+    SampleWeightedTrainer.__module__ = host_class.__module__
     return SampleWeightedTrainer
 
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 from sefe_plugin.carry.quantized import quantization_of
@@ -90,7 +89,7 @@ def intercept(arguments: list[str]) -> bool:
         said = error.with_places(places) if isinstance(error, RecipeError) else error
         print(said, file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    print(format_report(report, f"{source}: report in {recipe.output_dir}"), flush=True)
+    _say(format_report(report, f"{source}: report in {recipe.output_dir}"))
     return True
 
 
@@ -104,21 +103,29 @@ def output_dir_errors(folder: Path) -> list[str]:
 
 def _run(recipe: Recipe, source: str, accept: bool, verbose: bool) -> dict | None:
     """Run a sequence, on the first of several nodes for all of them; return its report there."""
-    say = partial(print, flush=True)
     shown = {"terminal": sys.stderr if sys.stdout.isatty() and sys.stderr.isatty() else None, "verbose": verbose}
     if errors := environment_errors():
         raise RecipeError(source, errors)
     if num_nodes() == 1:
         require_whole(recipe)
-        require_trial(recipe, say)
+        require_trial(recipe, _say)
         host = LlamaFactory()
-        return run_sequence(recipe, host, host.keys(), say, accept, **shown)
+        return run_sequence(recipe, host, host.keys(), _say, accept, **shown)
     os.environ["FORCE_TORCHRUN"] = "1"  # the host joins nodes by torchrun only
     if int(os.environ["NODE_RANK"]) > 0:
         follow(recipe)
         return None
     with lead(recipe) as announce:
         require_whole(recipe)
-        require_trial(recipe, say)
+        require_trial(recipe, _say)
         host = LlamaFactory(announce)
-        return run_sequence(recipe, host, host.keys(), say, accept, **shown)
+        return run_sequence(recipe, host, host.keys(), _say, accept, **shown)
+
+
+def _say(text: str) -> None:
+    """Print at once; where nobody reads it any more, as behind `| head`, all further output goes nowhere."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -127,10 +127,8 @@ def _run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) 
     trackers = Trackers(training_args, finetuning_args, callbacks)
     progress = ProgressFile(Path(training_args.output_dir) if training_args.process_index == 0 else None)
     progress.go_on()
-    try:
-        _do_steps(host_run_sft, arguments, trackers, progress)
-    finally:
-        trackers.close()
+    _do_steps(host_run_sft, arguments, trackers, progress)
+    trackers.close()  # not after an error: a tracker that sees its process fail can say so
 
 
 def _do_steps(host_run_sft: Callable, arguments: tuple, trackers: Trackers, progress: ProgressFile) -> None:
@@ -146,18 +144,20 @@ def _do_steps(host_run_sft: Callable, arguments: tuple, trackers: Trackers, prog
         as_trained = finetuning_args.finetuning_type == "lora" and model_args.adapter_name_or_path is not None
         model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args, as_trained)
         trackers.begin(model)
-    if finetuning_args.test_sets and finetuning_args.scoring_backend == "generate":
+    is_scored = finetuning_args.test_sets and finetuning_args.scoring_backend == "generate"
+    if is_scored:
         from sefe_plugin.hosts.llamafactory.scoring import score_test_sets
 
         score_test_sets(model, finetuning_args.test_sets, output_dir, arguments, progress)
         if is_first:
             record_step(output_dir, SCORED)
-            trackers.log_scores()
     if finetuning_args.merge_adapter and is_first:
         progress.begin(CARRYING)
         _save_merged(model, model_args, output_dir / "merged")
         record_step(output_dir, CARRIED)
     progress.end()
+    if is_scored and is_first:
+        trackers.log_scores()
 
 
 @contextmanager

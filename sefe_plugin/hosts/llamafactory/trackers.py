@@ -6,6 +6,7 @@ to its own, and the scores still find every tracker open. The Trainer's own stat
 is not touched.
 """
 
+import logging
 import os
 from copy import copy
 from pathlib import Path
@@ -20,10 +21,14 @@ from sefe_plugin.run.costs import Cost, read_cost
 from sefe_plugin.run.place import Place, place_of
 
 
+logger = logging.getLogger(__name__)
+
 #: Environment variables by which a user names the runs of a tracker.
 _NAMES = ("WANDB_NAME", "MLFLOW_RUN_NAME")
 #: Environment variables by which trackers gather runs, and those beside them with which a user has chosen already.
 _GROUPS = {"WANDB_RUN_GROUP": (), "MLFLOW_EXPERIMENT_NAME": ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")}
+#: What trackers read of the end of a training; the optimizer and the data need not stay until then.
+_READ_AT_THE_END = ("model", "processing_class")
 
 
 class Trackers:
@@ -35,21 +40,23 @@ class Trackers:
         callbacks: The host's callbacks.
 
     Attributes:
-        callbacks: Those callbacks for the Trainer, the trackers as one of them.
+        callbacks: Those callbacks for the Trainer, the trackers as the first of them: as in an ordinary run, they are
+            open before the host tells them of its arguments.
     """
 
     def __init__(self, training_args: TrainingArguments, finetuning_args: Any, callbacks: list | None):
         self._args, self._end = training_args, None
         self._report_to = training_args.report_to
-        self._place = place_of(Path(training_args.output_dir).absolute())
-        if self._place is not None and (self._report_to or finetuning_args.use_swanlab):
+        is_on = self._report_to or finetuning_args.use_swanlab
+        self._place = place_of(Path(training_args.output_dir).absolute()) if is_on else None
+        if self._place is not None:
             _name(training_args, self._place)
         self._steps_before = self._place.steps_before() if self._place else 0
         own = [callback for callback in callbacks or () if finetuning_args.use_swanlab and _is_swanlab(callback)]
         self._trackers = [*own, *(tracker() for tracker in get_reporting_integration_callbacks(self._report_to))]
         self.callbacks = [callback for callback in callbacks or () if callback not in own]
         if self._trackers:
-            self.callbacks.append(self)
+            self.callbacks.insert(0, self)
 
     def __getattr__(self, name: str) -> Any:
         """Pass an event of the Trainer on to every tracker."""
@@ -76,14 +83,11 @@ class Trackers:
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Pass logs on, at the step in the whole sequence."""
-        later = copy(state)
-        later.global_step += self._steps_before
-        later.max_steps += self._steps_before
-        self.__getattr__("on_log")(args, later, control, **kwargs)
+        self.__getattr__("on_log")(args, self._in_sequence(state), control, **kwargs)
 
     def on_train_end(self, *event: Any, **kwargs: Any) -> None:
-        """Keep the end of the training back, until `close`."""
-        self._end = event, kwargs
+        """Keep the end of the training back, until `close`; of what it holds, no more than trackers read then."""
+        self._end = event, {key: value if key in _READ_AT_THE_END else None for key, value in kwargs.items()}
 
     def begin(self, model: Any) -> None:
         """Open the trackers in a process that only scores, at the step at which the training ended.
@@ -96,14 +100,14 @@ class Trackers:
         is_first = self._args.process_index == 0
         state = TrainerState(global_step=step, max_steps=step, is_world_process_zero=is_first)
         event = (self._args, state, TrainerControl())
-        self.__getattr__("on_train_begin")(*event, model=model)
+        self._pass_on_if_possible("on_train_begin", *event, model=model)
         self.on_train_end(*event, model=model)
 
     def log(self, values: dict[str, float]) -> None:
         """Log values at the step at which the training has ended."""
-        if self._trackers and self._end:
-            event, kwargs = self._end
-            self.on_log(*event, **kwargs, logs=values)
+        if self._end:
+            (args, state, control), kwargs = self._end
+            self._pass_on_if_possible("on_log", args, self._in_sequence(state), control, **kwargs, logs=values)
 
     def log_scores(self) -> None:
         """Log what the answers are worth that lie in the task's folder; called in the first process."""
@@ -115,7 +119,27 @@ class Trackers:
         if self._end:
             event, kwargs = self._end
             self._end = None
-            self.__getattr__("on_train_end")(*event, **kwargs)
+            self._pass_on_if_possible("on_train_end", *event, **kwargs)
+
+    def _in_sequence(self, state: TrainerState) -> TrainerState:
+        """Return the state with its steps counted in the whole sequence."""
+        later = copy(state)
+        later.global_step += self._steps_before
+        later.max_steps += self._steps_before
+        return later
+
+    def _pass_on_if_possible(self, name: str, *arguments: Any, **kwargs: Any) -> None:
+        """Pass on an event after the training: no tracker that fails ends a task whose results are whole."""
+        for tracker in self._trackers:
+            try:
+                getattr(tracker, name)(*arguments, **kwargs)
+            except Exception as error:  # of any kind: of a network, of a server, of a package
+                logger.warning(
+                    "%s has failed (%s: %s); the task goes on without it.",
+                    type(tracker).__name__,
+                    type(error).__name__,
+                    error,
+                )
 
 
 def score_logs(scores: dict[str, dict[str, float]], place: Place | None) -> dict[str, float]:
