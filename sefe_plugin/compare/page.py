@@ -164,7 +164,8 @@ def format_page(comparison: Mapping, pictures: bool = False) -> str:
         "## Results",
         *(
             [f"Nobody scores {', '.join(comparison['unscored'])}: the results are over the other tasks."]
-            * ("unscored" in comparison)
+            if "unscored" in comparison
+            else []
         ),
         "Percent. Format is the share of answers in their task's format at the end, mean format the same after each "
         "task, averaged. Superficial and essential are the two parts, lost format and lost content, of what the mean "

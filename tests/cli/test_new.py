@@ -5,6 +5,7 @@ import json
 
 import pytest
 import yaml
+from llamafactory.data.template import TEMPLATES
 from PIL import Image
 
 import sefe_plugin.cli.new as new_cli
@@ -189,7 +190,9 @@ def typed(monkeypatch):
     return answer
 
 
-def test_a_wrong_answer_is_asked_again_with_the_reason(here, typed, capsys):
+def test_a_wrong_answer_is_asked_again_with_the_reason(here, typed, capsys, monkeypatch):
+    # a training in the same process may have set the host's own system text to that of its recipe
+    monkeypatch.setattr(TEMPLATES["llava"], "default_system", "A chat.")
     asked = typed(str(BASE / "gone"), str(BASE), "lava", "", "nowhere", "", "general", "truth", "?", "", "", "", "")
     assert new("mine.yaml") == 0
     names = [prompt.partition(" [")[0].removesuffix(":") for prompt in asked]
