@@ -70,12 +70,12 @@ def test_the_test_sets_of_minicoin_pass(tmp_path):
         (turns([{"type": "text", "text": "What?"}], "red"), MESSAGES, "each turn must be a text; got [{'type'"),
         ({"text": None, "answer": "red"}, None, "no question may be empty"),
         ({"text": "  ", "answer": "red"}, None, "no question may be empty"),
-        ({"conversations": ["What?", "red"], "answer": "red"}, MESSAGES, "the host cannot read it (TypeError"),
-        ({"conversations": None, "answer": "red"}, MESSAGES, "the host cannot read it (TypeError"),
+        ({"conversations": ["What?", "red"], "answer": "red"}, MESSAGES, "LLaMA-Factory cannot read it (TypeError"),
+        ({"conversations": None, "answer": "red"}, MESSAGES, "LLaMA-Factory cannot read it (TypeError"),
         ({"text": "What?", "answer": " "}, None, "its gold answer must be a text that is not empty"),
         ({"text": "What?", "answer": 3}, None, "needs a text as 'answer', got 3"),
         ({"text": "Is <image> left of <image>?", "answer": "red", "image": "good.png"}, None, "number of images"),
-        ({"text": "What?", "answer": "red", "image": "gone.png"}, None, "gone.png cannot be read (FileNotFound"),
+        ({"text": "What?", "answer": "red", "image": "gone.png"}, None, "gone.png' does not exist in "),
         ({"text": "What?", "answer": "red", "image": "half.jpg"}, None, "half.jpg cannot be read (OSError: image"),
         ({"text": "What?", "answer": "red", "image": "bomb.png"}, None, "bomb.png cannot be read (DecompressionBomb"),
         ({"text": "What? " * 600, "answer": "red"}, None, "`max_new_tokens: 16` that is more than the 512 of"),
@@ -95,6 +95,11 @@ def test_a_record_that_no_answer_could_be_right_for_is_named(tried, tmp_path, re
     (error,) = tried([good, record, good], declaration)
     assert error.startswith("`test_dataset`: 1 of 3 records of 'x' cannot be used: record 2: ")
     assert expected in error
+
+
+def test_a_missing_picture_has_the_remedy_of_a_training_record(tried, tmp_path):
+    (error,) = tried([{"text": "What?", "answer": "red", "image": "gone.png"}])
+    assert f"does not exist in {tmp_path}. Set `media_dir` to the folder that its paths start from" in error
 
 
 def write_pictures(folder):

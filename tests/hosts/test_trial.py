@@ -59,6 +59,7 @@ def sequence(tmp_path):
         Image.new("RGB", (40, 30), "red").save(folder / "p.png")
         (folder / "a.json").write_text(json.dumps(SOUND))
         (folder / "test.json").write_text(json.dumps([{"text": "What?", "answer": gold}]))
+        (folder / "old.json").write_text(json.dumps([{"text": "Which?", "answer": gold}]))
         (folder / "b.json").write_bytes(
             raw if raw is not None else json.dumps(SOUND if records is None else records).encode()
         )
@@ -66,6 +67,7 @@ def sequence(tmp_path):
             "a": {"file_name": "a.json", **TALKS},
             "b": {"file_name": "b.json", **(TALKS if entry is None else entry)},
             "test": {"file_name": "test.json", "columns": {"prompt": "text", "response": "answer"}},
+            "old": {"file_name": "old.json", "columns": {"prompt": "text", "response": "answer"}},
         }
         (folder / "dataset_info.json").write_text(json.dumps(info))
         common = {"test_dataset": "test", "scorer": "short_answer"}
@@ -275,6 +277,7 @@ KEYS = {
     "half precision on a CPU": ({}, {"fp16": True}, "`fp16` needs a GPU"),
     "a tracker": ({}, {"report_to": "wandbb"}, "`report_to` cannot be"),
     "a template": ({}, {"template": "qwen33"}, "`template` must be a template of LLaMA-Factory; got 'qwen33'. Did you mean `qwen3`?"),
+    "the template of another processor": ({}, {"template": "qwen2_vl"}, "`template: qwen2_vl` does not fit the image processor of this model (AttributeError"),
     "a target": ({}, {"lora_target": "q_prj"}, "`lora_target` names 'q_prj', which is no module of the model. Did you mean `q_proj`?"),
     "one target of several": ({}, {"lora_target": "q_prj,v_proj"}, "`lora_target` names 'q_prj'"),
     "a frozen target": ({}, {"lora_target": "q_proj,out_proj"}, "`lora_target` names 'out_proj', which LLaMA-Factory leaves as it is"),
@@ -293,6 +296,28 @@ def test_keys_that_the_host_or_the_model_cannot_have(sequence, errors_of, case):
     errors = errors_of(sequence(task=task, **keys))
     assert any(message in error for error in errors), errors
     assert not any("\n" in error for error in errors)
+
+
+def test_a_template_that_does_not_fit_is_all_that_is_said(sequence, errors_of):
+    retention = [{"name": "old", "dataset": "old", "scorer": "short_answer"}]
+    errors = errors_of(sequence([seen()], PICTURES, template="qwen2_vl", retention_sets=retention))
+    assert [error.split(": `template")[0] for error in errors] == ["task 1 (A)", "task 2 (B)"]
+    assert all("Choose the template of the model; `sefe new` finds it." in error for error in errors)
+
+
+def test_a_template_that_fails_at_pictures_alone_is_named(sequence, errors_of, monkeypatch):
+    from llamafactory.data.mm_plugin import LlavaPlugin
+
+    host_code = LlavaPlugin.process_messages
+
+    def strange(self, messages, images, *rest):
+        if images:
+            raise KeyError("grid")
+        return host_code(self, messages, images, *rest)
+
+    monkeypatch.setattr(LlavaPlugin, "process_messages", strange)
+    (error,) = [error for error in errors_of(sequence([seen()], PICTURES)) if "`dataset`" in error]
+    assert "`template: llava` does not fit the image processor of this model (KeyError: 'grid')" in error
 
 
 def test_tasks_may_adapt_other_matrices_where_nothing_needs_the_same(sequence, try_here):

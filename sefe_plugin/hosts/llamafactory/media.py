@@ -28,9 +28,8 @@ def media_fault(row: dict[str, Any], folder: Path, outside: bool) -> str | None:
     """
     for name in media_files(row):
         path = Path(name)
-        if not _is_file(path):
-            remedy = "Set `media_dir` to the folder that its paths start from"
-            return f"the file {name!r} does not exist in {folder}. {remedy}"
+        if fault := missing_fault(name, folder):
+            return fault
         if not outside and not (resolved := path.resolve()).is_relative_to(folder):
             place = "" if str(resolved) == name else f", which is {resolved}"
             return (
@@ -41,6 +40,18 @@ def media_fault(row: dict[str, Any], folder: Path, outside: bool) -> str | None:
         if fault := picture_fault(picture):
             return fault
     return None
+
+
+def missing_fault(name: str, folder: str | Path) -> str | None:
+    """Tell that a file of a record is not there; None where it is.
+
+    Args:
+        name: The file, as the host aligned it.
+        folder: The media folder.
+    """
+    if _is_file(Path(name)):
+        return None
+    return f"the file {name!r} does not exist in {folder}. Set `media_dir` to the folder that its paths start from"
 
 
 def picture_fault(picture: Any) -> str | None:

@@ -19,6 +19,7 @@ from sefe_plugin.data.text_faults import encoding_fault, record_fault
 from sefe_plugin.hosts.llamafactory.dataset import rewrite
 from sefe_plugin.hosts.llamafactory.many_records import sampling_note, spread, tried
 from sefe_plugin.hosts.llamafactory.media import media_fault, media_files
+from sefe_plugin.hosts.llamafactory.template_trial import template_fault
 from sefe_plugin.words import near
 
 
@@ -169,7 +170,7 @@ class _Trial:
         self._attributes, self._data_args = attributes, data_args
         self._tokenizer, self._processor = loaded["tokenizer"], loaded["processor"]
         self._folder = Path(data_args.media_dir).resolve()
-        template = copy.copy(template)  # the host keeps one for all its users
+        self._template = template = copy.copy(template)  # the host keeps one for all its users
         template.mm_plugin = self._plugin = copy.copy(template.mm_plugin)
         self._plugin._get_mm_inputs = _LastResult(self._plugin._get_mm_inputs)
         self._convert = get_dataset_converter(attributes.formatting, attributes, data_args)
@@ -188,7 +189,7 @@ class _Trial:
             media = media_files(row)
             self._plugin._validate_input(self._processor, *(row[column] or [] for column in _MEDIA))
             if fault := media_fault(row, self._folder, self._data_args.media_outside):
-                return Verdict("the host cannot use a file that it names", fault)
+                return Verdict("LLaMA-Factory cannot use a file that it names", fault)
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 encoded = self._encoder.preprocess_dataset({key: [value] for key, value in row.items()})
@@ -278,6 +279,9 @@ class _Trial:
                     "LLaMA-Factory cannot make use of a picture",
                     f"{_excerpt(picture)}: {_quote(reason)}. Mend the file, or take the record out",
                 )
+        name = self._data_args.template
+        if row["_images"] and (fault := template_fault(name, self._template, self._processor, with_picture=True)):
+            return Verdict("LLaMA-Factory cannot make use of its pictures", fault)
         return Verdict("LLaMA-Factory refuses it", f"{_quote(error)}")
 
     def _mangled(self, row: dict[str, Any], encoded: Mapping[str, Any]) -> Verdict | None:

@@ -16,6 +16,7 @@ from sefe_plugin.data.test_sets import listed_faults, read_test_set
 from sefe_plugin.evaluation.results import write_predictions, write_scores
 from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, Scorer
 from sefe_plugin.hosts.llamafactory.many_records import sampling_note, spread, tried
+from sefe_plugin.hosts.llamafactory.media import missing_fault
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
 
@@ -60,7 +61,8 @@ def test_set_trial_errors(
             f"`template: {data_args.template}` teaches no model where an answer ends, so every answer would run on to "
             "`max_new_tokens` and be wrong. Choose the template of the model."
         ]
-    trial = _Trial(reader, most_tokens(model_args, finetuning_args), generating_args.max_new_tokens)
+    longest, folder = most_tokens(model_args, finetuning_args), Path(data_args.media_dir).resolve()
+    trial = _Trial(reader, longest, generating_args.max_new_tokens, folder)
     errors = []
     for test_set in test_sets:
         if error := trial.error(test_set, data_args, show, note):
@@ -94,9 +96,9 @@ class _Tried(NamedTuple):
 
 
 class _Trial:
-    def __init__(self, reader: QuestionReader, most_tokens: int | None, max_new_tokens: int):
+    def __init__(self, reader: QuestionReader, most_tokens: int | None, max_new_tokens: int, media_folder: Path):
         self._reader, self._most_tokens, self._max_new_tokens = reader, most_tokens, max_new_tokens
-        self._collate = reader.collate()
+        self._collate, self._media_folder = reader.collate(), media_folder
 
     def error(self, test_set: Mapping[str, str], data_args, show: Callable, note: Callable) -> str | None:
         """Say what is wrong with a test set."""
@@ -179,7 +181,7 @@ class _Trial:
         except ValueError as error:
             raise ValueError(self._broken_picture(dataset, record) or f"{error!s:.300}") from error
         except Exception as error:  # the host's code and decoders of pictures raise errors of many kinds
-            reason = f"the host cannot read it ({type(error).__name__}: {error!s:.300})"
+            reason = f"LLaMA-Factory cannot read it ({type(error).__name__}: {error!s:.300})"
             raise ValueError(self._broken_picture(dataset, record) or reason) from error
         return question["input_ids"]
 
@@ -191,9 +193,14 @@ class _Trial:
             return None
         for picture in pictures:
             if isinstance(picture, str):
+                if fault := missing_fault(picture, self._media_folder):
+                    return fault
                 try:
                     with Image.open(picture) as image:
                         image.load()
                 except Exception as error:  # as above
-                    return f"its picture {picture} cannot be read ({type(error).__name__}: {error})"
+                    return (
+                        f"its picture {picture} cannot be read ({type(error).__name__}: {error}). Mend the file, or "
+                        "take the record out"
+                    )
         return None

@@ -18,6 +18,7 @@ from sefe_plugin.data.added import mix_names
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
 from sefe_plugin.hosts.llamafactory.key_trial import Keys, Parsed
 from sefe_plugin.hosts.llamafactory.record_trial import try_dataset
+from sefe_plugin.hosts.llamafactory.template_trial import template_fault
 from sefe_plugin.hosts.llamafactory.test_trial import test_set_trial_errors
 from sefe_plugin.methods import looked_at
 from sefe_plugin.recipe.load import Recipe
@@ -52,8 +53,9 @@ def _try_retention_sets(recipe: Recipe, keys: Keys, bar: TextIO) -> dict[str, li
     """Try the test sets that belong to no task, as the first task that can be tried asks them."""
     index, notes = min(keys.parsed), []
     errors = []
-    if keys.loaded(index) is not None:  # else the tasks say what is missing
-        errors = _test_set_errors(recipe.arguments["retention_sets"], keys.parsed[index], "retention sets", bar, notes)
+    loaded, parsed = keys.loaded(index), keys.parsed[index]
+    if loaded is not None and not _template_error(loaded, parsed):  # else the tasks say what is missing
+        errors = _test_set_errors(recipe.arguments["retention_sets"], parsed, "retention sets", bar, notes)
     return {
         "errors": [error.replace("`test_dataset`", "`retention_sets`", 1) for error in errors],
         "notes": [note.replace("`test_dataset`", "`retention_sets`", 1) for note in notes],
@@ -88,11 +90,10 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
     elif parsed.data.tokenized_path and has_tokenized_data(parsed.data.tokenized_path):
         notes.append("`tokenized_path`: tokenized data is tried by LLaMA-Factory only when its task starts.")
     else:
-        try:
-            template = get_template_and_fix_tokenizer(loaded["tokenizer"], parsed.data)
-        except Exception as error:  # of a tool format, or of what the template cannot do
-            errors.append(f"`template`: LLaMA-Factory refuses it: {error}.")
+        if error := _template_error(loaded, parsed):
+            errors.append(error)
         else:
+            template = get_template_and_fix_tokenizer(loaded["tokenizer"], parsed.data)
             named = [("dataset", name) for name in parsed.data.dataset]
             named += [("eval_dataset", name) for name in parsed.data.eval_dataset or ()]
             named += [("mix", name) for name in mix_names(vars(parsed.data))]
@@ -111,6 +112,16 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
         "notes": [where + note for note in notes],
         "media": media,
     }
+
+
+def _template_error(loaded: Mapping[str, Any], parsed: Parsed) -> str | None:
+    """Say why the template cannot be had, or cannot work with the model's processor."""
+    try:
+        template = get_template_and_fix_tokenizer(loaded["tokenizer"], parsed.data)
+    except Exception as error:  # of a tool format, or of what the template cannot do
+        return f"`template`: LLaMA-Factory refuses it: {error}."
+    fault = template_fault(parsed.data.template, template, loaded["processor"])
+    return fault and f"{fault}."
 
 
 def _show(title: str, bar: TextIO, steps: Iterable, count: int) -> Iterable:
