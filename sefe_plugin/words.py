@@ -48,8 +48,12 @@ def size_in_words(size: int) -> str:
     return f"{size / 1e3:.1f} kB"
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, most: int = _MOST_SHOWN) -> str:
     """Return a value as a message shows it: as Python writes it, cut where it is long.
+
+    Args:
+        value: What was found.
+        most: Characters of it that are shown at most.
 
     Example:
         >>> shown("32"), shown([1] * 1000)[-12:]
@@ -59,7 +63,7 @@ def shown(value: Any) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # Python writes neither very long numbers nor very deep lists
         text = f"a value of the type {type(value).__name__}, too large to show"
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN].rstrip()} ..."
+    return text if len(text) <= most else f"{text[:most].rstrip()} ..."
 
 
 def duration(seconds: float) -> str:
@@ -75,6 +79,21 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """Return a number with its noun.
+
+    Args:
+        count: How many there are.
+        one: The noun for one.
+        several: The noun for any other number; `one` with an s if None.
+
+    Example:
+        >>> counted(1, "test set"), counted(2, "test set"), counted(35, "matrix", "matrices")
+        ('1 test set', '2 test sets', '35 matrices')
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def number(value: int | None) -> str:

@@ -19,7 +19,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def _clean(options: argparse.Namespace) -> None:
     from sefe_plugin.run.folder import RunFolder, RunFolderError
     from sefe_plugin.run.spare import bytes_of_model, kept_model, remove_spare, spare_models
-    from sefe_plugin.words import size_in_words
+    from sefe_plugin.words import counted, size_in_words
 
     run = options.run_folder
     folder = RunFolder(run)
@@ -39,7 +39,9 @@ def _clean(options: argparse.Namespace) -> None:
         return
     with folder.lock():
         gone = remove_spare(folder, shown)
-    print(f"Removed {len(gone)} merged models. {run} is as whole as before: `sefe verify {run}` knows of it.")
+    print(
+        f"Removed {counted(len(gone), 'merged model')}. {run} is as whole as before: `sefe verify {run}` knows of it."
+    )
 
 
 def _agrees() -> bool:

@@ -37,6 +37,9 @@ _OTHER_NAMES_IN_TASK = {
 #: How like a key a hint must be: what is less like is seldom what was meant.
 _LIKENESS = 0.75
 
+#: Most characters that a message shows of the value of a key that nobody knows: the hint behind it matters more.
+_MOST_OF_UNKNOWN = 80
+
 _WORDS = {
     "bool": "true or false",
     "int": "a whole number",
@@ -111,7 +114,8 @@ def key_faults(arguments: Mapping[str, Any], host: HostKeys, in_task: bool = Fal
             faults[key] = f"`{key}` is gone: {RENAMED[key]}; got {shown(value)}."
         elif key not in options and key not in host_keys:
             rule = "is not a key of LLaMA-Factory or of this plugin"
-            faults[key] = f"`{_word(key)}` {rule}; got value {shown_of(key, value)}.{_hint(key, host, in_task)}"
+            got = shown_of(key, value, _MOST_OF_UNKNOWN)
+            faults[key] = f"`{_word(key)}` {rule}; got value {got}.{_hint(key, host, in_task)}"
         elif key not in options and (remedy := _fault(value, host_keys[key].types)) is not None:
             rule = types_in_words(host_keys[key].types)
             faults[key] = f"`{key}` must be {rule}; got {shown_of(key, value)}.{remedy}"

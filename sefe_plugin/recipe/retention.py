@@ -37,8 +37,8 @@ def name_rule_errors(name: str) -> list[str]:
 
 def known_scorers() -> str:
     """Return the names of all scorers, in words."""
-    scorers = tuple(name for name in SCORERS if name != NO_SCORER)
-    return f"one of {scorers}, or {NO_SCORER!r} for answers without scores"
+    scorers = ", ".join(name for name in SCORERS if name != NO_SCORER)
+    return f"one of {scorers}, or {NO_SCORER} for answers without scores"
 
 
 def scorer_errors(scorer: str) -> list[str]:

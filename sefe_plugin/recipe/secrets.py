@@ -23,9 +23,15 @@ def is_secret(key: str) -> bool:
     return bool(_NAMES.search(key))
 
 
-def shown_of(key: Any, value: Any) -> str:
-    """Return the value of a key for a message; one of a secret is not told."""
-    return "a value that is not shown" if isinstance(key, str) and is_secret(key) else shown(value)
+def shown_of(key: Any, value: Any, *most: int) -> str:
+    """Return the value of a key for a message; one of a secret is not told.
+
+    Args:
+        key: The key.
+        value: Its value.
+        *most: As in `words.shown`.
+    """
+    return "a value that is not shown" if isinstance(key, str) and is_secret(key) else shown(value, *most)
 
 
 def secret_errors(arguments: Mapping[str, Any], places: Mapping[str, str]) -> list[str]:

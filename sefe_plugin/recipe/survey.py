@@ -109,7 +109,7 @@ def candidate(entry: str, names: Iterable[str]) -> tuple[Candidate, str | None]:
         if name not in names:
             raise ValueError(f"{name!r} is not declared in dataset_info.json.{near(name, names)}")
     if scorer and scorer not in SCORERS:
-        raise ValueError(f"the scorer must be one of {tuple(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}")
+        raise ValueError(f"the scorer must be one of {', '.join(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}")
     found = next((one for one in candidates(names) if one.dataset == train), Candidate(_task_name(train), train, None))
     if untested:
         if scorer:

@@ -58,7 +58,7 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
                 raise RunFolderError(f"{task!r} of {path} has no `test_dataset`, so there are no answers to score.")
             if scorer not in SCORERS:
                 raise RunFolderError(
-                    f"a scorer must be one of {tuple(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}"
+                    f"a scorer must be one of {', '.join(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}"
                 )
         if not complete:
             raise RunFolderError(f"{path} has no complete task whose answers could be scored.")

@@ -24,6 +24,7 @@ from sefe_plugin.run.inputs import base_inputs, changes, read_inputs, task_input
 from sefe_plugin.run.reporting import ABOUT_KEYS, run_report
 from sefe_plugin.run.spare import was_removed
 from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, has_base_row, scored_in
+from sefe_plugin.words import counted
 
 
 class Finding(NamedTuple):
@@ -184,7 +185,7 @@ def _scores(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[s
         if was != scores:
             yield False, f"scores of {name}: the predictions are worth {scores}, and {SCORES_FILE} says {was}"
         count += len(rows)
-    yield True, f"scores: {len(sets)} test sets with {count} predictions scored again"
+    yield True, f"scores: {counted(len(sets), 'test set')} with {counted(count, 'prediction')} scored again"
 
 
 def _stacked(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[str, Any], place: Path) -> Iterator:

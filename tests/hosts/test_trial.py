@@ -487,6 +487,9 @@ def test_a_task_without_scores_and_one_without_a_test_set_are_tried(sequence, tr
     require_trial(sequence(task=untested), said.append, try_here)
     require_trial(sequence(task={"scorer": "none"}, asd_ratio=0.2), said.append, try_here)
     assert len(said) == 2 and all("Trying the keys and the data of A, B in" in line for line in said)
+    assert "A, B in LLaMA-Factory before the start." in said[0]
+    require_trial(sequence([*SOUND, *SOUND], task=untested), said.append, try_here)
+    assert said[2].endswith("the data of B in LLaMA-Factory before the start (A: tried before).")
     (error,) = errors_of(sequence([talk("What?", " ")], task=untested))
     assert error.startswith("task 2 (B): `dataset`: ")
     # whose letters nobody can read, without a scorer that could

@@ -93,7 +93,8 @@ def test_a_whole_run_passes_every_check(whole, capsys):
     assert lines[-1] == f"{whole}: 13 checks passed."
     assert all(line.startswith("ok  ") for line in lines[:-1])
     assert sum("merged: the same when merged again" in line for line in lines) == 2
-    assert sum("loads in plain PEFT" in line for line in lines) == 2
+    assert sum("loads in plain PEFT, 35 matrices" in line for line in lines) == 2
+    assert any(line.startswith("ok   1_") and "scores: 1 test set with " in line for line in lines)
     assert {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.is_file()} == before
 
 

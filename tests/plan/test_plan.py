@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,17 @@ def test_overrides_may_stand_anywhere(recipe, capsys):
     assert capsys.readouterr().out == behind
     with pytest.raises(SystemExit):
         main(["plan", file, "--gpsu=1"])
+
+
+def test_a_plan_without_a_gpu_says_so_and_shows_no_bars_of_the_host(recipe, capfd, monkeypatch):
+    _, write = recipe
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert main(["plan", str(write()), "overwrite_cache=true"]) == 0
+    said = capfd.readouterr()
+    assert "planned for 1 GPU; this machine has none." in said.out
+    assert not re.search("Generating|Converting|Running tokenizer", said.err), said.err
+    assert main(["plan", str(write()), "--gpus", "2"]) == 0
+    assert "this machine has none" not in capfd.readouterr().out
 
 
 def test_json_holds_what_the_text_says(recipe):

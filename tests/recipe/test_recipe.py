@@ -574,8 +574,8 @@ def test_a_task_may_go_without_a_test_set_or_without_scores(recipe, tmp_path):
     [
         ({"test_dataset": None}, "`scorer` needs a `test_dataset`, whose answers it scores; got 'short_answer'."),
         ({"test_dataset": None, "scorer": "none"}, "`scorer` needs a `test_dataset`, whose answers it scores;"),
-        ({"scorer": None}, "`scorer` is required with `test_dataset` and must be one of ('multiple_choice', "),
-        ({"scorer": None}, "'yes_no'), or 'none' for answers without scores; got None."),
+        ({"scorer": None}, "`scorer` is required with `test_dataset` and must be one of multiple_choice, "),
+        ({"scorer": None}, "yes_no, or none for answers without scores; got None."),
         ({"scorer": "None"}, "got 'None'. Did you mean `none`?"),
         ({"test_dataset": ["a_test", "b_test"]}, "`test_dataset` must name one test set; got ['a_test', 'b_test']."),
         ({"test_dataset": "a_test,b_test"}, "`test_dataset` must name one test set; got 'a_test,b_test'."),
@@ -642,6 +642,13 @@ def test_no_hint_is_better_than_a_wrong_one(recipe, key):
     """What is not like any key, or like one that no recipe may set, gets none."""
     (error,) = errors_of(recipe | {key: 1})
     assert error == f"`{key}` is not a key of LLaMA-Factory or of this plugin; got value 1."
+
+
+def test_a_long_value_of_an_unknown_key_is_cut(recipe):
+    wrong = {**recipe, "task": recipe["tasks"] * 9}
+    del wrong["tasks"]
+    error = next(error for error in errors_of(wrong) if error.startswith("`task` "))
+    assert " ..." in error and error.endswith(" Did you mean `tasks`?") and len(error) < 200
 
 
 def test_keys_of_a_task_have_hints_of_their_own(recipe):

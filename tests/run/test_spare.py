@@ -200,7 +200,7 @@ def test_clean_shows_first_and_removes_only_when_it_is_told_to(run, capsys, monk
     assert "Nothing was removed. Add --yes" in said.err
     assert run.merged() == "ABC"
     assert main(["clean", str(run.path), "--yes"]) == 0
-    assert "Removed 2 merged models" in capsys.readouterr().out
+    assert "Removed 2 merged models." in capsys.readouterr().out
     assert run.merged() == "C"
     assert main(["clean", str(run.path), "--yes"]) == 0
     assert "nothing to remove" in capsys.readouterr().out

@@ -2,13 +2,15 @@
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import datasets
 import torch
 
 from sefe_plugin.benchmarks import load_benchmark
@@ -69,9 +71,17 @@ def plan_request(request: Request, places: Mapping[str, Path], gpus: int | None 
         places: Key -> the file that holds it, for those of included recipes.
         gpus: As in `make_plan`.
     """
+    with _without_bars():
+        return _plan(request, places, gpus)
+
+
+def _plan(request: Request, places: Mapping[str, Path], gpus: int | None) -> Plan:
     recipe, errors, published = request.recipe, request.errors, request.published
     notes = recipe_warnings(recipe) + _try(recipe, with_records=not errors)
-    processes = gpus or torch.cuda.device_count() or 1
+    processes = gpus or torch.cuda.device_count()
+    if not processes:
+        processes = 1
+        notes.insert(0, "planned for 1 GPU; this machine has none. `--gpus N` plans for another number.")
     arguments = dict(recipe.arguments)
     architecture = measure_architecture(arguments)
     keys_of_tasks = [{**arguments, **task.overrides} for task in recipe.tasks]
@@ -102,6 +112,18 @@ def plan_request(request: Request, places: Mapping[str, Path], gpus: int | None 
         count_answers(arguments, tasks, retention),
         request.done,
     )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the bars of `datasets` off the terminal while the context lasts; the trial has its own."""
+    were_off = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            datasets.enable_progress_bars()
 
 
 def _try(recipe: Recipe, with_records: bool) -> list[str]:

@@ -63,8 +63,10 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
         keys = _Passed(_keys_digest(recipe))
         to_try = [index for index, passed in ahead.items() if not passed.holds()]
         if to_try or not keys.holds():
-            names = ", ".join("retention sets" if index == BASE else recipe.tasks[index].name for index in to_try)
-            say(f"Trying the keys{f' and the data of {names}' if names else ''} in LLaMA-Factory before the start.")
+            names = _names(recipe, to_try)
+            known = _names(recipe, (index for index in ahead if index not in to_try))
+            data = f" and the data of {names}" if names else ""
+            say(f"Trying the keys{data} in LLaMA-Factory before the start{known and f' ({known}: tried before)'}.")
             found = (trial or _in_a_process)(ready, to_try)
             errors = list(found["errors"])
             if not errors:
@@ -77,6 +79,11 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
                 raise RecipeError(recipe.source, errors)
         for note in (note for passed in (keys, *ahead.values()) for note in passed.notes()):
             say(note)
+
+
+def _names(recipe: Recipe, indices: Iterable[int]) -> str:
+    """Return the names of tasks, and of retention sets, to be read."""
+    return ", ".join("retention sets" if index == BASE else recipe.tasks[index].name for index in indices)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from sefe_plugin.hosts.llamafactory.host import section_of
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.peft_types import added_types
 from sefe_plugin.run.spare import was_removed
+from sefe_plugin.words import counted
 
 
 #: How far a merged matrix may be from the one merged again, as a share of its weight change. On another device sums
@@ -54,7 +55,7 @@ def check_models(keys: Mapping[str, Any], folder: Path) -> Iterator[tuple[bool |
         except (UserWarning, RuntimeError, KeyError) as error:
             raise ValueError(f"the adapter does not load in {known}: {error}") from error
     adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
-    yield True, f"adapter: loads in {known}, {len(adapted)} layers"
+    yield True, f"adapter: loads in {known}, {counted(len(adapted), 'matrix', 'matrices')}"
     if not merged.is_dir():
         return
     weights = {
