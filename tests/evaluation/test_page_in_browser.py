@@ -212,6 +212,18 @@ def test_filters_are_chosen_with_the_keyboard(browser, file):
     assert column(page, 5) == ["blue"] * 3
 
 
+def test_numbers_are_rounded_as_in_the_texts(browser, file):
+    """Numbers in the middle of two, as shares of 8, 16 and 32 questions are, and others that only look so."""
+    values = [sign * part / size for size in (32, 200, 400, 1000) for part in range(3000) for sign in (1, -1)]
+    pairs = [[value, digits] for value in values for digits in (0, 1, 2)]
+    shown = browser.open(file).run("return arguments[0].map(([value, digits]) => number(value, digits))", pairs)
+    expected = [f"{round(value, digits) + 0.0:.{digits}f}" for value, digits in pairs]
+    assert [x for x in zip(pairs, shown, expected, strict=True) if x[1] != x[2]] == []
+    assert browser.open(file).run("return [number(40.625), number(3.125), number(6.25, 1), number(-0.001)]") == [
+        *("40.62", "3.12", "6.2", "0.00")
+    ]
+
+
 def test_tables_have_heads_and_names(browser, file):
     page = browser.open(file)
     unnamed = """
