@@ -61,10 +61,10 @@ function judgement(answers, row) {
   return el("p", { class: "judgement" }, parts);
 }
 
-// Heads of the columns, and for each the content of a row.
+// Heads of the columns, for each the content of a row, and a class of its own. Texts alone have no column of pictures.
 function columnsOf(set, stage) {
   const columns = [
-    ["picture", (row) => picturesCell(set, row)],
+    ...(set.questions.some(([, , pictures]) => pictures.length) ? [["picture", (row) => picturesCell(set, row), "pictures"]] : []),
     ["question", (row) => [el("p", { class: "note" }, `number ${set.numbers[row] + 1}`), text(set.questions[row][0])]],
     ["right answer", (row) => [text(set.questions[row][1])]],
   ];
@@ -105,7 +105,7 @@ function answersPart() {
     const more = el("button", { type: "button" }, "Show more");
     const add = () => {
       for (const row of rows.slice(body.children.length, body.children.length + ROWS_AT_A_TIME)) {
-        const cells = columns.map(([head, make]) => el("td", { role: "cell", "data-head": head }, make(row)));
+        const cells = columns.map(([head, make, kind]) => el("td", { role: "cell", class: kind, "data-head": head }, make(row)));
         body.append(el("tr", { role: "row" }, cells));
       }
       more.hidden = body.children.length >= rows.length;
