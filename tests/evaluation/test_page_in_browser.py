@@ -235,6 +235,16 @@ def test_numbers_are_rounded_as_in_the_texts(browser, file):
     ]
 
 
+def test_every_filter_has_a_line_that_says_what_it_means(browser, file):
+    page = browser.open(file)
+    choose(page, "Short", "after YesNo")
+    filters = [text.split(" (")[0].strip() for text in page.texts("#filters label")]
+    assert ["all", *page.texts("#meanings li strong")] == filters
+    lines = page.texts("#meanings li")
+    assert lines[1] == "lost content: right then; wrong now, in the form that the task asks for."
+    assert page.texts("#meanings p")[0].startswith("Then is when the task was just learned. An answer can")
+
+
 def test_tables_have_heads_and_names(browser, file):
     page = browser.open(file)
     unnamed = """
@@ -305,6 +315,7 @@ def test_runs_stand_side_by_side(browser, file, tmp_path):
     assert tuple(column(page, str(run)) for run in (file.parent, out)) == (["C", "leaves"], ["B", "B"])
     choose(page, "Letters", "after YesNo", "w0")
     assert tuple(column(page, str(run)) for run in (file.parent, out)) == (["B"], ["C"])
+    assert page.texts("#meanings strong") == ["better", "worse"]
     rows = [text.split("\t") for text in page.texts("#answers .plain tbody tr")]
     assert ["Letters", "after YesNo", str(out), "2", "1", "2", "5"] in rows
     assert any("did not answer the same questions" in note for note in page.texts("#answers > div > .note"))

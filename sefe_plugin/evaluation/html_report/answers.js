@@ -84,6 +84,32 @@ function columnsOf(set, stage) {
   return columns;
 }
 
+// What the filters mean: a line for each.
+function meanings() {
+  const first = page.runs[0].name;
+  const lines = several()
+    ? [
+        ["better", `worth more than the answer of ${first} to the same question.`],
+        ["worse", `worth less than the answer of ${first} to the same question.`],
+      ]
+    : [
+        [CHANGES.f, "right then; wrong now, and not in the form that the task asks for."],
+        [CHANGES.c, "right then; wrong now, in the form that the task asks for."],
+        [CHANGES.r, "wrong then; right now."],
+        ["wrong", "wrong now, whatever it was then."],
+      ];
+  const then = page.sets.some((set) => set.retention)
+    ? "Then is when the task was just learned; for a retention set, before the first task."
+    : "Then is when the task was just learned.";
+  const partly = "An answer can also be partly right: lost is one that is worth less than then, regained one that is worth more.";
+  return el(
+    "div",
+    { id: "meanings" },
+    el("ul", {}, lines.map(([words, meaning]) => el("li", {}, el("strong", {}, words), `: ${meaning}`))),
+    several() ? null : el("p", { class: "note" }, `${then} ${partly}`),
+  );
+}
+
 function answersPart() {
   const sets = page.sets.filter((set) => set.stages.length);
   const missing = page.sets.flatMap((set) => set.notes.map((note) => el("p", { class: "note" }, `${set.name}: ${note}`)));
@@ -162,8 +188,5 @@ function answersPart() {
     setBox.focus({ preventScroll: true });
   };
   showSet(null);
-  const about = several()
-    ? "Better and worse: the answer is worth more, or less, than that of the first run to the same question."
-    : "Against the answer when the task was just learned: lost format, it was right and is now wrong and not in its task's format; lost content, it was right and is now wrong in the right format; regained, it was wrong and is right now. Of an answer that can be partly right, right and wrong mean worth more and worth less.";
-  return el("div", {}, el("p", {}, about), missing, several() ? pairedTable() : null, el("div", { class: "choice" }, setLabel, stageLabel, filterBox), said, place);
+  return el("div", {}, meanings(), missing, several() ? pairedTable() : null, el("div", { class: "choice" }, setLabel, stageLabel, filterBox), said, place);
 }
