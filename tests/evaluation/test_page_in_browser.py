@@ -245,6 +245,17 @@ def test_every_filter_has_a_line_that_says_what_it_means(browser, file):
     assert page.texts("#meanings p")[0].startswith("Then is when the task was just learned. An answer can")
 
 
+def test_a_negative_loss_is_told_to_be_a_gain(browser, file):
+    page = browser.open(file)
+    script = """
+        const table = lossTable("task", ["A", "B"], [{ drop: arguments[0], superficial: 0, essential: arguments[0] }, null]);
+        return [[...table.querySelectorAll("li")].map((line) => line.textContent).at(-1),
+                table.querySelector(".bar").getAttribute("aria-label")]"""
+    assert page.run(script, -6.5) == ["negative: gained", "superficial 0.0, essential -6.5 points"]
+    for loss in (6.5, 0, -0.001):  # the last one is shown as 0.00
+        assert page.run(script, loss)[0] == "essential: the content is lost"
+
+
 def test_tables_have_heads_and_names(browser, file):
     page = browser.open(file)
     unnamed = """
