@@ -248,7 +248,8 @@ def test_every_filter_has_a_line_that_says_what_it_means(browser, file):
 def test_a_negative_loss_is_told_to_be_a_gain(browser, file):
     page = browser.open(file)
     script = """
-        const table = lossTable("task", ["A", "B"], [{ drop: arguments[0], superficial: 0, essential: arguments[0] }, null]);
+        const loss = { drop: arguments[0], superficial: 0, essential: arguments[0] };
+        const table = lossTable("task", ["A", "B"], [loss, null]);
         return [[...table.querySelectorAll("li")].map((line) => line.textContent).at(-1),
                 table.querySelector(".bar").getAttribute("aria-label")]"""
     assert page.run(script, -6.5) == ["negative: gained", "superficial 0.0, essential -6.5 points"]
@@ -283,6 +284,35 @@ def test_it_fits_its_window_and_is_not_blank(browser, file, tmp_path, width, dar
     assert len(colours) > 200
     paper = max(colours)[1]
     assert (sum(paper) < 120) == dark
+
+
+def test_a_phone_shows_the_whole_chart_of_few_tasks(browser, file):
+    page = browser.open(file)
+    hidden = "const frame = document.querySelector('#curves .scroll'); return frame.scrollWidth - frame.clientWidth"
+    letters = "return parseInt(12 * document.querySelector('.chart').getScreenCTM().a)"
+    assert page.run("return document.querySelector('.chart').viewBox.baseVal.width") == 680
+    page.resize(390, 844)
+    time.sleep(0.2)
+    assert (page.run(hidden), page.run(letters)) == (0, 12)  # letters of 12 pixels are no smaller than that
+    many = "return [...arguments[0]].map((count) => chart({label: '', ticks: Array(count).fill('t'), lines: []})"
+    widths = page.run(f"{many}.querySelector('svg').style.minWidth)", [2, 6, 8, 20])
+    assert widths == ["", "", "", "734px"]
+    page.resize(1280, 844)
+    time.sleep(0.2)
+    assert page.run("return document.querySelector('.chart').viewBox.baseVal.width") == 680
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_no_line_ends_between_a_sign_of_a_legend_and_its_words(browser, file, width):
+    page = browser.open(file, width=width, height=844)
+    script = """
+        return [...document.querySelectorAll(".key, .sample")].map((sign) => {
+          const words = document.createRange();
+          words.selectNode(sign.nextSibling);
+          const [one, other] = [sign.getBoundingClientRect(), words.getClientRects()[0]];
+          return one.right <= other.left && one.top < other.bottom && other.top < one.bottom;
+        })"""
+    assert page.run(script) == [True] * 5  # three tasks, two kinds of loss
 
 
 def test_numbers_on_colours_can_be_read(browser, file):

@@ -183,7 +183,7 @@ def _set(paired: _Paired, most: int, pictures: Pictures) -> dict[str, Any]:
 
 
 def _question(question: Question, media_dir: Path, pictures: Pictures) -> list:
-    """Return a question, its right answer, and its pictures; beside these no marker of the host has to tell of them."""
+    """Return a question, its right answer, and its pictures; beside these the text needs no markers of them."""
     shown = [pictures.add(image, media_dir) for image in question.images]
     text = question.text
     if shown and all(isinstance(picture, int) for picture in shown):
