@@ -243,6 +243,7 @@ def test_every_filter_has_a_line_that_says_what_it_means(browser, file):
     lines = page.texts("#meanings li")
     assert lines[1] == "lost content: right then; wrong now, in the form that the task asks for."
     assert page.texts("#meanings p")[0].startswith("Then is when the task was just learned. An answer can")
+    assert page.texts("#meanings p")[0].endswith("wrong one that is not wholly right.")
 
 
 def test_a_negative_loss_is_told_to_be_a_gain(browser, file):

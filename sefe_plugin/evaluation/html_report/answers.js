@@ -101,7 +101,7 @@ function meanings() {
   const then = page.sets.some((set) => set.retention)
     ? "Then is when the task was just learned; for a retention set, before the first task."
     : "Then is when the task was just learned.";
-  const partly = "An answer can also be partly right: lost is one that is worth less than then, regained one that is worth more.";
+  const partly = "An answer can also be partly right: lost is one that is worth less than then, regained one that is worth more, wrong one that is not wholly right.";
   return el(
     "div",
     { id: "meanings" },
