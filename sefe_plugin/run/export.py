@@ -110,8 +110,8 @@ def _export(folder: RunFolder, out: Path, recipe_text: Callable[[Mapping[str, An
     if _is_filled(out):
         if differing := _differing(out, files, texts):
             raise RunFolderError(
-                f"{out} holds something else than this export: {', '.join(differing[:3])} is not the same. Where it is "
-                "an export of before, remove it; or choose another folder."
+                f"{out} holds something else than this export: {', '.join(differing[:3])} is not the same. Where it "
+                "is an export of before, remove it; or choose another folder."
             )
         return Written(out, exported, size, False, _local_paths(keys))
     free = shutil.disk_usage(next(parent for parent in out.absolute().parents if parent.is_dir())).free
