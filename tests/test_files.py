@@ -28,6 +28,7 @@ WRITERS = {
     "run/progress.py": "how far a task is: renamed in one step, and worth nothing after a loss of power",
     "methods/reglora/config.py": "PEFT's own file in the folder of a training, before the training counts",
     "hosts/llamafactory/node_link.py": "the secret of a run over nodes, made with its mode, gone at the end",
+    "hosts/llamafactory/sequence.py": "the device that keeps nothing, once nobody reads the lines",
     "hosts/llamafactory/trial_process.py": "what is told to a process, in a folder that is gone when it ends",
 }
 

@@ -38,7 +38,9 @@ def recorded_ending(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        ending = Ending(not isinstance(error, KeyboardInterrupt), str(error), time.time())
+        stopped = isinstance(error, KeyboardInterrupt)
+        said = str(error) or ("Stopped by Ctrl-C." if stopped else type(error).__name__)
+        ending = Ending(not stopped, said, time.time())
         with suppress(OSError):
             write_json(file, ending._asdict())
         raise

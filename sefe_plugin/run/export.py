@@ -108,8 +108,11 @@ def _export(folder: RunFolder, out: Path, recipe_text: Callable[[Mapping[str, An
     texts = {CARD_FILE: model_card(exported), RECIPE_FILE: recipe_text(keys)}
     size = sum(file.stat().st_size for file in files.values())
     if _is_filled(out):
-        if not _holds(out, files, texts):
-            raise RunFolderError(f"{out} holds other files than this export. Choose another folder.")
+        if differing := _differing(out, files, texts):
+            raise RunFolderError(
+                f"{out} holds something else than this export: {', '.join(differing[:3])} is not the same. Where it "
+                "is an export of before, remove it; or choose another folder."
+            )
         return Written(out, exported, size, False, _local_paths(keys))
     free = shutil.disk_usage(next(parent for parent in out.absolute().parents if parent.is_dir())).free
     if free < size:
@@ -179,16 +182,14 @@ def _is_filled(folder: Path) -> bool:
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
-def _holds(folder: Path, files: Mapping[str, Path], texts: Mapping[str, str]) -> bool:
-    """Tell whether a folder holds these files and texts, and nothing else."""
+def _differing(folder: Path, files: Mapping[str, Path], texts: Mapping[str, str]) -> list[str]:
+    """Name what a folder has, lacks or holds otherwise than these files and texts."""
     if not folder.is_dir():
-        return False
+        return [folder.name]
     present = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    return (
-        present == {*files, *texts}
-        and all((folder / name).read_text(encoding="utf-8") == text for name, text in texts.items())
-        and all(filecmp.cmp(file, folder / name, shallow=False) for name, file in files.items())
-    )
+    same = {name for name in present & texts.keys() if (folder / name).read_text(encoding="utf-8") == texts[name]}
+    same |= {name for name in present & files.keys() if filecmp.cmp(files[name], folder / name, shallow=False)}
+    return sorted((present | files.keys() | texts.keys()) - same)
 
 
 def _write(out: Path, files: Mapping[str, Path], texts: Mapping[str, str]) -> None:

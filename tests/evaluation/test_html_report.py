@@ -133,6 +133,25 @@ def test_pictures_are_small_and_stored_once(tmp_path):
     assert len(pictures.uris) == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "images", "expected"),
+    [
+        ("<image>\nWhat is it?\n", "0.png", "What is it?\n"),
+        ("<image> What is it?", "0.png", "What is it?"),
+        ("What is it?\n<image>", "0.png", "What is it?"),
+        ("<image>Is <image> newer?", "0.png 1.png", "Is image 2 newer?"),
+        ("<image>\nWhat is it?", "gone.png", "<image>\nWhat is it?"),  # nothing else tells of the picture
+        ("What is <image>?", "", "What is <image>?"),
+    ],
+)
+def test_no_marker_stands_beside_the_picture_that_it_stands_for(tmp_path, text, images, expected):
+    draw_pictures(tmp_path, 2)
+    found = answers_of([RIGHT], media_dir=tmp_path)
+    found.questions = [Question(text, "gold", tuple(images.split()))]
+    (shown,) = page_content("t", [run_of(found)])["sets"]
+    assert shown["questions"][0][0] == expected
+
+
 def test_runs_are_paired_answer_by_answer():
     one = run_of(answers_of([RIGHT] * 4, [RIGHT, RIGHT, WRONG, WRONG]), name="one")
     two = run_of(answers_of([RIGHT] * 4, [RIGHT, WRONG, RIGHT, RIGHT]), name="two")

@@ -74,11 +74,12 @@ def choose(page, set_name, stage, kind="all"):
     )
 
 
-def column(page, place):
+def column(page, head):
     """What the answers of a column say, without the judgement below them."""
-    script = """return [...document.querySelectorAll(`.answers tbody td:nth-child(${arguments[0]})`)].map(
-        (cell) => (cell.querySelector(".text") ?? cell.querySelector(".note")).textContent)"""
-    return page.run(script, place)
+    script = """return [...document.querySelectorAll(".answers tbody td")]
+        .filter((cell) => cell.dataset.head === arguments[0])
+        .map((cell) => (cell.querySelector(".text") ?? cell.querySelector(".note")).textContent)"""
+    return page.run(script, head)
 
 
 def test_it_opens_from_the_disk_and_asks_for_nothing_else(browser, file):
@@ -147,7 +148,7 @@ def test_filters_keep_what_an_independent_count_finds(browser, file, name, learn
         if (name, stage) == ("Short", 2) and kind in ("f", "c"):
             continue  # whether these texts have a format is for the scorer to say, see the next test
         choose(page, name, f"after {[*TASKS][stage]}", kind)
-        shown = column(page, 4 if stage == learned else 5) if kept else []
+        shown = column(page, f"after {[*TASKS][stage]}") if kept else []
         assert shown == [text or "(empty)" for text in kept], kind
         assert page.run(f"return document.querySelector('input[value={kind}]').parentElement.innerText").endswith(
             f"({len(kept)})"
@@ -158,7 +159,7 @@ def test_filters_keep_what_an_independent_count_finds(browser, file, name, learn
 def test_hostile_answers_are_shown_as_text_and_run_nothing(browser, file):
     page = browser.open(file)
     choose(page, "Short", "after YesNo")
-    assert column(page, 5)[:8] == [*HOSTILE]
+    assert column(page, "after YesNo")[:8] == [*HOSTILE]
     assert [text.removeprefix("number") for text in page.texts(".answers td:nth-child(2) .text")[:1]] == [HOSTILE[0]]
     assert page.run("return window.ran") is None
     assert page.run("return document.querySelectorAll('script').length") == 2
@@ -176,6 +177,16 @@ def test_pictures_stand_beside_questions_and_missing_ones_are_told(browser, file
     assert sizes == [64] * 11
     (note,) = page.texts(".answers td:nth-child(1) .note")
     assert note.startswith("11.png cannot be shown: ")
+
+
+def test_texts_alone_have_no_column_of_pictures(browser, file):
+    page = browser.open(file)
+    choose(page, "Letters", "after YesNo")
+    heads = ["question", "right answer", "just learned (after Letters)", "after YesNo"]
+    assert page.texts(".answers thead th") == heads
+    choose(page, "Short", "after Short")  # the last of its pictures is missing
+    assert page.texts(".answers thead th") == ["picture", "question", "right answer", "after Short"]
+    assert page.run("return document.querySelector('.answers td').offsetWidth") == 150
 
 
 def test_the_arrow_keys_choose_a_cell_and_enter_shows_its_answers(browser, file):
@@ -209,7 +220,42 @@ def test_filters_are_chosen_with_the_keyboard(browser, file):
     page.run("document.querySelector('input[value=all]').focus()")
     page.press("ARROW_RIGHT", "ARROW_RIGHT")
     assert page.focused("value") == "c"
-    assert column(page, 5) == ["blue"] * 3
+    assert column(page, "after Letters") == ["blue"] * 3
+
+
+def test_numbers_are_rounded_as_in_the_texts(browser, file):
+    """Numbers in the middle of two, as shares of 8, 16 and 32 questions are, and others that only look so."""
+    values = [sign * part / size for size in (32, 200, 400, 1000) for part in range(3000) for sign in (1, -1)]
+    pairs = [[value, digits] for value in values for digits in (0, 1, 2)]
+    shown = browser.open(file).run("return arguments[0].map(([value, digits]) => number(value, digits))", pairs)
+    expected = [f"{round(value, digits) + 0.0:.{digits}f}" for value, digits in pairs]
+    assert [x for x in zip(pairs, shown, expected, strict=True) if x[1] != x[2]] == []
+    assert browser.open(file).run("return [number(40.625), number(3.125), number(6.25, 1), number(-0.001)]") == [
+        *("40.62", "3.12", "6.2", "0.00")
+    ]
+
+
+def test_every_filter_has_a_line_that_says_what_it_means(browser, file):
+    page = browser.open(file)
+    choose(page, "Short", "after YesNo")
+    filters = [text.split(" (")[0].strip() for text in page.texts("#filters label")]
+    assert ["all", *page.texts("#meanings li strong")] == filters
+    lines = page.texts("#meanings li")
+    assert lines[1] == "lost content: right then; wrong now, in the form that the task asks for."
+    assert page.texts("#meanings p")[0].startswith("Then is when the task was just learned. An answer can")
+    assert page.texts("#meanings p")[0].endswith("wrong one that is not wholly right.")
+
+
+def test_a_negative_loss_is_told_to_be_a_gain(browser, file):
+    page = browser.open(file)
+    script = """
+        const loss = { drop: arguments[0], superficial: 0, essential: arguments[0] };
+        const table = lossTable("task", ["A", "B"], [loss, null]);
+        return [[...table.querySelectorAll("li")].map((line) => line.textContent).at(-1),
+                table.querySelector(".bar").getAttribute("aria-label")]"""
+    assert page.run(script, -6.5) == ["negative: gained", "superficial 0.0, essential -6.5 points"]
+    for loss in (6.5, 0, -0.001):  # the last one is shown as 0.00
+        assert page.run(script, loss)[0] == "essential: the content is lost"
 
 
 def test_tables_have_heads_and_names(browser, file):
@@ -239,6 +285,35 @@ def test_it_fits_its_window_and_is_not_blank(browser, file, tmp_path, width, dar
     assert len(colours) > 200
     paper = max(colours)[1]
     assert (sum(paper) < 120) == dark
+
+
+def test_a_phone_shows_the_whole_chart_of_few_tasks(browser, file):
+    page = browser.open(file)
+    hidden = "const frame = document.querySelector('#curves .scroll'); return frame.scrollWidth - frame.clientWidth"
+    letters = "return parseInt(12 * document.querySelector('.chart').getScreenCTM().a)"
+    assert page.run("return document.querySelector('.chart').viewBox.baseVal.width") == 680
+    page.resize(390, 844)
+    time.sleep(0.2)
+    assert (page.run(hidden), page.run(letters)) == (0, 12)  # letters of 12 pixels are no smaller than that
+    many = "return [...arguments[0]].map((count) => chart({label: '', ticks: Array(count).fill('t'), lines: []})"
+    widths = page.run(f"{many}.querySelector('svg').style.minWidth)", [2, 6, 8, 20])
+    assert widths == ["", "", "", "734px"]
+    page.resize(1280, 844)
+    time.sleep(0.2)
+    assert page.run("return document.querySelector('.chart').viewBox.baseVal.width") == 680
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_no_line_ends_between_a_sign_of_a_legend_and_its_words(browser, file, width):
+    page = browser.open(file, width=width, height=844)
+    script = """
+        return [...document.querySelectorAll(".key, .sample")].map((sign) => {
+          const words = document.createRange();
+          words.selectNode(sign.nextSibling);
+          const [one, other] = [sign.getBoundingClientRect(), words.getClientRects()[0]];
+          return one.right <= other.left && one.top < other.bottom && other.top < one.bottom;
+        })"""
+    assert page.run(script) == [True] * 5  # three tasks, two kinds of loss
 
 
 def test_numbers_on_colours_can_be_read(browser, file):
@@ -279,9 +354,10 @@ def test_runs_stand_side_by_side(browser, file, tmp_path):
     page = browser.open(both)
     assert page.faults() == []
     choose(page, "Letters", "after YesNo", "b0")
-    assert (column(page, 4), column(page, 5)) == (["C", "leaves"], ["B", "B"])
+    assert tuple(column(page, str(run)) for run in (file.parent, out)) == (["C", "leaves"], ["B", "B"])
     choose(page, "Letters", "after YesNo", "w0")
-    assert (column(page, 4), column(page, 5)) == (["B"], ["C"])
+    assert tuple(column(page, str(run)) for run in (file.parent, out)) == (["B"], ["C"])
+    assert page.texts("#meanings strong") == ["better", "worse"]
     rows = [text.split("\t") for text in page.texts("#answers .plain tbody tr")]
     assert ["Letters", "after YesNo", str(out), "2", "1", "2", "5"] in rows
     assert any("did not answer the same questions" in note for note in page.texts("#answers > div > .note"))

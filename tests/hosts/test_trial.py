@@ -488,8 +488,6 @@ def test_a_task_without_scores_and_one_without_a_test_set_are_tried(sequence, tr
     require_trial(sequence(task={"scorer": "none"}, asd_ratio=0.2), said.append, try_here)
     assert len(said) == 2 and all("Trying the keys and the data of A, B in" in line for line in said)
     assert "A, B in LLaMA-Factory before the start." in said[0]
-    require_trial(sequence([*SOUND, *SOUND], task=untested), said.append, try_here)
-    assert said[2].endswith("the data of B in LLaMA-Factory before the start (A: tried before).")
     (error,) = errors_of(sequence([talk("What?", " ")], task=untested))
     assert error.startswith("task 2 (B): `dataset`: ")
     # whose letters nobody can read, without a scorer that could
@@ -497,6 +495,15 @@ def test_a_task_without_scores_and_one_without_a_test_set_are_tried(sequence, tr
     for task in (untested, {"scorer": "none"}):
         (error,) = errors_of(sequence(letters, task=task, asd_ratio=0.2))
         assert "6 of 6 answers are letters or numbers that may stand for options" in error
+
+
+def test_tasks_that_were_tried_before_are_named(sequence, try_here, tmp_path):
+    recipe, said = sequence(), []
+    require_trial(recipe, said.append, try_here)
+    (tmp_path / "data" / "b.json").write_text(json.dumps([*SOUND, *SOUND]))
+    require_trial(recipe, said.append, try_here)
+    assert said[0].endswith("the data of A, B in LLaMA-Factory before the start.")
+    assert said[1].endswith("the data of B in LLaMA-Factory before the start (A: tried before).")
 
 
 def test_what_is_doubtful_is_said_and_is_no_error(sequence, try_here):

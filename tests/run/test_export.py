@@ -285,7 +285,7 @@ def test_a_folder_with_other_content_is_left_alone_and_an_equal_one_is_no_error(
     assert "held already" in capsys.readouterr().out
     (out / "model.safetensors").write_bytes(b"another")
     assert export(merged, out) == 1
-    assert "holds other files than this export" in capsys.readouterr().err
+    assert "holds something else than this export: model.safetensors is not the same" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == b"another"
 
 

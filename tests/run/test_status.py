@@ -75,7 +75,8 @@ def test_a_run_is_looked_at_without_holding_it(folder):
     ("error", "state", "words"),
     [
         (None, "stopped", "Killed, or the machine was lost"),
-        (KeyboardInterrupt("Ctrl-C"), "stopped", "Ctrl-C"),
+        (KeyboardInterrupt(), "stopped", "Stopped by Ctrl-C."),
+        (KeyboardInterrupt("Stopped by SIGTERM."), "stopped", "Stopped by SIGTERM."),
         (RuntimeError("Task B failed"), "failed", "Task B failed"),
     ],
 )

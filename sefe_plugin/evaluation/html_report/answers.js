@@ -61,10 +61,10 @@ function judgement(answers, row) {
   return el("p", { class: "judgement" }, parts);
 }
 
-// Heads of the columns, and for each the content of a row.
+// Heads of the columns, for each the content of a row, and a class of its own. Texts alone have no column of pictures.
 function columnsOf(set, stage) {
   const columns = [
-    ["picture", (row) => picturesCell(set, row)],
+    ...(set.questions.some(([, , pictures]) => pictures.length) ? [["picture", (row) => picturesCell(set, row), "pictures"]] : []),
     ["question", (row) => [el("p", { class: "note" }, `number ${set.numbers[row] + 1}`), text(set.questions[row][0])]],
     ["right answer", (row) => [text(set.questions[row][1])]],
   ];
@@ -82,6 +82,32 @@ function columnsOf(set, stage) {
   }
   answer(stageName(stage), own[stage]);
   return columns;
+}
+
+// What the filters mean: a line for each.
+function meanings() {
+  const first = page.runs[0].name;
+  const lines = several()
+    ? [
+        ["better", `worth more than the answer of ${first} to the same question.`],
+        ["worse", `worth less than the answer of ${first} to the same question.`],
+      ]
+    : [
+        [CHANGES.f, "right then; wrong now, and not in the form that the task asks for."],
+        [CHANGES.c, "right then; wrong now, in the form that the task asks for."],
+        [CHANGES.r, "wrong then; right now."],
+        ["wrong", "wrong now, whatever it was then."],
+      ];
+  const then = page.sets.some((set) => set.retention)
+    ? "Then is when the task was just learned; for a retention set, before the first task."
+    : "Then is when the task was just learned.";
+  const partly = "An answer can also be partly right: lost is one that is worth less than then, regained one that is worth more, wrong one that is not wholly right.";
+  return el(
+    "div",
+    { id: "meanings" },
+    el("ul", {}, lines.map(([words, meaning]) => el("li", {}, el("strong", {}, words), `: ${meaning}`))),
+    several() ? null : el("p", { class: "note" }, `${then} ${partly}`),
+  );
 }
 
 function answersPart() {
@@ -105,7 +131,7 @@ function answersPart() {
     const more = el("button", { type: "button" }, "Show more");
     const add = () => {
       for (const row of rows.slice(body.children.length, body.children.length + ROWS_AT_A_TIME)) {
-        const cells = columns.map(([head, make]) => el("td", { role: "cell", "data-head": head }, make(row)));
+        const cells = columns.map(([head, make, kind]) => el("td", { role: "cell", class: kind, "data-head": head }, make(row)));
         body.append(el("tr", { role: "row" }, cells));
       }
       more.hidden = body.children.length >= rows.length;
@@ -162,8 +188,5 @@ function answersPart() {
     setBox.focus({ preventScroll: true });
   };
   showSet(null);
-  const about = several()
-    ? "Better and worse: the answer is worth more, or less, than that of the first run to the same question."
-    : "Against the answer when the task was just learned: lost format, it was right and is now wrong and not in its task's format; lost content, it was right and is now wrong in the right format; regained, it was wrong and is right now. Of an answer that can be partly right, right and wrong mean worth more and worth less.";
-  return el("div", {}, el("p", {}, about), missing, several() ? pairedTable() : null, el("div", { class: "choice" }, setLabel, stageLabel, filterBox), said, place);
+  return el("div", {}, meanings(), missing, several() ? pairedTable() : null, el("div", { class: "choice" }, setLabel, stageLabel, filterBox), said, place);
 }

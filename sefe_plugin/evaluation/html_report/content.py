@@ -1,17 +1,21 @@
 """Everything that a page shows, as plain data."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from sefe_plugin.answers.texts import in_words
 from sefe_plugin.evaluation.html_report.choice import choose, shares
 from sefe_plugin.evaluation.html_report.details import (
     LOST_CONTENT,
     LOST_FORMAT,
     REGAINED,
     UNCHANGED,
+    Question,
     RunDetails,
     SetAnswers,
 )
@@ -24,6 +28,7 @@ from sefe_plugin.evaluation.report_text import ALONE, BEFORE, provenance_in_word
 MOST_ROWS = 1000
 #: Most characters of an answer and of a question.
 _LONGEST_ANSWER, _LONGEST_QUESTION = 600, 1500
+_MARKERS_AT_START = re.compile(r"(?:<image>\s*)*")
 #: An answer that is worth more, or less, than that of the first run.
 _BETTER, _WORSE = "b", "w"
 
@@ -168,20 +173,23 @@ def _set(paired: _Paired, most: int, pictures: Pictures) -> dict[str, Any]:
         "total": size,
         "notes": notes,
         "numbers": numbers,
-        "questions": [
-            [
-                _cut(question.text, _LONGEST_QUESTION),
-                _cut(question.gold, _LONGEST_ANSWER),
-                [pictures.add(image, first.media_dir) for image in question.images],
-            ]
-            for question in (first.questions[number] for number in numbers)
-        ],
+        "questions": [_question(first.questions[number], first.media_dir, pictures) for number in numbers],
         "stages": stages,
         "runs": [
             {stage: _stage(run, stage, of_run[stage], numbers) for stage in stages if run and stage in run.stages}
             for run, of_run in zip(runs, marks, strict=True)
         ],
     }
+
+
+def _question(question: Question, media_dir: Path, pictures: Pictures) -> list:
+    """Return a question, its right answer, and its pictures; beside these the text needs no markers of them."""
+    shown = [pictures.add(image, media_dir) for image in question.images]
+    text = question.text
+    if shown and all(isinstance(picture, int) for picture in shown):
+        end = _MARKERS_AT_START.match(text).end()
+        text = in_words(text[end:], before=text[:end])
+    return [_cut(text, _LONGEST_QUESTION), _cut(question.gold, _LONGEST_ANSWER), shown]
 
 
 def _marks(run: SetAnswers | None, first: SetAnswers, stages: Sequence[int]) -> dict[int, dict[str, str]]:

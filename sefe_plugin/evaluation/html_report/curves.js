@@ -17,21 +17,25 @@ function looks(place) {
   return { colour: colour === "#000000" ? "currentColor" : colour, marker: MARKERS[(place + round) % MARKERS.length] };
 }
 
-// lines: [{ name, points: [[place, value]], dashed }]; ticks: names of the places.
-function chart({ label, ticks, lines }) {
-  const [width, height, left, right, top, bottom] = [680, 300, 72, 16, 14, 84];
-  const x = (place) => left + (ticks.length < 2 ? 0.5 : place / (ticks.length - 1)) * (width - left - right);
+const PHONE = matchMedia("(max-width: 640px)");
+const [CHART_WIDTH, PHONE_WIDTH, LEAST_STEP] = [680, 340, 34];
+const [LEFT, RIGHT] = [72, 16];
+
+// The lines in a frame of this width: an SVG whose letters keep their size where it is shown as wide as that.
+function drawLines(width, { label, ticks, lines }) {
+  const [height, top, bottom] = [300, 14, 84];
+  const x = (place) => LEFT + (ticks.length < 2 ? 0.5 : place / (ticks.length - 1)) * (width - LEFT - RIGHT);
   const y = (value) => top + (1 - value / 100) * (height - top - bottom);
   const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "chart" });
   for (const value of [0, 20, 40, 60, 80, 100]) {
-    drawn.append(svg("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "rule" }));
-    drawn.append(svg("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, String(value)));
+    drawn.append(svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value), class: "rule" }));
+    drawn.append(svg("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, String(value)));
   }
   ticks.forEach((tick, place) => {
     const at = `translate(${x(place)},${y(0) + 14}) rotate(-35)`;
     drawn.append(svg("text", { transform: at, "text-anchor": "end" }, tick));
   });
-  const names = lines.map(({ name, points, dashed }, place) => {
+  lines.forEach(({ name, points, dashed }, place) => {
     const { colour, marker } = looks(place);
     const path = points.map(([at, value], index) => `${index ? "L" : "M"}${x(at)},${y(value)}`).join("");
     drawn.append(svg("path", { d: path, fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dashed ? "5 4" : null }));
@@ -39,11 +43,29 @@ function chart({ label, ticks, lines }) {
       const said = svg("title", {}, `${name}, ${ticks[at]}: ${number(value)} %`);
       drawn.append(svg("path", { d: marker, fill: colour, transform: `translate(${x(at)},${y(value)})` }, said));
     }
+  });
+  return drawn;
+}
+
+// lines: [{ name, points: [[place, value]], dashed }]; ticks: names of the places. On a phone the frame is as narrow as
+// the screen, and wider only where the ticks would touch each other.
+function chart(what) {
+  const frame = el("div", { class: "scroll" });
+  const draw = () => {
+    const narrow = Math.max(PHONE_WIDTH, LEFT + RIGHT + LEAST_STEP * (what.ticks.length - 1));
+    const drawn = drawLines(PHONE.matches ? narrow : CHART_WIDTH, what);
+    if (PHONE.matches && narrow > PHONE_WIDTH) drawn.style.minWidth = `${narrow}px`;
+    frame.replaceChildren(drawn);
+  };
+  PHONE.addEventListener("change", draw);
+  draw();
+  const names = what.lines.map(({ name }, place) => {
+    const { colour, marker } = looks(place);
     const sample = svg("svg", { viewBox: "-8 -6 16 12", class: "sample", "aria-hidden": "true" });
     sample.append(svg("path", { d: "M-8,0H8", stroke: colour, "stroke-width": 2 }), svg("path", { d: marker, fill: colour }));
     return el("li", {}, sample, name);
   });
-  return el("figure", {}, el("div", { class: "scroll" }, drawn), el("figcaption", {}, el("ul", { class: "names" }, names)));
+  return el("figure", {}, frame, el("figcaption", {}, el("ul", { class: "names" }, names)));
 }
 
 function taskCurves(run) {

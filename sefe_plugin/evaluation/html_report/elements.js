@@ -22,9 +22,14 @@ function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
-// 85 -> "85.00"; null -> a dash. Adding 0 turns -0.0 into 0.0.
+// 85 -> "85.00"; null -> a dash. As Python rounds, so that report.md says the same: a number in the middle of two goes
+// to the even one, 3.125 -> "3.12". It is in the middle where its multiple by 2 ** (digits + 1) is odd, which is exact.
 function number(value, digits = 2) {
-  return value === null || value === undefined ? "-" : (Number(value.toFixed(digits)) + 0).toFixed(digits);
+  if (value === null || value === undefined) return "-";
+  const middle = Math.abs(value * 2 ** (digits + 1)) % 2 === 1;
+  const away = value.toFixed(digits);
+  const rounded = middle && Number(away.at(-1)) % 2 ? value.toFixed(digits + 1).slice(0, -1) : away;
+  return (Number(rounded) + 0).toFixed(digits); // adding 0 turns -0.0 into 0.0
 }
 
 function several() {

@@ -35,7 +35,8 @@ function metricsTable() {
   return table(null, heads, cells, { words: [0, heads.length - 1] });
 }
 
-// A bar of the two parts of a loss: hatched and plain, so that not the colour alone tells them apart.
+// A bar of the two parts of a loss: hatched and plain, so that not the colour alone tells them apart. A part that was
+// gained has no width.
 function lossBar(loss) {
   const [superficial, essential] = [loss.superficial, loss.essential].map((part) => Math.max(0, part));
   const parts = [
@@ -46,7 +47,7 @@ function lossBar(loss) {
     part.style.width = `${Math.min(100, width)}%`;
     return part;
   });
-  const said = `superficial ${number(superficial, 1)}, essential ${number(essential, 1)} points`;
+  const said = `superficial ${number(loss.superficial, 1)}, essential ${number(loss.essential, 1)} points`;
   return el("div", { class: "bar", role: "img", "aria-label": said }, parts);
 }
 
@@ -56,13 +57,14 @@ function lossTable(head, names, losses) {
     if (!loss) return [name, "-", "-", "-", ""];
     return [name, number(loss.drop), number(loss.superficial), number(loss.essential), lossBar(loss)];
   });
+  const entry = (kind, words) => el("li", {}, el("span", { class: `key ${kind}`, "aria-hidden": "true" }), words);
+  const gained = losses.some((loss) => loss && Object.values(loss).some((value) => number(value).startsWith("-")));
   const legend = el(
-    "p",
-    { class: "legend" },
-    el("span", { class: "key superficial", "aria-hidden": "true" }),
-    " superficial: the answer format is lost ",
-    el("span", { class: "key essential", "aria-hidden": "true" }),
-    " essential: the content is lost",
+    "ul",
+    { class: "names legend" },
+    entry("superficial", "superficial: the answer format is lost"),
+    entry("essential", "essential: the content is lost"),
+    gained ? el("li", {}, "negative: gained") : null,
   );
   return el("div", {}, legend, table(null, [head, "lost", "superficial", "essential", "of 100"], rows, { words: [0, 4] }));
 }

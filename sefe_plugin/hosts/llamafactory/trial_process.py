@@ -56,7 +56,7 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
     if complete >= len(recipe.tasks):
         return
     for warning in recipe_warnings(recipe):
-        say(warning)
+        say(f"Warning: {warning}")
     with tempfile.TemporaryDirectory() as folder, with_data(recipe, Path(folder) / "data") as (ready, indices):
         left = [index for index in indices if index == BASE or index >= complete]
         ahead = {index: _Passed(_data_digest(ready, recipe, index)) for index in left}

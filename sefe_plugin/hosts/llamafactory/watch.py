@@ -23,7 +23,7 @@ def announce_runner() -> None:
 
 
 def _terminate(number: int, frame: object) -> None:
-    raise Terminated
+    raise Terminated("Stopped by SIGTERM.")
 
 
 def end_with_runner() -> None:

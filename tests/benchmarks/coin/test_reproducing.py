@@ -28,7 +28,7 @@ def test_commands_are_understood(line):
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
     coin_cli.add_commands(commands)
-    plan.add_command(commands)
+    plan_cli.add_command(commands)
     score_cli.add_command(commands)
     words = shlex.split(line)
     options = parser.parse_args(words[words.index("sefe") + 1 :])
