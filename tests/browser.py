@@ -128,4 +128,4 @@ class Browser:
 
 
 #: Addresses within the page, and of the browser's own first window.
-_OWN = ("data:", "chrome:")
+_OWN = ("data:", "chrome:", "chrome-untrusted:")

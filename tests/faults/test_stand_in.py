@@ -43,7 +43,7 @@ def test_kills_at_random_moments_change_no_result(undisturbed, disturbed):
     assert run.finish(60) == 0, run.log.read_text()[-3000:]
     assert sum(run.moments.values()) >= 5
     assert results(run.run) == undisturbed
-    assert "was ended by SIGKILL, as a system does that runs out of memory; its output is above" in run.log.read_text()
+    assert "was ended by SIGKILL, as a system does that runs out of memory; its output is in " in run.log.read_text()
 
 
 def test_kills_change_no_result_where_earlier_merged_models_are_removed(undisturbed, disturbed):

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from sefe_plugin.answers.styles import FORMAT_LINES, SHORT_ANSWER
 from sefe_plugin.hosts.llamafactory.dataset import _scored_as, diversify_dataset, scored_by
+from sefe_plugin.run.progress import ProgressFile
 
 
 LINE = FORMAT_LINES[SHORT_ANSWER]
@@ -203,7 +204,8 @@ def test_the_training_of_a_task_knows_its_scorer():
     # the test sets of earlier tasks say nothing of one that has none itself, or no scorer
     for test_sets in ([other, own], [own], [other], [other, own | {"scorer": "none"}], [], None):
         finetuning = SimpleNamespace(stacked_adapter=None, cl_method=None, test_sets=test_sets)
-        _train(host, (None, None, training, finetuning, None), None)
+        trackers = SimpleNamespace(callbacks=[], hide=lambda: None)
+        _train(host, (None, None, training, finetuning, None), trackers, ProgressFile(None))
     assert seen == ["multiple_choice", "multiple_choice", None, None, None, None] and _scored_as.get() is None
 
 

@@ -56,6 +56,7 @@ SIGNATURES = {
         "is_trainable",
         "add_valuehead",
     ],
+    ("llamafactory.train.sft.trainer", "CustomSeq2SeqTrainer"): None,
     ("llamafactory.train.sft.trainer", "create_custom_optimizer"): ["model", "training_args", "finetuning_args"],
     ("llamafactory.model.adapter", "_setup_lora_tuning"): [
         "config",

@@ -117,10 +117,8 @@ def main(folder, *engines):
 
 
 @pytest.fixture(scope="module")
-def one_batch(tmp_path_factory):
-    from conftest import build_llama
-
-    return train(tmp_path_factory.mktemp("whole"), build_llama, 4)
+def one_batch(tmp_path_factory, tiny_llama):
+    return train(tmp_path_factory.mktemp("whole"), tiny_llama, 4)
 
 
 def assert_same(result, expected):
@@ -130,10 +128,8 @@ def assert_same(result, expected):
 
 
 @pytest.mark.parametrize("batch_size", [2, 1])
-def test_accumulation_changes_nothing(one_batch, batch_size, tmp_path):
-    from conftest import build_llama
-
-    assert_same(train(tmp_path, build_llama, batch_size), one_batch)
+def test_accumulation_changes_nothing(one_batch, batch_size, tmp_path, tiny_llama):
+    assert_same(train(tmp_path, tiny_llama, batch_size), one_batch)
 
 
 def test_two_processes_change_nothing(one_batch, run_in_two, tmp_path):

@@ -509,5 +509,5 @@ def test_tasks_that_were_tried_before_are_named(sequence, try_here, tmp_path):
 def test_what_is_doubtful_is_said_and_is_no_error(sequence, try_here):
     said = []
     require_trial(sequence(task={"test_dataset": "b"}), said.append, try_here)
-    warning = "task B: `test_dataset`: 'b' is the training data of B. So it tests what was memorised; name other data."
+    warning = "Warning: task B: `test_dataset`: 'b' is the training data of B. So it tests what was memorised; name other data."
     assert [line == warning for line in said] == [True, False]
