@@ -19,7 +19,7 @@ _OWN = {
 _COMMANDS = {
     "coin": "sefe_plugin.benchmarks.coin.commands",
     "minicoin": "sefe_plugin.benchmarks.minicoin.commands",
-    "smol": "sefe_plugin.benchmarks.styles.commands",
+    "smol": "sefe_plugin.benchmarks.smol.commands",
 }
 
 #: The order in which a benchmark lists its tasks, CoIN's.

@@ -125,10 +125,6 @@ class SequenceOptions:
     )
 
 
-#: Keys that a task may set for its own test set, and the sequence for all.
-TEST_KEYS = ("max_test_samples",)
-
-
 @dataclass
 class DataOptions:
     """Keys of the data."""
@@ -164,6 +160,9 @@ class DataOptions:
         scope="computing",
     )
 
+
+#: Keys that a task may set for its own test set, and the sequence for all.
+TEST_KEYS = keys_of_scope(DataOptions, "testing")
 
 #: The dataclasses of the keys in the section "dataset".
 DATA_OPTIONS = (DataOptions, AddedOptions)

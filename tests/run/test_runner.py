@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from script_host import ScriptHost
 
 import sefe_plugin.run.runner as runner
 from sefe_plugin.benchmarks import load_benchmark
@@ -56,15 +57,8 @@ if keys.get("scoring_backend") != "vllm":
 """
 
 
-class FakeHost:
+class FakeHost(ScriptHost):
     """Writes the keys as YAML and runs the script of `HOST`; merging is another script, which notes its arguments."""
-
-    def __init__(self, script):
-        self.script = script
-
-    def train(self, file, keys):
-        file.write_text(yaml.safe_dump(dict(keys)))
-        return [sys.executable, str(self.script), str(file)]
 
     def merge(self, file, keys, adapter, folder):
         code = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(); (p / 'config.json').write_text('{}')"

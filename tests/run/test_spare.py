@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
 from safetensors.numpy import save_file
+from script_host import ScriptHost
 
 import sefe_plugin.run.runner as runner
 import sefe_plugin.run.spare as spare
@@ -52,17 +52,6 @@ record_step(folder, SCORED)
 """
 
 
-class FakeHost:
-    """Writes the keys as YAML and runs the script of `HOST`, which trains, scores and merges."""
-
-    def __init__(self, script):
-        self.script = script
-
-    def train(self, file, keys):
-        file.write_text(yaml.safe_dump(dict(keys)))
-        return [sys.executable, str(self.script), str(file)]
-
-
 @pytest.fixture
 def run(tmp_path):
     """Runs the sequence; `merged` are the tasks that have a merged model, the letters of their names."""
@@ -71,7 +60,7 @@ def run(tmp_path):
     def start(tasks=TASKS, **changes):
         recipe = Recipe("test.yaml", KEYS | changes, tasks, tmp_path / "run", None)
         require_whole(recipe)
-        return run_sequence(recipe, FakeHost(tmp_path / "host.py"), host_keys(), lambda line: None)
+        return run_sequence(recipe, ScriptHost(tmp_path / "host.py"), host_keys(), lambda line: None)
 
     start.path = tmp_path / "run"
     start.merged = lambda: "".join(sorted(place.parent.name[-1] for place in start.path.glob("*/merged")))

@@ -1,12 +1,12 @@
 """The row of the base, unseen tasks, retention sets and tasks trained alone, with a host of a few lines of Python."""
 
 import doctest
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from script_host import ScriptHost, write_three_tasks
 
 from sefe_plugin.cli import main
 from sefe_plugin.files import read_json, write_json
@@ -72,29 +72,15 @@ record_step(folder, SCORED)
 """
 
 
-class FakeHost:
+class FakeHost(ScriptHost):
     """Writes the keys as YAML and runs the script of `HOST`."""
 
-    def __init__(self, script):
-        self.script = script
-
-    def train(self, file, keys):
-        file.write_text(yaml.safe_dump(dict(keys)))
-        return [sys.executable, str(self.script), str(file)]
-
-    score = score_base = train
+    score = score_base = ScriptHost.train
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
-    names = [f"{name}_{split}" for name in "ABC" for split in ("train", "test")]
-    info = {name: {"file_name": f"{name}.json"} for name in [*names, "general_test"]}
-    for name in info:
-        write_json(tmp_path / "data" / f"{name}.json", [{"text": f"{name} {i}", "answer": "red"} for i in range(4)])
-    write_json(tmp_path / "data" / "dataset_info.json", info)
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base/config.json").write_text("{}")
-    return tmp_path / "data"
+def data(tmp_path):
+    return write_three_tasks(tmp_path)
 
 
 @pytest.fixture

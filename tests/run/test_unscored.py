@@ -1,10 +1,8 @@
 """Tasks that are answered but not scored, tasks that are only trained, and test sets of which a part is answered."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import yaml
+from script_host import ScriptHost, write_three_tasks
 
 from sefe_plugin.cli import main
 from sefe_plugin.evaluation.report import load_report
@@ -56,15 +54,8 @@ if keys["test_sets"]:
 """
 
 
-class FakeHost:
+class FakeHost(ScriptHost):
     """Writes the keys as YAML and runs the script of `HOST`."""
-
-    def __init__(self, script):
-        self.script = script
-
-    def train(self, file, keys):
-        file.write_text(yaml.safe_dump(dict(keys)))
-        return [sys.executable, str(self.script), str(file)]
 
     def score(self, file, keys):
         return self.train(file, {**keys, "do_train": False})
@@ -77,15 +68,8 @@ def task(name, scorer="short_answer", **overrides):
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
-    names = [f"{name}_{split}" for name in "ABC" for split in ("train", "test")]
-    info = {name: {"file_name": f"{name}.json"} for name in [*names, "general_test"]}
-    for name in info:
-        write_json(tmp_path / "data" / f"{name}.json", [{"text": f"{name} {i}", "answer": "red"} for i in range(4)])
-    write_json(tmp_path / "data" / "dataset_info.json", info)
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base/config.json").write_text("{}")
-    return tmp_path / "data"
+def data(tmp_path):
+    return write_three_tasks(tmp_path)
 
 
 @pytest.fixture

