@@ -55,22 +55,24 @@ def test_installing_twice_leaves_one_finder():
     assert python(code).strip() == "1"
 
 
-def test_startup_cost_is_at_most_one_millisecond(tmp_path):
-    """With byte code, as pip installs it; one of many starts is enough, since a busy machine only adds to it."""
-    code = (
-        "import py_compile, time\n"
-        f"import shutil; shutil.copytree({str(ROOT / 'sefe_plugin')!r}, {str(tmp_path / 'sefe_plugin')!r},"
-        " ignore=lambda d, names: [n for n in names if not n.endswith('.py') and n not in ('hosts',)])\n"
-    )
-    python(code)
+def test_startup_costs_little_more_than_three_empty_modules(tmp_path):
+    """About 0.9 ms where three empty modules take as long; the fastest of some starts, as a busy machine only adds."""
+    for module in ("sefe_plugin/__init__.py", "sefe_plugin/hosts/__init__.py", "sefe_plugin/hosts/hook.py"):
+        for package, text in (("sefe_plugin", (ROOT / module).read_text()), ("nothing", "")):
+            copied = tmp_path / module.replace("sefe_plugin", package, 1)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            copied.write_text(text)
     subprocess.run([sys.executable, "-m", "compileall", "-q", str(tmp_path)], check=True, env={})
-    timed = (
-        f"import os; sys.path[0] = {str(tmp_path)!r}\n"
-        "import time; start = time.process_time()\n"
-        "import sefe_plugin.hosts.hook as h; h.install()\n"
-        "print(time.process_time() - start)"
-    )
-    assert any(float(python(timed)) <= 1e-3 for _ in range(200))
+
+    def seconds(statement: str) -> float:
+        timed = (
+            f"import os; sys.path[0] = {str(tmp_path)!r}\n"
+            f"import time; start = time.process_time()\n{statement}\nprint(time.process_time() - start)"
+        )
+        return min(float(python(timed)) for _ in range(15))
+
+    hook_alone = seconds("import sefe_plugin.hosts.hook as h; h.install()")
+    assert hook_alone <= 1.5 * seconds("import nothing.hosts.hook")
 
 
 def test_the_hook_waits_for_the_modules_of_the_table():
