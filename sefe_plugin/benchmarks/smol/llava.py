@@ -31,7 +31,8 @@ PROJECTOR = Path(__file__).parent / "projector.safetensors"
 NAMING_STEPS, ANSWERING_STEPS = 3000, 800
 _BATCH, _NAMING_BATCH = 8, 64
 _NAMING_RATE, _ANSWERING_RATE = 1e-3, 5e-4
-_PICTURES = 4000
+#: Pictures that it is trained on.
+PICTURES = 4000
 
 
 def build(folder: Path, language_model: Path, projector: Path = PROJECTOR) -> None:
@@ -98,6 +99,7 @@ def train_projector(
     seed: int = 0,
     naming_steps: int = NAMING_STEPS,
     answering_steps: int = ANSWERING_STEPS,
+    pictures: int = PICTURES,
 ) -> None:
     """Train a projector from nothing and write it, in bf16.
 
@@ -109,29 +111,30 @@ def train_projector(
         seed: Seed of the weights, pictures and questions.
         naming_steps: Optimizer steps towards the words that name an image token's quadrant.
         answering_steps: Optimizer steps through the language model.
+        pictures: Number of different pictures.
     """
     torch.manual_seed(seed)
     model, tokenizer = assemble(language_model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.requires_grad_(requires_grad=False).to(device)
     rng = random.Random(f"smol projector {seed}")
-    pictures = [random_picture(rng) for _ in range(_PICTURES)]
-    features = vision_features(model, pictures)
+    shown = [random_picture(rng) for _ in range(pictures)]
+    features = vision_features(model, shown)
     projector = model.model.multi_modal_projector.requires_grad_()
-    name(projector, features, _named(model, tokenizer, pictures), rng, naming_steps)
-    answer(model, tokenizer, pictures, features, rng, answering_steps)
+    draw_to(projector, features, named(model, tokenizer, shown), rng, naming_steps)
+    answer(model, tokenizer, shown, features, rng, answering_steps)
     weights = {key: weight.bfloat16().cpu() for key, weight in projector.state_dict().items()}
     with replacing(file) as draft:
         save_file(weights, draft)
 
 
-def name(projector: torch.nn.Module, features: Tensor, named: Tensor, rng: random.Random, steps: int) -> None:
-    """Draw each image token to the mean embedding of the words that name what its quadrant shows.
+def draw_to(projector: torch.nn.Module, features: Tensor, named: Tensor, rng: random.Random, steps: int) -> None:
+    """Draw each image token to an embedding.
 
     Args:
         projector: The projector, trained in place.
         features: Of the vision tower, (pictures, image tokens, vision hidden size).
-        named: The embeddings to draw to, (pictures, image tokens, hidden size).
+        named: The embeddings, (pictures, image tokens, hidden size).
         rng: Draws the batches.
         steps: Optimizer steps.
     """
@@ -170,7 +173,7 @@ def answer(
             logger.info("answering step %d: loss %.3f, right %.2f", step + 1, loss.item(), right.float().mean())
 
 
-def _named(model: LlavaForConditionalGeneration, tokenizer: Tokenizer, pictures: list[Picture]) -> Tensor:
+def named(model: LlavaForConditionalGeneration, tokenizer: Tokenizer, pictures: list[Picture]) -> Tensor:
     """Return the mean embedding of the words that name each quadrant, (pictures, image tokens, hidden size)."""
     table, embeddings = model.get_input_embeddings().weight, {}
 
