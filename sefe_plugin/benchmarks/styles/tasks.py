@@ -69,7 +69,7 @@ def _choices(rng: random.Random) -> Item:
     options = [f"{letter}. {option}" for letter, option in zip(_LETTERS, KINDS, strict=True)]
     question = f"What kind of thing is the {rng.choice(SIZES)} {rng.choice(COLORS)} {word}?"
     text = "\n".join((question, *options, FORMAT_LINES[MULTIPLE_CHOICE]))
-    return Item(text, _LETTERS[list(KINDS).index(kind)], word)
+    return Item(text, _LETTERS[list(KINDS).index(kind)], question)
 
 
 def _facts(rng: random.Random) -> Item:
@@ -158,11 +158,11 @@ def _short(question: str) -> str:
 
 #: The tasks in their own order. No rule shortens an explanation, so ASD leaves Reasons as it is.
 TASKS: tuple[Task, ...] = (
-    Task("Choices", "multiple_choice", _choices, 160),
-    Task("Facts", "short_answer", _facts, 160),
-    Task("Classes", "class_name", _classes, 160),
-    Task("Reasons", "explanation", _reasons, 160, {"asd_ratio": 0.0}),
-    Task("Boxes", "box", _boxes, 160),
-    Task("Counting", "short_answer", _counting, 160),
-    Task("Reading", "short_answer", _reading, 160),
+    Task("Choices", "multiple_choice", _choices, 240),
+    Task("Facts", "short_answer", _facts, 240),
+    Task("Classes", "class_name", _classes, 240),
+    Task("Reasons", "explanation", _reasons, 240, {"asd_ratio": 0.0}),
+    Task("Boxes", "box", _boxes, 240),
+    Task("Counting", "short_answer", _counting, 240),
+    Task("Reading", "short_answer", _reading, 240),
 )
