@@ -14,11 +14,13 @@ class BenchmarkTask(NamedTuple):
         name: Its name.
         scorer: Name of the scorer of its answers.
         official: Name of the official rule that scores its answers as well (`Benchmark.official_accuracy`), or None.
+        asd_by_rule: Whether rules can write its answers in other styles; they cannot shorten captions and reports.
     """
 
     name: str
     scorer: str
     official: str | None = None
+    asd_by_rule: bool = True
 
 
 class PublishedSize(NamedTuple):

@@ -9,8 +9,8 @@ import pytest
 
 from sefe_plugin.benchmarks.coin import commands as coin_cli
 from sefe_plugin.benchmarks.coin.score_file import MODES
-from sefe_plugin.benchmarks.coin.sources import VARIANTS
-from sefe_plugin.benchmarks.coin.tasks import TASKS
+from sefe_plugin.benchmarks.coin.tasks import COIN, TASKS
+from sefe_plugin.benchmarks.published import commands as published_cli
 from sefe_plugin.cli import plan as plan_cli
 from sefe_plugin.cli import score as score_cli
 from sefe_plugin.recipe.options import plugin_keys
@@ -23,11 +23,14 @@ TABLE = [line for line in PAGE.splitlines() if re.match(r"\|.*\| -\d+\.\d\d \|$"
 ROWS = [re.split(r"\s*\|\s*", line.strip("| ")) for line in TABLE]
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if re.search(r"\bsefe (coin|plan|score|judge)\b", line)])
+@pytest.mark.parametrize(
+    "line", [line for line in COMMANDS if re.search(r"\bsefe (prepare|plan|score|judge)\b", line)]
+)
 def test_commands_are_understood(line):
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
     coin_cli.add_commands(commands)
+    published_cli.add_commands(commands)
     plan_cli.add_command(commands)
     score_cli.add_command(commands)
     words = shlex.split(line)
@@ -49,7 +52,7 @@ def test_recipes_and_their_overrides_exist(line):
 
 
 def test_every_variant_is_named():
-    for variant in VARIANTS:
+    for variant in COIN.variants:
         assert variant.removeprefix("asd") in PAGE
 
 
