@@ -64,7 +64,7 @@ class PublishedBenchmark(Benchmark):
             images, file_of = read_json(root / MANIFEST_FILE)["images"], dataset_file
         else:
             images, file_of = str(root), self.unprepared
-        entries = dataset_entries(self.published, partial(file_of, root))
+        entries = {**_added_entries(root), **dataset_entries(self.published, partial(file_of, root))}
         write_json(folder / "dataset_info.json", entries)
         return {"dataset_dir": str(folder), "media_dir": arguments.get("media_dir") or images}
 
@@ -100,3 +100,14 @@ class PublishedBenchmark(Benchmark):
                 "Set `asd_ratio: 0`."
             )
         return found
+
+
+def _added_entries(root: Path) -> dict[str, Any]:
+    """Return the datasets that a user has declared beside a benchmark's own, such as those of `sefe asd build`."""
+    info = root / "dataset_info.json"
+    entries = read_json(info) if is_file(info) else {}
+    return {
+        name: {**entry, "file_name": str(root / entry["file_name"])}
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and "file_name" in entry
+    }

@@ -20,7 +20,7 @@ from sefe_plugin.evaluation.html_report.details import (
     SetAnswers,
 )
 from sefe_plugin.evaluation.html_report.pictures import Pictures
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values
+from sefe_plugin.evaluation.report_data import FURTHER, TRANSFER, further_values, metric_rows
 from sefe_plugin.evaluation.report_text import ALONE, BEFORE, provenance_in_words, unscored_in_words
 
 
@@ -113,7 +113,7 @@ def _metrics(runs: Sequence[PageRun]) -> dict[str, list]:
         columns.append((run.name if several else "value", run.report))
         if "official" in run.report:
             columns.append((f"{run.name}, official" if several else "official", run.report["official"]))
-    rows = [[head, about, *(column[key] for _, column in columns)] for key, (head, about) in METRICS.items()]
+    rows = [[head, about, *values] for head, about, values in metric_rows([column for _, column in columns])]
     further = [further_values(column) for _, column in columns]
     for key, head in FURTHER.items():
         if any(key in values for values in further):
