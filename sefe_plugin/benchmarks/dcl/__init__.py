@@ -46,7 +46,7 @@ def _task(
     train, test = ("train.json",), ("test.json", "test.sjon")  # the misspelled name is Fin's in the published page
     where = f"{images}; in the Hugging Face dataset MLLM-CL/MLLM-CL ({name}.tar.gz) or MLLM-CL/DCL"
     return PublishedTask(
-        name, scorer, f"official.{rule}", (name, *folders), train, test, where, PublishedSize(*sizes), **more
+        name, scorer, f"dcl:{rule}", (name, *folders), train, test, where, PublishedSize(*sizes), **more
     )
 
 
@@ -55,11 +55,11 @@ DCL_TABLE = Published(
     "dcl",
     "MLLM-DCL",
     (
-        _task("RS", "short_answer", "ai2d", (60_000, 10_000), (), "RSVQA"),
-        _task("Med", "short_answer", "pvqa", (22_800, 9_800), (), "PathVQA", complete=with_med_ending),
-        _task("AD", "short_answer", "ai2d", (60_000, 10_000), (), "DriveLM, CC BY-NC-SA 4.0; six views in one image"),
-        _task("Sci", "short_answer", "sci", (33_400, 8_200), (), "AI2D, SciVerse, MapQA and TQA"),
-        _task("Fin", "short_answer", "finvis", (60_000, 10_000), (), "StockQA", complete=with_fin_ending),
+        _task("RS", "contains", "ai2d", (60_000, 10_000), (), "RSVQA"),
+        _task("Med", "contains", "pvqa", (22_800, 9_800), (), "PathVQA", complete=with_med_ending),
+        _task("AD", "contains", "ai2d", (60_000, 10_000), (), "DriveLM, CC BY-NC-SA 4.0; six views in one image"),
+        _task("Sci", "mixed", "sci", (33_400, 8_200), (), "AI2D, SciVerse, MapQA and TQA"),
+        _task("Fin", "mixed", "finvis", (60_000, 10_000), (), "StockQA", complete=with_fin_ending),
     ),
     {
         "original": Variant(

@@ -1,6 +1,6 @@
 """A published benchmark in a recipe: it runs on what `sefe prepare` wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -71,6 +71,12 @@ class PublishedBenchmark(Benchmark):
     def published_sizes(self) -> dict[str, PublishedSize]:
         """Return the published sizes of its tasks."""
         return {task.name: task.size for task in self.published.tasks}
+
+    def official_accuracy(self, rule: str) -> Callable[[Sequence[Mapping]], float]:
+        """Return one of the official rules that several benchmarks share."""
+        from sefe_plugin.benchmarks.official import official_accuracy
+
+        return partial(official_accuracy, rule)
 
     def origins(self) -> str:
         """Return where its annotations come from, and their licences."""

@@ -7,20 +7,20 @@ files; where a name tells none, `sefe plan` takes as many as of the others.
 from sefe_plugin.benchmarks.base import PublishedSize
 from sefe_plugin.benchmarks.published.benchmark import PublishedBenchmark
 from sefe_plugin.benchmarks.published.tables import Published, PublishedTask, Variant
-from sefe_plugin.benchmarks.ucit import EXACT
 
 
 _SIZE = PublishedSize(40_000, 3_000)
 
 
 def _task(
-    name: str, scorer: str, train: str, test: str, images: str, folders: tuple[str, ...] = (), rule: str = EXACT
+    name: str, scorer: str, train: str, test: str, images: str, folders: tuple[str, ...] = (), rule: str = "viz_wiz"
 ) -> PublishedTask:
     files = (f"{train}.json", "train.json"), (f"{test}.json", "test.json")
-    return PublishedTask(name, scorer, rule, (name, *folders), *files, images, _SIZE)
+    return PublishedTask(name, scorer, f"trigap:{rule}", (name, *folders), *files, images, _SIZE)
 
 
-_ANLS = "official.anls"
+#: Without a threshold, as the official rule has it.
+_ANLS = {"name": "anls", "threshold": 0}
 _STANDARD, _STANDARD_TEST = "train_standard_4w", "test_standard_3k"
 _UNKNOWN = "for source and terms see the Hugging Face dataset JuntaoTang/TriGap"
 
@@ -31,22 +31,22 @@ TRIGAP_TABLE = Published(
         _task("PMCVQA", "multiple_choice", _STANDARD, _STANDARD_TEST, f"PMC-VQA; {_UNKNOWN}", ("PMC-VQA",)),
         _task(
             "DocVQA",
-            "short_answer",
+            _ANLS,
             "train_converted_sub",
             "val_converted",
             "DocVQA (docvqa.org), after registration",
-            rule=_ANLS,
+            rule="anls",
         ),
-        _task("ChartQA", "short_answer", f"{_STANDARD}_sub", _STANDARD_TEST, f"ChartQA; {_UNKNOWN}"),
-        _task("IconQA", "short_answer", "train_sub", "test_3000", "IconQA (iconqa.github.io), CC BY-NC-SA 4.0"),
+        _task("ChartQA", "mixed", f"{_STANDARD}_sub", _STANDARD_TEST, f"ChartQA; {_UNKNOWN}"),
+        _task("IconQA", "mixed", "train_sub", "test_3000", "IconQA (iconqa.github.io), CC BY-NC-SA 4.0"),
         _task(
             "InfographicVQA",
-            "short_answer",
+            _ANLS,
             "infographicsVQA_train_converted_sub",
             "infographicsVQA_val_converted",
             "InfographicVQA (docvqa.org), after registration",
             ("InfographicsVQA", "infovqa"),
-            _ANLS,
+            "anls",
         ),
         _task(
             "ArxivQA",
@@ -62,7 +62,7 @@ TRIGAP_TABLE = Published(
         ),
         _task(
             "CLEVR",
-            "short_answer",
+            "number",
             "train_4w_sub",
             "test_3000",
             "Hugging Face dataset dali-does/clevr-math, CC BY 4.0",

@@ -12,9 +12,6 @@ from sefe_plugin.benchmarks.published.tables import GoldFile, Golds, Published, 
 from sefe_plugin.files import read_json
 
 
-#: Upper-case equality, as `eval_deepseek_r1.py` of MCITlib and HiDe-LLaVA has it: CoIN's rule of VizWiz.
-EXACT = "coin:VizWiz"
-
 _TEST_SIZE = 3_000
 _COCO = ("val_coco_type_3000.json", "val_coco_type.json", "test_coco_type_3000.json", "test_coco_type.json")
 
@@ -51,7 +48,7 @@ def _task(
     return PublishedTask(
         name,
         scorer,
-        "official.caption" if captions else EXACT,
+        "ucit:caption" if captions else "ucit:viz_wiz",  # upper-case equality, CoIN's rule of VizWiz
         (name, *folders),
         train,
         ("test_3000.json", "test.json"),
@@ -94,7 +91,7 @@ UCIT_TABLE = Published(
         ),
         _task(
             "IconQA",
-            "short_answer",
+            "mixed",
             29_859,
             (),
             ("train.json",),
@@ -102,7 +99,7 @@ UCIT_TABLE = Published(
         ),
         _task(
             "CLEVR-Math",
-            "short_answer",
+            "number",
             40_000,
             ("CLEVR",),
             ("train_4w.json", "train.json"),
