@@ -1,4 +1,4 @@
-"""From published files to the report on the tiny LLaVA: a mini-UCIT of three tasks; the shipped recipes of all tasks."""
+"""From published files to the report on the tiny LLaVA: a mini-UCIT of three tasks, and the shipped recipes."""
 
 import json
 import shutil

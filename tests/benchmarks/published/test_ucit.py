@@ -69,7 +69,7 @@ def test_names_of_other_versions(tmp_path):
     (datasets / "VizWiz").rename(datasets / "Vizcap")
     prepare(UCIT_TABLE, source, tmp_path / "out")
     require_whole(tmp_path / "out")
-    assert rows_of(tmp_path / "out", "Flickr30k", "test")[0]["image"] == "Flickr30k-cap/val/test_0.jpg"
+    assert rows_of(tmp_path / "out", "Flickr30k", "test")[0]["image"] == "datasets/Flickr30k-cap/val/test_0.jpg"
 
 
 @pytest.mark.parametrize("inside", ["train", "Flickr30k/train", "."])
@@ -206,7 +206,7 @@ def test_trigap(tmp_path, names):
         for i in range(3):
             path = f"{task.name}/images/{i}.jpg"
             write_picture(tmp_path / "in" / "datasets" / path, i)
-            answer = "B" if task.scorer == "multiple_choice" else f"word {i}"
+            answer = {"multiple_choice": "B", "number": str(i)}.get(str(task.scorer), f"word {i}")
             records["train"].append(train_record(i, path, "What?", answer))
             records["test"].append(test_record(i, path, "What?", answer))
         if task.name == "DocVQA":
