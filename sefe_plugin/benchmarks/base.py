@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from sefe_plugin.evaluation.scorers import Spec
+
 
 class BenchmarkTask(NamedTuple):
     """A task of a benchmark.
 
     Attributes:
         name: Its name.
-        scorer: Name of the scorer of its answers.
+        scorer: The scorer of its answers, as a recipe writes it.
         official: Name of the official rule that scores its answers as well (`Benchmark.official_accuracy`), or None.
     """
 
     name: str
-    scorer: str
+    scorer: Spec
     official: str | None = None
 
 
