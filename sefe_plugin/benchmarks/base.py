@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from sefe_plugin.evaluation.scorers import Spec
+
 
 class BenchmarkTask(NamedTuple):
     """A task of a benchmark.
 
     Attributes:
         name: Its name.
-        scorer: Name of the scorer of its answers.
+        scorer: The scorer of its answers, as a recipe writes it.
         official: Name of the official rule that scores its answers as well (`Benchmark.official_accuracy`), or None.
         asd_by_rule: Whether rules can write its answers in other styles; they cannot shorten captions and reports.
     """
 
     name: str
-    scorer: str
+    scorer: Spec
     official: str | None = None
     asd_by_rule: bool = True
 

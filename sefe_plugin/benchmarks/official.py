@@ -28,8 +28,8 @@ def ai2d(prediction: str, record: Mapping) -> float:
     """Score 1 where the prediction contains "answer", without case (RS and AD of MLLM-DCL).
 
     Odd: of a prediction with blanks, one of ``" g"``, ``"g "``, ``"g."`` and ``"g,"`` must be a part, so that "piano
-    bar" is a right "no"; of one without, the gold answer itself, so that "notable" is one too. A gold answer of several
-    words keeps its final period, and the prediction must have it.
+    bar" is a right "no"; of one without, the gold answer itself, so that "notable" is one too. A gold answer of
+    several words keeps its final period, and the prediction must have it.
     """
     gold = _text(record, "answer").lower()
     if _UNANSWERABLE in prediction:
@@ -55,9 +55,9 @@ def pvqa(prediction: str, record: Mapping) -> float:
 def sci(prediction: str, record: Mapping) -> float:
     """Score by the file name of the image (Sci of MLLM-DCL).
 
-    AI2D, TQA, VQA and SciVerse: 1 where the prediction equals "answer" but for case. All others, which are MapQA's: for
-    a question with "Which states" the share of the gold answer's states that are among the prediction's; else 1 where
-    the prediction contains "answer".
+    AI2D, TQA, VQA and SciVerse: 1 where the prediction equals "answer" but for case. All others, which are MapQA's:
+    for a question with "Which states" the share of the gold answer's states that are among the prediction's; else 1
+    where the prediction contains "answer".
 
     Odd: states are what stands between commas, blanks and all, so "ohio, iowa" is worth nothing beside "iowa, ohio";
     states too many cost nothing; a final period is wrong.

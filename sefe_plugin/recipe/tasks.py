@@ -7,14 +7,14 @@ from typing import Any
 from sefe_plugin.benchmarks import named_orders
 from sefe_plugin.benchmarks.base import Benchmark
 from sefe_plugin.carry import CARRIES
-from sefe_plugin.evaluation.scorers import NO_SCORER
+from sefe_plugin.evaluation.scorers import NO_SCORER, Spec, known_scorers, plain_spec, spec_faults
 from sefe_plugin.methods import methods
 from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.checks import other_methods_errors, value_errors
 from sefe_plugin.recipe.data_trial import data_errors
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
 from sefe_plugin.recipe.options import TASK_KEYS, all_keys_of_scope
-from sefe_plugin.recipe.retention import known_scorers, name_rule_errors, scorer_errors
+from sefe_plugin.recipe.retention import name_rule_errors
 from sefe_plugin.recipe.secrets import secret_errors
 from sefe_plugin.words import near, shown
 
@@ -27,7 +27,7 @@ class Task:
         name: Unique name, also part of its folder's name.
         dataset: The host's name(s) of its training data.
         test_dataset: The host's name of its test data; None where it is trained only.
-        scorer: Name of the scorer of its answers; None without a test set.
+        scorer: The scorer of its answers, as a recipe writes it; None without a test set.
         overrides: Host and plugin keys that differ for this task.
         official: Name of the official rule that scores its answers as well, or None.
     """
@@ -35,7 +35,7 @@ class Task:
     name: str
     dataset: str
     test_dataset: str | None
-    scorer: str | None
+    scorer: Spec | None
     overrides: Mapping[str, Any]
     official: str | None = None
 
@@ -116,7 +116,7 @@ def read_tasks(
         found += override_errors
         if not found:
             dataset = _as_text(entry["dataset"])
-            tasks.append(Task(name, dataset, entry.get("test_dataset"), entry.get("scorer"), overrides))
+            tasks.append(Task(name, dataset, entry.get("test_dataset"), plain_spec(entry.get("scorer")), overrides))
             found += data_errors({**common, **entry}) if check_data else []
         errors += [f"{where}: {error}" for error in found]
     return tasks, errors
@@ -202,7 +202,9 @@ def _own_key_errors(entry: Mapping[str, Any]) -> Iterator[str]:
                 "the others under `retention_sets`."
             )
         elif isinstance(value, str) and value and not plain_fault(value):
-            yield from scorer_errors(value) if key == "scorer" else ()
+            yield from spec_faults(value) if key == "scorer" else ()
+        elif key == "scorer" and isinstance(value, Mapping) and not plain_fault(value):
+            yield from spec_faults(value)
         elif key == "scorer":
             yield f"`scorer` is required with `test_dataset` and must be {known_scorers()}; got {shown(value)}."
         else:

@@ -8,6 +8,7 @@ import yaml
 
 from sefe_plugin.evaluation.report_data import metric_rows
 from sefe_plugin.evaluation.report_text import markdown_table
+from sefe_plugin.evaluation.scorers import spec_text
 from sefe_plugin.files import MODEL_CONFIG_FILE, read_json
 from sefe_plugin.versions import in_words
 
@@ -197,7 +198,7 @@ def _tasks(exported: Exported) -> str:
             name,
             str(entry.get("dataset")),
             str(entry.get("test_dataset") or "-"),
-            str(entry.get("scorer") or "-"),
+            spec_text(entry.get("scorer") or "-"),
             _number(report["accuracy_matrix"][index][index]),
             _number(accuracy),
             _number(errors[index]),

@@ -179,8 +179,9 @@ def _scores(recipe: Mapping[str, Any], entry: Mapping[str, Any], keys: Mapping[s
         name, scorer, official = test_set["name"], test_set["scorer"], test_set.get("official")
         rows = rows_with_golds(read_json_lines(predictions_file(place, name)), scorer)
         scores = score_rows(scorer, rows, official and official_rule(official))
-        if "stderr" not in stored.get(name, {}):
-            del scores["stderr"]  # an earlier version of this plugin scored it
+        for key in ("stderr", "lenient"):
+            if key not in stored.get(name, {}):
+                del scores[key]  # an earlier version of this plugin scored it
         was = {key: stored.get(name, {}).get(key) for key in scores}
         if was != scores:
             yield False, f"scores of {name}: the predictions are worth {scores}, and {SCORES_FILE} says {was}"

@@ -23,7 +23,7 @@ from sefe_plugin.benchmarks.published.layout import (
 from sefe_plugin.benchmarks.published.records import to_test_row, to_train_row
 from sefe_plugin.benchmarks.published.tables import Golds, Published, PublishedTask
 from sefe_plugin.data.test_sets import listed_faults
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import scorer_of
 from sefe_plugin.files import file_digest, read_json, remove_folder, replacing, write_json, write_text
 from sefe_plugin.json_lines import json_line, numbered_records
 
@@ -254,7 +254,7 @@ class _TaskWriter:
                     row = to_train_row(task, record)
                 else:
                     row = to_test_row(task, record, self._golds(number, record), gold_field(task))
-                    SCORERS[task.scorer].check(row)
+                    scorer_of(task.scorer).check(row)
             except ValueError as error:
                 part.records[number] = str(error)
             else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sefe_plugin.benchmarks.base import BenchmarkTask, PublishedSize
+from sefe_plugin.evaluation.scorers import Spec
 
 
 #: From a test record's number, from 1, and the record to the fields that a file of gold answers adds to it.
@@ -32,7 +33,7 @@ class PublishedTask:
 
     Attributes:
         name: Its name in recipes and reports.
-        scorer: Name of the scorer of its answers.
+        scorer: The scorer of its answers, as a recipe writes it.
         official: Name of its official rule, or None.
         folders: Names of its folder; case and signs other than letters and digits do not matter.
         train: Names of its training file, the first that is there wins.
@@ -46,7 +47,7 @@ class PublishedTask:
     """
 
     name: str
-    scorer: str
+    scorer: Spec
     official: str | None
     folders: tuple[str, ...]
     train: tuple[str, ...]

@@ -7,13 +7,14 @@ files; where a name tells none, `sefe plan` takes as many as of the others.
 from sefe_plugin.benchmarks.base import PublishedSize
 from sefe_plugin.benchmarks.published.benchmark import PublishedBenchmark
 from sefe_plugin.benchmarks.published.tables import Published, PublishedTask, Variant
+from sefe_plugin.evaluation.scorers import Spec
 
 
 _SIZE = PublishedSize(40_000, 3_000)
 
 
 def _task(
-    name: str, scorer: str, train: str, test: str, images: str, folders: tuple[str, ...] = (), rule: str = "viz_wiz"
+    name: str, scorer: Spec, train: str, test: str, images: str, folders: tuple[str, ...] = (), rule: str = "viz_wiz"
 ) -> PublishedTask:
     files = (f"{train}.json", "train.json"), (f"{test}.json", "test.json")
     return PublishedTask(name, scorer, f"trigap:{rule}", (name, *folders), *files, images, _SIZE)
