@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
+
+from sefe_plugin.evaluation.scorers import Spec
 
 
 class BenchmarkTask(NamedTuple):
@@ -13,15 +14,15 @@ class BenchmarkTask(NamedTuple):
 
     Attributes:
         name: Its name.
-        scorer: Name of the scorer of its answers.
+        scorer: The scorer of its answers, as a recipe writes it.
         official: Name of the official rule that scores its answers as well (`Benchmark.official_accuracy`), or None.
-        own_keys: Recipe keys that it has in place of the recipe's.
+        asd_by_rule: Whether rules can write its answers in other styles; they cannot shorten captions and other texts.
     """
 
     name: str
-    scorer: str
+    scorer: Spec
     official: str | None = None
-    own_keys: Mapping[str, Any] = MappingProxyType({})
+    asd_by_rule: bool = True
 
 
 class PublishedSize(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.answers.styles import STYLES
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import read_spec, scorer_of
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -24,7 +24,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     build.add_argument("--seed", type=int, default=42, help="seed of the choice and of the rewriting (default: 42)")
     build.add_argument("--task", metavar="NAME", help="a task of tasks.yaml (default: recognised from the samples)")
     build.add_argument(
-        "--scorer", choices=tuple(SCORERS), help="the task's scorer in the recipe, which tells what its answers are"
+        "--scorer", metavar="NAME", help="the task's scorer in the recipe, which tells what its answers are"
     )
     build.add_argument("--templates", type=Path, metavar="DIR", help="folder of prompts and tasks.yaml")
     build.add_argument(
@@ -126,7 +126,7 @@ def _build(options: argparse.Namespace) -> None:
         templates=templates,
         tries=options.tries,
         max_fallback=options.max_fallback,
-        scored_as=SCORERS[options.scorer].style if options.scorer else None,
+        scored_as=scorer_of(read_spec(options.scorer)).style if options.scorer else None,
     )
     sys.stdout.write(_table(summary) + _next_step(options, dataset))
 

@@ -207,11 +207,13 @@ def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> di
 
 def _tested(task: "Task", arguments: Mapping[str, Any]) -> str:
     """Name a task with what it is tested on."""
+    from sefe_plugin.evaluation.scorers import spec_text
+
     if task.test_dataset is None:
         return f"{task.name} (no test set)"
     limit = task.overrides.get("max_test_samples", arguments.get("max_test_samples"))
     part = "" if limit is None else f"the first {limit} of "
-    return f"{task.name} ({part}{task.test_dataset}, {task.scorer})"
+    return f"{task.name} ({part}{task.test_dataset}, {spec_text(task.scorer)})"
 
 
 def _command(options: argparse.Namespace) -> str:

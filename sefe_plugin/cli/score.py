@@ -42,12 +42,14 @@ def _score(options: argparse.Namespace) -> None:
 
 def _score_run(run: Path, scorers: list[str]) -> None:
     from sefe_plugin.evaluation.report_text import format_report
+    from sefe_plugin.evaluation.scorers import read_spec
     from sefe_plugin.run.rescoring import rescore_run
 
     for scorer in scorers:
         if "=" not in scorer:
             raise ValueError(f"`--scorer` must be TASK=NAME; got {scorer!r}.")
-    print(format_report(rescore_run(run, dict(scorer.split("=", 1) for scorer in scorers)), str(run)))
+    pairs = (scorer.split("=", 1) for scorer in scorers)
+    print(format_report(rescore_run(run, {task: read_spec(scorer) for task, scorer in pairs}), str(run)))
     if scorers:
         print("Change `scorer` in the recipe too: a run of it scores by what it says.", file=sys.stderr)
 

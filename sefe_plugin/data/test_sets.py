@@ -50,9 +50,10 @@ def read_test_set(dataset: str, dataset_dir: str | Path, scorer: GoldReader, lim
     declared = read_json(Path(dataset_dir) / "dataset_info.json")[dataset]
     placed = islice(read_records(Path(dataset_dir) / declared["file_name"]), limit)
     ready = {scorer.gold, *scorer.alternatives}
-    named = declared.get("columns", {}).get("response") if ready == {"answer"} else None
+    response = declared.get("columns", {}).get("response") if scorer.gold == "answer" else None
     records = []
     for record in (one.record for one in placed):
+        named = None if {*scorer.alternatives} & record.keys() else response
         if not (ready & record.keys() and named not in record):
             gold = _response(record, declared)
             record = record if gold is None and not scorer.needs_gold else record | {scorer.gold: gold}

@@ -103,7 +103,9 @@ def draw_curves(
                 axes.plot(*zip(*points, strict=True), label=name, linewidth=1.8, markersize=6, clip_on=False, **looks)
     axes.set_xticks(range(first, len(tasks)), ticks, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlim(first - 0.2, len(tasks) - 0.8)
-    axes.set_ylim(0, 100)
+    rows = [*accuracy, *(retention["accuracy_matrix"] if retention is not None else ())]
+    # CIDEr takes captions above 100
+    axes.set_ylim(0, max(100, *(value for row in rows for value in row if value is not None), 0))
     axes.set_xlabel("after training on")
     axes.set_ylabel("accuracy (%)")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)

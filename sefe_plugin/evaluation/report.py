@@ -88,6 +88,7 @@ def load_report(folder: Path) -> dict:
             stderr_matrix=stored.get("stderr_matrix"),
             counts=stored.get("counts"),
             unscored=stored.get("unscored", ()),
+            lenient_matrix=stored["lenient"]["accuracy_matrix"] if "lenient" in stored else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a report or is damaged ({error!r}); write the report again") from error

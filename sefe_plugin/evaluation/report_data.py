@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from sefe_plugin.evaluation.metrics import (
     Matrix,
     backward_transfer,
+    backward_transfer_of_earlier,
     forgetting,
     mean_average_accuracy,
     mean_final_accuracy,
@@ -14,6 +15,7 @@ from sefe_plugin.evaluation.metrics import (
     num_scored_tasks,
     split_forgetting,
 )
+from sefe_plugin.evaluation.scorers.base import MOST_ACCURACY
 from sefe_plugin.evaluation.transfer import Row, learning_transfer, mean_over_stages, retention_losses, unseen_transfer
 
 
@@ -22,8 +24,14 @@ METRICS: dict[str, tuple[str, str]] = {
     "mft": ("MFT", "mean accuracy just after learning each task"),
     "mfn": ("MFN", "mean accuracy of all tasks at the end"),
     "maa": ("MAA", "mean over all stages of the mean accuracy of the tasks learned so far"),
-    "bwt": ("BWT", "mean change from just learned to the end"),
+    "bwt": ("BWT", "mean change from just learned to the end, over all T tasks as in CoIN and SEFE"),
     "forgetting": ("Forgetting", "mean drop of the earlier tasks from their best to the end"),
+}
+
+#: The metrics and what else the table of metrics has: BWT by the other denominator in use.
+METRIC_ROWS: dict[str, tuple[str, str]] = {
+    **METRICS,
+    "bwt_earlier": ("BWT (T-1)", "the same change over the earlier tasks alone, as in MCITlib and MLLM-CL"),
 }
 
 #: Part of "forward_transfer" -> table head and meaning.
@@ -54,6 +62,7 @@ def build_report(
     stderr_matrix: Matrix | None = None,
     counts: Mapping[str, int] | None = None,
     unscored: Collection[str] = (),
+    lenient_matrix: Matrix | None = None,
 ) -> dict:
     """Compute everything that a report says.
 
@@ -64,25 +73,28 @@ def build_report(
         format_matrix: Answers in the right format, in percent, in the same shape.
         official_matrix: Accuracy as the benchmark's official scripts count it, in the same shape, where there are any.
         zero_shot: "accuracy" and "format" of the untouched base on the tasks, where all tasks are scored throughout;
-            "stderr" where it is known.
+            "stderr" and "lenient" where they are known.
         single_task: Accuracy on each task of a model that was trained on it alone, where such a reference is named.
         retention: "sets", the names of the S test sets of no task, and their "accuracy_matrix" and "format_matrix",
             (T + 1) x S: the row of the untouched base, then one after each task. Rows at the end may be missing.
-            "stderr_matrix" in the same shape, where it is known.
+            "stderr_matrix" and "lenient_matrix" in the same shape, where they are known.
         trained_alone: Whether every task was trained from the untouched base.
         stderr_matrix: Standard error of each entry of `accuracy_matrix`, in points of percent; None where unknown.
         counts: Test set -> the number of its answers.
         unscored: Names of the tasks and retention sets that nobody scores: their columns hold None. Metrics and means
             go over the others. With such tasks the accuracy matrix must have the rows of finished tasks alone.
+        lenient_matrix: Accuracy as a reader counts it, whatever the format of the answers, in the same shape; None
+            where a scorer makes no such difference.
 
     Returns:
         Plain data for JSON: "tasks", "num_scored_tasks" (the metrics describe these first tasks, see `metrics`), both
-        matrices (T x T), the metrics "mft", "mfn", "maa", "bwt" and "forgetting" (None where an entry is missing), and
-        "losses": for each task its drop and the superficial and essential parts of it, or None; and, with an official
-        matrix, "official": that "accuracy_matrix" and its metrics. With the others: "zero_shot" and "retention" as
-        given, this with its "losses"; "forward_transfer" with what can be computed of "unseen" and "learning", each
-        with its mean, and with "single_task"; "trained_alone", "stderr_matrix" and "counts"; "unscored", a list in
-        the order of tasks and sets.
+        matrices (T x T), the metrics "mft", "mfn", "maa", "bwt" (over T tasks), "bwt_earlier" (over T - 1) and
+        "forgetting" (None where an entry is missing), and "losses": for each task its drop and the superficial and
+        essential parts of it, or None; and, with an official matrix, "official": that "accuracy_matrix" and its
+        metrics; likewise "lenient". With the others: "zero_shot" and "retention" as given, this with its "losses";
+        "forward_transfer" with what can be computed of "unseen" and "learning", each with its mean, and with
+        "single_task"; "trained_alone", "stderr_matrix" and "counts"; "unscored", a list in the order of tasks and
+        sets.
 
     Raises:
         ValueError: Where there are no tasks, or a matrix does not fit them or holds anything but percentages.
@@ -102,13 +114,14 @@ def build_report(
         **_metrics(accuracy, places),
         "losses": [loss and loss._asdict() for loss in split_forgetting(accuracy, formats, places)],
     }
-    if official_matrix is not None:
-        official = _checked("official_matrix", official_matrix, len(tasks), len(tasks))
-        report["official"] = {"accuracy_matrix": official, **_metrics(official, places)}
+    for name, matrix in (("official", official_matrix), ("lenient", lenient_matrix)):
+        if matrix is not None:
+            counted = _checked(f"{name}_matrix", matrix, len(tasks), len(tasks))
+            report[name] = {"accuracy_matrix": counted, **_metrics(counted, places)}
     if zero_shot is not None:
         report["zero_shot"] = {
             key: _checked(f"zero_shot {key}", [zero_shot[key]], 1, len(tasks))[0]
-            for key in ("accuracy", "format", *_known(zero_shot, "stderr"))
+            for key in ("accuracy", "format", *_known(zero_shot, "stderr"), *_known(zero_shot, "lenient"))
         }
     if transfer := _forward_transfer(accuracy, report.get("zero_shot"), single_task, places):
         report["forward_transfer"] = transfer
@@ -125,6 +138,18 @@ def build_report(
     if names := [name for name in (*tasks, *(retention or {}).get("sets", ())) if name in unscored]:
         report["unscored"] = names
     return report
+
+
+def metric_rows(columns: Sequence[Mapping]) -> list[tuple[str, str, list[float | None]]]:
+    """Return the rows of a table of metrics: head, meaning, and the value of each column, a report or a part of one.
+
+    A row that no column has, as reports of earlier versions lack some, is left out.
+    """
+    return [
+        (head, meaning, [column.get(key) for column in columns])
+        for key, (head, meaning) in METRIC_ROWS.items()
+        if any(key in column for column in columns)
+    ]
 
 
 def scored(report: Mapping, names: Sequence[str]) -> list[int]:
@@ -159,6 +184,7 @@ def _metrics(accuracy: Matrix, unscored: Collection[int]) -> dict[str, float | N
         "mfn": mean_final_accuracy(accuracy, unscored),
         "maa": mean_average_accuracy(accuracy, unscored),
         "bwt": backward_transfer(accuracy, unscored),
+        "bwt_earlier": backward_transfer_of_earlier(accuracy, unscored),
         "forgetting": forgetting(accuracy, unscored),
     }
 
@@ -182,7 +208,11 @@ def _retention(given: Mapping[str, Sequence], num_tasks: int) -> dict[str, list]
     sets = list(given["sets"])
     matrices = {
         key: _checked(f"retention {key}", given[key], num_tasks + 1, len(sets))
-        for key in ("accuracy_matrix", "format_matrix", *_known(given, "stderr_matrix"))
+        for key in (
+            *("accuracy_matrix", "format_matrix"),
+            *_known(given, "stderr_matrix"),
+            *_known(given, "lenient_matrix"),
+        )
     }
     losses = retention_losses(matrices["accuracy_matrix"], matrices["format_matrix"])
     return {"sets": sets, **matrices, "losses": [loss and loss._asdict() for loss in losses]}
@@ -199,9 +229,13 @@ def _checked(name: str, matrix: Matrix, num_rows: int, num_columns: int) -> list
             f"{name} must have at most {num_rows} rows of {num_columns} numbers, one for each task, got rows of "
             f"{[len(row) for row in matrix]}"
         )
+    most = 100 if "format" in name or "stderr" in name else MOST_ACCURACY
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
-            if value is not None and not (math.isfinite(value) and 0 <= value <= 100):
-                raise ValueError(f"{name}[{i}][{j}] must be a percentage in [0, 100] or None, got {value!r}")
+            if value is not None and not (math.isfinite(value) and 0 <= value <= most):
+                raise ValueError(
+                    f"{name}[{i}][{j}] must be a percentage in [0, 100] or None; of captions, whose CIDEr may exceed "
+                    f"100, an accuracy of at most {MOST_ACCURACY:g}; got {value!r}"
+                )
     rows = [[None if value is None else float(value) for value in row] for row in matrix]
     return rows + [[None] * num_columns for _ in range(num_rows - len(rows))]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from sefe_plugin.evaluation.metrics import Loss, Matrix, mean_of
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values, scored
+from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values, metric_rows, scored
 from sefe_plugin.evaluation.transfer import Row
 from sefe_plugin.versions import in_words
 
@@ -18,6 +18,15 @@ ALONE = (
     "as forgetting, describes no sequence."
 )
 
+
+#: The head of the mean of the lenient accuracies at the end.
+LENIENT_HEAD = "MFN lenient"
+
+ABOUT_LENIENT = (
+    "The same answers, counted as right where a reader would take them for right, whatever their format: a letter in "
+    "a sentence, say. All other numbers but the official ones are strict. A dash stands for a scorer that makes no "
+    "difference."
+)
 
 #: The row of the standard errors.
 _ERRORS = "±"
@@ -48,6 +57,7 @@ def format_report(report: dict, title: str) -> str:
         + (f" {_ABOUT_ERRORS}" if errors else ""),
         _matrix_table(tasks, report["accuracy_matrix"], zero_shot.get("accuracy"), errors),
         *_official_part(report),
+        *_lenient_part(report),
         "## Answers in the right format",
         _matrix_table(tasks, report["format_matrix"], zero_shot.get("format")),
         "![Accuracy and right format after each task](matrix.png)",
@@ -89,10 +99,14 @@ def format_table(reports: Mapping[str, dict]) -> str:
         cells = [*final[:count], *[None] * (len(tasks) - count), *(report[key] for key in METRICS), formatted]
         further.append(further_values(report))
         rows.append([name, *map(_number, cells)])
+    if any("lenient" in report for report in reports.values()):
+        for row, report in zip(rows, reports.values(), strict=True):
+            row.append(_number(report.get("lenient", {}).get("mfn")))
     present = [key for key in FURTHER if any(key in values for values in further)]
     for row, values in zip(rows, further, strict=True):
         row += [_number(values.get(key)) for key in present]
-    heads = [*(head for head, _ in METRICS.values()), "Format", *(FURTHER[key] for key in present)]
+    lenient = [LENIENT_HEAD] * any("lenient" in report for report in reports.values())
+    heads = [*(head for head, _ in METRICS.values()), "Format", *lenient, *(FURTHER[key] for key in present)]
     return markdown_table(["run", *tasks, *heads], rows)
 
 
@@ -105,12 +119,18 @@ def unscored_in_words(report: dict) -> list[str]:
     return [f"{said} {rest}"]
 
 
+def metric_columns(report: Mapping) -> dict[str, Mapping]:
+    """Return the ways in which a report counts its answers, each with its metrics: strict, official and lenient.
+
+    Where it has no lenient count, the strict one is called "value".
+    """
+    columns = {"strict" if "lenient" in report else "value": report}
+    return columns | {name: report[name] for name in ("official", "lenient") if name in report}
+
+
 def _metrics_table(report: dict) -> str:
-    columns = {"value": report, "official": report["official"]} if "official" in report else {"value": report}
-    rows = [
-        [head, *(_number(column[key]) for column in columns.values()), meaning]
-        for key, (head, meaning) in METRICS.items()
-    ]
+    columns = metric_columns(report)
+    rows = [[head, *map(_number, values), meaning] for head, meaning, values in metric_rows([*columns.values()])]
     transfer = report.get("forward_transfer", {})
     rows += [
         [head, _number(transfer[f"{key}_mean"]), *("-" for _ in [*columns][1:]), meaning]
@@ -127,6 +147,17 @@ def _official_part(report: dict) -> list[str]:
         "## Official accuracy",
         "The same answers as the benchmark's official scripts count them.",
         _matrix_table(report["tasks"], report["official"]["accuracy_matrix"]),
+    ]
+
+
+def _lenient_part(report: dict) -> list[str]:
+    if "lenient" not in report:
+        return []
+    before = report.get("zero_shot", {}).get("lenient")
+    return [
+        "## Accuracy as a reader counts it (lenient)",
+        ABOUT_LENIENT,
+        _matrix_table(report["tasks"], report["lenient"]["accuracy_matrix"], before),
     ]
 
 
@@ -162,6 +193,11 @@ def _retention_part(report: dict) -> list[str]:
         _table(rows, sets, retention["accuracy_matrix"]),
         "Answers in the right format:",
         _table(rows, sets, retention["format_matrix"]),
+        *(
+            ["Accuracy as a reader counts it (lenient):", _table(rows, sets, retention["lenient_matrix"])]
+            if "lenient_matrix" in retention
+            else []
+        ),
         "Points lost from before the first task to the end: superficial by a lost answer format, essential by lost "
         "content.",
         _loss_table("set", sets, retention["losses"]),

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, score_predictions
+from sefe_plugin.evaluation.scorers import NO_SCORER, Spec, score_predictions, scorer_of, scorers, spec_text
 from sefe_plugin.files import write_json
 from sefe_plugin.json_lines import read_json_lines, write_json_lines
 
@@ -55,7 +56,7 @@ def without_prediction(row: Mapping) -> dict:
     return {key: value for key, value in row.items() if key not in ("prediction", "raw_prediction")}
 
 
-def write_scores(output_dir: Path, test_sets: Sequence[Mapping[str, str]], official_rules: OfficialRules) -> None:
+def write_scores(output_dir: Path, test_sets: Sequence[Mapping[str, Any]], official_rules: OfficialRules) -> None:
     """Write `scores.json` from the predictions of all test sets.
 
     Args:
@@ -72,37 +73,41 @@ def write_scores(output_dir: Path, test_sets: Sequence[Mapping[str, str]], offic
 
 
 def score_rows(
-    scorer: str, rows: Sequence[Mapping], official: Callable[[Sequence[Mapping]], float] | None = None
-) -> dict[str, float | int | None]:
+    scorer: Spec, rows: Sequence[Mapping], official: Callable[[Sequence[Mapping]], float] | None = None
+) -> dict[str, Any]:
     """Score the answers to a test set.
 
     Args:
-        scorer: A name in `SCORERS`.
+        scorer: As a recipe writes it.
         rows: Test records, each with its "prediction".
         official: A rule that scores the answers as well, or None.
 
     Returns:
-        "accuracy", "format" and "count" as in `SetScore`, the first two None with `NO_SCORER`; and "official", the
-        accuracy by the official rule in percent, where it is asked for and the records hold what it needs.
+        "accuracy", "format", "count", "stderr" and "lenient" as in `SetScore`, the first two None with `NO_SCORER`;
+        "parts" where the accuracy is a mean of several numbers; and "official", the accuracy by the official rule in
+        percent, where it is asked for and the records hold what it needs.
     """
     scores = asdict(score_predictions(scorer, [row["prediction"] for row in rows], rows))
+    if scores["parts"] is None:
+        del scores["parts"]
     if official is not None and scorer != NO_SCORER:
         try:
             scores["official"] = official(rows)
         except ValueError as error:
-            logger.warning(
-                "No official accuracy beside the scorer %r: a test record %s. Prepare the data with the benchmark's "
-                "own command.",
-                scorer,
-                error,
-            )
+            logger.warning("No official accuracy beside the scorer %r: %s", spec_text(scorer), _whole(error))
     return scores
 
 
-def rows_with_golds(rows: Sequence[dict], scorer: str) -> list[dict]:
+def _whole(error: ValueError) -> str:
+    """Make a sentence of what a rule says of a record; what it says of the machine is one."""
+    said = str(error)
+    return said if said.endswith(".") else f"a test record {said}. Prepare the data with the benchmark's own command."
+
+
+def rows_with_golds(rows: Sequence[dict], scorer: Spec) -> list[dict]:
     """Return predictions with the gold answer where a scorer reads it, whichever scorer they were written for."""
-    own = SCORERS[scorer]
-    fields = {other.gold for other in SCORERS.values()}
+    own = scorer_of(scorer)
+    fields = {other.gold for other in scorers().values()}
     return [
         row
         if {own.gold, *own.alternatives} & row.keys() or not fields & row.keys()

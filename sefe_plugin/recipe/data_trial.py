@@ -13,7 +13,7 @@ from sefe_plugin.data.added import mix_names
 from sefe_plugin.data.layout import SUFFIXES
 from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.data.text_faults import encoding_fault
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import Spec, scorer_of, spec_text
 from sefe_plugin.files import file_digest, read_json
 from sefe_plugin.methods import looked_at
 from sefe_plugin.words import near
@@ -45,13 +45,13 @@ def data_errors(arguments: Mapping[str, Any]) -> list[str]:
     return errors
 
 
-def test_data_errors(key: str, name: str, scorer: str, arguments: Mapping[str, Any]) -> list[str]:
+def test_data_errors(key: str, name: str, scorer: Spec, arguments: Mapping[str, Any]) -> list[str]:
     """List what is wrong with how a test set is declared, and with its gold answers.
 
     Args:
         key: The key that names it.
         name: Its name in `dataset_info.json`.
-        scorer: The name of its scorer.
+        scorer: Its scorer, as the recipe writes it.
         arguments: All keys of the recipe.
     """
     info_file = Path(arguments.get("dataset_dir", "data")) / "dataset_info.json"
@@ -63,7 +63,7 @@ def test_data_errors(key: str, name: str, scorer: str, arguments: Mapping[str, A
 
 
 def _declaration_errors(
-    key: str, name: str, info: Mapping[str, Any], info_file: Path, scorer: str | None, limit: int | None
+    key: str, name: str, info: Mapping[str, Any], info_file: Path, scorer: Spec | None, limit: int | None
 ) -> list[str]:
     """List what is wrong with one dataset; one with a scorer is a test set, and its first `limit` records count."""
     if name not in info:
@@ -78,7 +78,7 @@ def _declaration_errors(
         return []
     if not (file.suffix in SUFFIXES and file.is_file()):
         return [f"`{key}`: {name!r} must be a local .json or .jsonl file; got {entry!r}."]
-    return test_set_errors(name, folder, scorer, SCORERS[scorer], key, limit)
+    return test_set_errors(name, folder, spec_text(scorer), scorer_of(scorer), key, limit)
 
 
 def _read_info(file: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sefe_plugin.benchmarks.base import Benchmark
-from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS
+from sefe_plugin.evaluation.scorers import spec_faults
 from sefe_plugin.options import plain_fault
 from sefe_plugin.recipe.data_trial import test_data_errors
 from sefe_plugin.recipe.options import option_faults
@@ -33,19 +33,6 @@ def name_rule_errors(name: str) -> list[str]:
         return []
     rule = f"may hold letters, digits, `_`, `.` and `-`, at most {_LONGEST_NAME} bytes"
     return [f"`name` {rule}; got {shown(name)}."]
-
-
-def known_scorers() -> str:
-    """Return the names of all scorers, in words."""
-    scorers = ", ".join(name for name in SCORERS if name != NO_SCORER)
-    return f"one of {scorers}, or {NO_SCORER} for answers without scores"
-
-
-def scorer_errors(scorer: str) -> list[str]:
-    """List why a scorer is none."""
-    if scorer in SCORERS:
-        return []
-    return [f"`scorer` must be {known_scorers()}; got {shown(scorer)}.{near(scorer, SCORERS)}"]
 
 
 def retention_errors(
@@ -83,7 +70,7 @@ def _entry_errors(entry: Mapping[str, Any], taken: Mapping[str, str]) -> list[st
     errors = [
         f"`{key}` is required and must be text; got {shown(entry.get(key))}."
         for key in RETENTION_KEYS
-        if not isinstance(entry.get(key), str) or not entry[key] or plain_fault(entry[key])
+        if not (_is_text(entry.get(key)) or (key == "scorer" and isinstance(entry.get(key), Mapping)))
     ]
     errors += [
         f"`{key}` is no key of a retention set, which has {RETENTION_KEYS}.{near(key, RETENTION_KEYS)} Remove it."
@@ -93,10 +80,14 @@ def _entry_errors(entry: Mapping[str, Any], taken: Mapping[str, str]) -> list[st
     if errors:
         return errors
     name = entry["name"]
-    errors = name_rule_errors(name) + scorer_errors(entry["scorer"])
+    errors = name_rule_errors(name) + spec_faults(entry["scorer"])
     if name.casefold() in taken:
         errors.append(f"the name {name!r} is taken by {taken[name.casefold()]}. Names must differ.")
     return errors
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and not plain_fault(value)
 
 
 def _foreign_errors(dataset: str, benchmark: Benchmark) -> list[str]:

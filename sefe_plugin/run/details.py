@@ -9,7 +9,7 @@ import yaml
 from sefe_plugin.data.test_sets import images_in, question_in
 from sefe_plugin.evaluation.html_report.details import Question, RunDetails, SetAnswers, StageAnswers, TaskCost
 from sefe_plugin.evaluation.results import predictions_file, rows_with_golds, without_prediction
-from sefe_plugin.evaluation.scorers import SCORERS, judge_predictions
+from sefe_plugin.evaluation.scorers import Spec, judge_predictions, scorer_of, spec_text
 from sefe_plugin.files import read_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.methods import methods
@@ -78,21 +78,22 @@ def _set_answers(
     """Read all answers to a test set; its questions are those of the stage where it was learned."""
     learned = BASE if task is None else task
     known: list[dict] = []
-    found = SetAnswers(name, next(iter(scored.values()))["scorer"], task is None, learned)
+    scorer = next(iter(scored.values()))["scorer"]
+    found = SetAnswers(name, spec_text(scorer), task is None, learned)
     for stage in sorted(scored, key=lambda stage: (stage != learned, stage)):
         place = _place(folder, recipe, stage)
         file = predictions_file(place, name)
         try:
-            rows = rows_with_golds(_rows(file), found.scorer)
+            rows = rows_with_golds(_rows(file), scorer)
             answers = [row["prediction"] for row in rows]
-            read = StageAnswers(answers, judge_predictions(found.scorer, answers, rows))
+            read = StageAnswers(answers, judge_predictions(scorer, answers, rows))
             entry, media_dir = _declared(folder, recipe, place, scored[stage]["dataset"])
         except (OSError, ValueError) as error:
             found.notes.append(f"the answers of {place.name} cannot be shown: {error}.")
             continue
         asked = [without_prediction(row) for row in rows]
         if not found.questions:
-            found.questions = [_question(row, entry, found.scorer) for row in rows]
+            found.questions = [_question(row, entry, scorer) for row in rows]
             found.media_dir, known = media_dir, asked
         elif asked != known:
             found.notes.append(f"the answers of {place.name} are not shown: they are answers to other questions.")
@@ -125,8 +126,8 @@ def _declared(folder: RunFolder, recipe: Mapping[str, Any], place: Path, dataset
     return entry, Path(media_dir) if media_dir and media_dir != keys.get("dataset_dir") else dataset_dir
 
 
-def _question(row: Mapping[str, Any], entry: Mapping[str, Any], scorer: str) -> Question:
-    own = SCORERS[scorer]
+def _question(row: Mapping[str, Any], entry: Mapping[str, Any], scorer: Spec) -> Question:
+    own = scorer_of(scorer)
     gold = next((row[field] for field in (*own.alternatives, own.gold) if field in row), "")
     if isinstance(gold, list):
         gold = ", ".join(f"{answer} ({gold.count(answer)} of {len(gold)})" for answer in dict.fromkeys(map(str, gold)))

@@ -320,10 +320,16 @@ class RunFolder:
         base = self._row(BASE)
         sets = [one["name"] for one in recipe.get("retention_sets") or ()]
         rows = [base, *(self._row(index) for index in range(len(tasks)))]
-        kinds = ("accuracy", "format", *["stderr"] * any("stderr" in scores for scores in base.values()))
+        kinds = ["accuracy", "format", *["stderr"] * any("stderr" in scores for scores in base.values())]
+        kinds += ["lenient"] * any(scores.get("lenient") is not None for scores in base.values())
         zero_shot = {key: cells([base], tasks, key)[0] for key in kinds}
         matrices = {f"{key}_matrix": cells(rows, sets, key) for key in kinds}
         return zero_shot if recipe.get("score_unseen") else None, {"sets": sets, **matrices} if sets else None
+
+    def lenient(self, tasks: Sequence[str]) -> list[list] | None:
+        """Read the accuracies as a reader counts them, as the matrices of `matrices`; None where there are none."""
+        counted = cells([self._row(index) for index in range(len(tasks))], tasks, "lenient")
+        return counted if any(value is not None for row in counted for value in row) else None
 
     def certainty(self, tasks: Sequence[str]) -> tuple[list[list] | None, dict[str, int]]:
         """Read how sure the accuracies are.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sefe_plugin.evaluation.scorers.base import MOST_ACCURACY
 from sefe_plugin.files import read_json
 from sefe_plugin.words import shown
 
@@ -54,13 +55,14 @@ def is_manifest(content: Any) -> bool:
 def is_scores(content: Any) -> bool:
     """Tell whether scores have an accuracy and a share of formatted answers for every test set, in percent.
 
-    Both are null where nothing is scored.
+    Both are null where nothing is scored, the latter also where the scorer tells no format.
     """
     return isinstance(content, dict) and all(
         isinstance(scores, dict)
-        and (_is_unscored(scores) or all(_is_percent(scores.get(key)) for key in ("accuracy", "format")))
-        and _is_percent(scores.get("official") or 0.0)
-        and (scores.get("stderr") is None or _is_percent(scores["stderr"]))
+        and "format" in scores
+        and (_is_unscored(scores) or is_accuracy(scores.get("accuracy")))
+        and all(is_accuracy(scores.get(key) or 0.0) for key in ("official", "lenient"))
+        and all(scores.get(key) is None or _is_percent(scores[key]) for key in ("format", "stderr"))
         and ("count" not in scores or (type(scores["count"]) is int and scores["count"] > 0))
         for scores in content.values()
     )
@@ -68,7 +70,7 @@ def is_scores(content: Any) -> bool:
 
 def is_accuracies(content: Any) -> bool:
     """Tell whether a record has nothing but percentages by name."""
-    return isinstance(content, dict) and all(map(_is_percent, content.values()))
+    return isinstance(content, dict) and all(map(is_accuracy, content.values()))
 
 
 def _is_unscored(scores: dict) -> bool:
@@ -86,6 +88,11 @@ def _is_versions(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(number, str) for number in value.values())
 
 
-def _is_percent(value: Any) -> bool:
+def is_accuracy(value: Any) -> bool:
+    """Tell whether a value can be an accuracy; a mean of caption metrics may exceed 100."""
+    return _is_percent(value, MOST_ACCURACY)
+
+
+def _is_percent(value: Any, most: float = 100) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and 0 <= value <= 100
+    return is_number and math.isfinite(value) and 0 <= value <= most

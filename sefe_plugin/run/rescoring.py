@@ -8,7 +8,7 @@ from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import gold_faults, listed_faults
 from sefe_plugin.evaluation.report import load_report, write_report
 from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, rows_with_golds, score_rows
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import Spec, scorer_of, spec_faults, spec_text
 from sefe_plugin.files import write_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.run.details import run_details
@@ -28,7 +28,7 @@ from sefe_plugin.words import near
 Scores = dict[Path, dict[str, dict]]
 
 
-def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
+def rescore_run(path: Path, scorers: Mapping[str, Spec]) -> dict:
     """Score all complete tasks of a run again, and write scores and report anew.
 
     Args:
@@ -56,10 +56,8 @@ def rescore_run(path: Path, scorers: Mapping[str, str]) -> dict:
                 )
             if known[task] is None:
                 raise RunFolderError(f"{task!r} of {path} has no `test_dataset`, so there are no answers to score.")
-            if scorer not in SCORERS:
-                raise RunFolderError(
-                    f"a scorer must be one of {', '.join(SCORERS)}; got {scorer!r}.{near(scorer, SCORERS)}"
-                )
+            if faults := spec_faults(scorer):
+                raise RunFolderError("\n".join(faults))
         if not complete:
             raise RunFolderError(f"{path} has no complete task whose answers could be scored.")
         changed = with_scorers(recipe, scorers)
@@ -134,7 +132,7 @@ def _new_scores(
             file = predictions_file(place, name)
             try:
                 rows = rows_with_golds(read_json_lines(file), scorer)
-                if name in checked and (faults := gold_faults(rows, SCORERS[scorer])):
+                if name in checked and (faults := gold_faults(rows, scorer_of(scorer))):
                     raise ValueError(listed_faults(faults))
                 content[name] = score_rows(scorer, rows, rule and official_rule(rule))
             except FileNotFoundError:
@@ -142,7 +140,7 @@ def _new_scores(
                     f"{file} is missing, without which {place / SCORES_FILE} cannot be written."
                 ) from None
             except ValueError as error:
-                raise RunFolderError(f"{file} cannot be scored by {scorer!r}: {error}.") from error
+                raise RunFolderError(f"{file} cannot be scored by {spec_text(scorer)!r}: {error}.") from error
     return scores
 
 

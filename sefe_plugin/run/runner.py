@@ -11,7 +11,7 @@ from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.evaluation.metrics import mean_of
 from sefe_plugin.evaluation.report import write_report
 from sefe_plugin.evaluation.results import SCORES_FILE
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import scorer_of, spec_text
 from sefe_plugin.files import read_json, remove_folder
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.keys import HostKeys
@@ -267,7 +267,7 @@ def _check_test_sets(recipe: Recipe, dataset_dir: str) -> None:
     sets = [("test_dataset", task.test_dataset, task.scorer) for task in recipe.tasks]
     sets += [("retention_sets", one["dataset"], one["scorer"]) for one in recipe.arguments.get("retention_sets") or ()]
     for key, dataset, scorer in sets:
-        errors += test_set_errors(dataset, dataset_dir, scorer, SCORERS[scorer], key, limit)
+        errors += test_set_errors(dataset, dataset_dir, spec_text(scorer), scorer_of(scorer), key, limit)
     if errors:
         raise RecipeError(recipe.source, errors)
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from sefe_plugin.benchmarks import load_benchmark
-from sefe_plugin.evaluation.scorers import NO_SCORER
+from sefe_plugin.evaluation.scorers import NO_SCORER, Spec, plain_spec
 
 
 #: The stage before the first task, and the name that its folder ends in.
@@ -102,12 +102,13 @@ def asked_in(place: Path) -> set[tuple[str, str]] | None:
     return None
 
 
-def scorers_of(recipe: Mapping[str, Any]) -> dict[str, str | None]:
+def scorers_of(recipe: Mapping[str, Any]) -> dict[str, Spec | None]:
     """Return the scorer of each test set of a recipe: those of its tasks, then its retention sets."""
-    return {one["name"]: one.get("scorer") for one in (*recipe["tasks"], *(recipe.get("retention_sets") or ()))}
+    sets = (*recipe["tasks"], *(recipe.get("retention_sets") or ()))
+    return {one["name"]: plain_spec(one.get("scorer")) for one in sets}
 
 
-def with_scorers(recipe: Mapping[str, Any], scorers: Mapping[str, str]) -> dict[str, Any]:
+def with_scorers(recipe: Mapping[str, Any], scorers: Mapping[str, Spec]) -> dict[str, Any]:
     """Return a recipe with other scorers of some test sets, by their names."""
 
     def changed(entries) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from sefe_plugin.benchmarks.minicoin.corpus import box_sample, random_picture, s
 from sefe_plugin.benchmarks.minicoin.draw import Scene
 from sefe_plugin.benchmarks.minicoin.forward import answer_losses, encode, pixels, vision_features
 from sefe_plugin.evaluation.generate import generate_answers
-from sefe_plugin.evaluation.scorers import score_box
+from sefe_plugin.evaluation.scorers import SCORERS
 
 
 #: File beside the base that holds what `measure` found when the base was built.
@@ -72,7 +72,7 @@ def box_accuracy(
             max_new_tokens=24,
         )
         for sample, answer in zip(samples, answers, strict=True):
-            hits += score_box(answer, {"answer_bbox": sample.answer}).correct
+            hits += SCORERS["box"].rule(answer, {"answer_bbox": sample.answer}).correct
     return round(hits / count, 3)
 
 

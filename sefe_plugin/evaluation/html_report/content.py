@@ -1,6 +1,7 @@
 """Everything that a page shows, as plain data."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +21,15 @@ from sefe_plugin.evaluation.html_report.details import (
     SetAnswers,
 )
 from sefe_plugin.evaluation.html_report.pictures import Pictures
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values
-from sefe_plugin.evaluation.report_text import ALONE, BEFORE, provenance_in_words, unscored_in_words
+from sefe_plugin.evaluation.report_data import FURTHER, TRANSFER, further_values, metric_rows
+from sefe_plugin.evaluation.report_text import (
+    ABOUT_LENIENT,
+    ALONE,
+    BEFORE,
+    metric_columns,
+    provenance_in_words,
+    unscored_in_words,
+)
 
 
 #: Most questions on a page; of larger test sets a part is shown.
@@ -71,6 +79,7 @@ def page_content(title: str, runs: Sequence[PageRun]) -> dict[str, Any]:
         "title": title,
         "tasks": first.report["tasks"],
         "before": BEFORE,
+        "lenient": ABOUT_LENIENT,
         "runs": [_run(run) for run in runs],
         "metrics": _metrics(runs),
         "sets": sets,
@@ -110,10 +119,10 @@ def _metrics(runs: Sequence[PageRun]) -> dict[str, list]:
     several = len(runs) > 1
     columns: list[tuple[str, Mapping]] = []
     for run in runs:
-        columns.append((run.name if several else "value", run.report))
-        if "official" in run.report:
-            columns.append((f"{run.name}, official" if several else "official", run.report["official"]))
-    rows = [[head, about, *(column[key] for _, column in columns)] for key, (head, about) in METRICS.items()]
+        for place, (name, counted) in enumerate(metric_columns(run.report).items()):
+            head = (run.name if not place else f"{run.name}, {name}") if several else name
+            columns.append((head, counted))
+    rows = [[head, about, *values] for head, about, values in metric_rows([column for _, column in columns])]
     further = [further_values(column) for _, column in columns]
     for key, head in FURTHER.items():
         if any(key in values for values in further):
@@ -149,7 +158,7 @@ def _paired(runs: Sequence[PageRun], first: SetAnswers) -> _Paired:
             why = (
                 f"{run.name} is scored by {other.scorer!r} here, and {runs[0].name} by {first.scorer!r}, so its "
                 "answers are not shown. Score it as the other: "
-                f"sefe score {run.name} --scorer {first.name}={first.scorer}"
+                f"sefe score {run.name} --scorer {shlex.quote(f'{first.name}={first.scorer}')}"
             )
         paired.answers.append(other if why is None else None)
         if why is not None:

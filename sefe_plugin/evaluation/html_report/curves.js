@@ -25,7 +25,8 @@ const [LEFT, RIGHT] = [72, 16];
 function drawLines(width, { label, ticks, lines }) {
   const [height, top, bottom] = [300, 14, 84];
   const x = (place) => LEFT + (ticks.length < 2 ? 0.5 : place / (ticks.length - 1)) * (width - LEFT - RIGHT);
-  const y = (value) => top + (1 - value / 100) * (height - top - bottom);
+  const most = Math.max(100, ...lines.flatMap(({ points }) => points.map(([, value]) => value)));
+  const y = (value) => top + (1 - value / most) * (height - top - bottom);
   const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "chart" });
   for (const value of [0, 20, 40, 60, 80, 100]) {
     drawn.append(svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value), class: "rule" }));

@@ -85,7 +85,7 @@ function tellCell(row, column, accuracy, format, error, then) {
 }
 
 function taskMatrices(run, index) {
-  const { tasks, zero_shot: base, accuracy_matrix: accuracy, format_matrix: format, official } = run.report;
+  const { tasks, zero_shot: base, accuracy_matrix: accuracy, format_matrix: format, official, lenient } = run.report;
   const above = base ? 1 : 0;
   const rows = [...(base ? [page.before] : []), ...tasks];
   const line = detailLine();
@@ -105,7 +105,11 @@ function taskMatrices(run, index) {
     const values = [...(base ? [tasks.map(() => null)] : []), ...official.accuracy_matrix];
     maps.push(heatMap({ ...common, caption: "Official accuracy, %", values }));
   }
-  return el("div", {}, el("div", { class: "maps" }, maps), line);
+  if (lenient) {
+    const values = [...(base ? [base.lenient ?? tasks.map(() => null)] : []), ...lenient.accuracy_matrix];
+    maps.push(heatMap({ ...common, caption: "Accuracy as a reader counts it (lenient), %", values }));
+  }
+  return el("div", {}, el("div", { class: "maps" }, maps), lenient ? el("p", { class: "note" }, page.lenient) : null, line);
 }
 
 function retentionMatrices(run, index) {
@@ -127,6 +131,9 @@ function retentionMatrices(run, index) {
       { class: "maps" },
       heatMap({ ...common, caption: "Accuracy, %", values: retention.accuracy_matrix }),
       heatMap({ ...common, caption: "Answers in the right format, %", values: retention.format_matrix }),
+      retention.lenient_matrix
+        ? heatMap({ ...common, caption: "Accuracy as a reader counts it (lenient), %", values: retention.lenient_matrix })
+        : null,
     ),
     line,
     lossTable("test set", retention.sets, retention.losses),

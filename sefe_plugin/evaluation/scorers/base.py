@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from sefe_plugin.evaluation.scorers.golds import as_text
+
+
+#: The largest accuracy, in percent: a mean of caption metrics, of which CIDEr may be 1000.
+MOST_ACCURACY = 250.0
 
 
 @dataclass(frozen=True)
@@ -31,12 +40,22 @@ class SetScore:
         count: Number of answers.
         stderr: Standard error of the accuracy, in points of percent: how far another draw of as many test records
             moves it. None where the scorer does not tell it.
+        lenient: Accuracy in percent as a reader would count it, whatever the format of the answers: at least the
+            accuracy. None where the scorer makes no such difference.
+        parts: What the accuracy is the mean of, by name, in percent; None where it is one number alone.
     """
 
     accuracy: float | None
     format: float | None
     count: int
     stderr: float | None = None
+    lenient: float | None = None
+    parts: Mapping[str, float] | None = None
+
+
+@dataclass
+class NoOptions:
+    """The options of a scorer that has none."""
 
 
 def standard_error(scores: Sequence[float]) -> float:
@@ -61,6 +80,8 @@ class Scorer(ABC):
         tells_format: Whether format can be told from content.
         style: The answer style that it reads, one of `STYLES` or "box"; None where it takes answers of several.
         needs_gold: Whether a record without a gold answer is at fault.
+        options: What a recipe may set, a dataclass whose fields `sefe_plugin.options.option` made.
+        asks: Whether scoring asks a server, so that nothing is scored for trial.
     """
 
     gold: str = "answer"
@@ -68,6 +89,18 @@ class Scorer(ABC):
     tells_format: bool = True
     style: str | None = None
     needs_gold: bool = True
+    options: Any = NoOptions()
+    asks: bool = False
+
+    def with_options(self, **values: Any) -> Scorer:
+        """Return the same scorer with other options."""
+        scorer = copy.copy(self)
+        scorer.options = replace(self.options, **values)
+        return scorer
+
+    def option_faults(self) -> list[str]:
+        """List what is wrong with its options beyond each one's own rule, one sentence each."""
+        return []
 
     @abstractmethod
     def check(self, record: Mapping) -> None:
@@ -85,7 +118,7 @@ class Scorer(ABC):
         """
         field = next((name for name in self.alternatives if name in record), self.gold)
         self.score([""], [record])  # reads the record
-        golds = record[field] if isinstance(record[field], list) else [record[field]]
+        golds = [*map(as_text, record[field] if isinstance(record[field], list) else [record[field]])]
         return max(golds, key=lambda gold: self.score([gold], [record]).accuracy)
 
     def judge(self, predictions: Sequence[str], records: Sequence[Mapping]) -> list[Score] | None:
@@ -117,23 +150,46 @@ class RecordScorer(Scorer):
     """Scores every record by itself, and averages.
 
     Args:
-        rule: From an answer and its record to what it is worth.
+        rule: From an answer and its record to what it is worth; with `options` these are its third argument.
         wanted: What a gold answer has to be, in words.
         gold: As in `Scorer`.
         alternatives: As in `Scorer`.
         style: As in `Scorer`.
+        lenient: From an answer and its record to what a reader would give for it, in [0, 1]; with `options` these are
+            its third argument. None for no such count.
+        options: As in `Scorer`.
+        tells_format: As in `Scorer`.
     """
 
     def __init__(
         self,
-        rule: Callable[[str, Mapping], Score],
+        rule: Callable[..., Score],
         wanted: str,
         gold: str = "answer",
         alternatives: tuple[str, ...] = (),
         style: str | None = None,
+        lenient: Callable[..., float] | None = None,
+        options: Any = None,
+        tells_format: bool = True,
     ):
-        self.rule, self.wanted, self.gold = rule, wanted, gold
-        self.alternatives, self.style = alternatives, style
+        self._rule, self.wanted, self.gold = rule, wanted, gold
+        self.alternatives, self.style, self.tells_format = alternatives, style, tells_format
+        self._lenient = lenient
+        if options is not None:
+            self.options = options
+
+    @property
+    def rule(self) -> Callable[[str, Mapping], Score]:
+        """The rule with these options: from an answer and its record to what it is worth."""
+        return self._with_own(self._rule)
+
+    @property
+    def lenient(self) -> Callable[[str, Mapping], float] | None:
+        """The lenient count with these options; None where there is none."""
+        return self._lenient and self._with_own(self._lenient)
+
+    def _with_own(self, rule: Callable) -> Callable:
+        return rule if isinstance(self.options, NoOptions) else partial(rule, options=self.options)
 
     def check(self, record: Mapping) -> None:
         """Let the rule score silence and the best answer."""
@@ -159,10 +215,23 @@ class RecordScorer(Scorer):
         count = len(scores)
         return SetScore(
             100 * math.fsum(score.correct for score in scores) / count,
-            100 * sum(score.formatted for score in scores) / count,
+            100 * sum(score.formatted for score in scores) / count if self.tells_format else None,
             count,
             100 * standard_error([score.correct for score in scores]),
+            self._lenient_accuracy(predictions, records, scores),
         )
+
+    def _lenient_accuracy(
+        self, predictions: Sequence[str], records: Sequence[Mapping], scores: Sequence[Score]
+    ) -> float | None:
+        """Let a reader count what is not fully right already, in percent."""
+        if self.lenient is None:
+            return None
+        worth = [
+            score.correct if score.correct == 1 else max(score.correct, self.lenient(prediction, record))
+            for prediction, record, score in zip(predictions, records, scores, strict=True)
+        ]
+        return 100 * math.fsum(worth) / len(worth)
 
 
 class NoScorer(Scorer):

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 
-from sefe_plugin.answers.boxes import box_iou, parse_box
+from sefe_plugin.answers.boxes import parse_box
 from sefe_plugin.answers.text_vqa import soft_accuracy, text_vqa_answers
 from sefe_plugin.answers.texts import PERIODS, answer_key, count_words, option_letter
 from sefe_plugin.evaluation.scorers.base import Score
@@ -87,24 +87,6 @@ def score_class_name(prediction: str, record: Mapping) -> Score:
         Score(correct=1.0, formatted=True)
     """
     return _score_phrase(prediction, _field(record, "answer"), _class_key)
-
-
-def score_box(prediction: str, record: Mapping) -> Score:
-    """Score a box: ``[x1, y1, x2, y2]`` and nothing else; right if its IoU with the gold box exceeds 0.5.
-
-    Both boxes are in the same unit (CoIN: shares of the padded square's side). The IoU is free of scale, so the
-    record's "size", by which the official script multiplies both, changes nothing and is not read.
-
-    Example:
-        >>> record = {"answer_bbox": "[0.10, 0.10, 0.50, 0.50]", "size": [640, 480]}
-        >>> score_box("[0.1, 0.1, 0.5, 0.45]", record), score_box("0.1, 0.1, 0.5, 0.5", record)
-        (Score(correct=1.0, formatted=True), Score(correct=0.0, formatted=False))
-    """
-    gold = parse_box(_field(record, "answer_bbox"))
-    if gold is None:
-        raise ValueError(f"'answer_bbox' must be written as '[x1, y1, x2, y2]', got {record['answer_bbox']!r}")
-    box = parse_box(prediction)
-    return _WRONG_FORMAT if box is None else Score(float(box_iou(box, gold) > 0.5), True)
 
 
 def score_yes_no(prediction: str, record: Mapping) -> Score:

@@ -16,7 +16,7 @@ from datasets import Dataset, concatenate_datasets
 from sefe_plugin.answers.styles import FORMAT_LINES
 from sefe_plugin.answers.texts import split_question
 from sefe_plugin.asd import Origin, Sample, diversify
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import scorer_of
 from sefe_plugin.json_lines import read_json_lines, write_json_lines
 
 
@@ -34,8 +34,8 @@ def scored_by(test_sets: Sequence[Mapping[str, Any]] | None) -> Iterator[None]:
 
     Without one, or with `scorer: none`, the samples alone tell it.
     """
-    scorer = next((SCORERS.get(one["scorer"]) for one in test_sets or () if one.get("own")), None)
-    token = _scored_as.set(scorer.style if scorer else None)
+    own = next((one["scorer"] for one in test_sets or () if one.get("own")), None)
+    token = _scored_as.set(scorer_of(own).style if own else None)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import read_test_set
 from sefe_plugin.evaluation.generate import generate_answers
 from sefe_plugin.evaluation.results import predictions_file, without_prediction, write_predictions, write_scores
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import scorer_of
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.run.progress import SCORING, ProgressFile
@@ -132,7 +132,7 @@ def _is_answered(test_set: Mapping[str, str], output_dir: Path, dataset_dir: str
 
 
 def _records(test_set: Mapping[str, Any], dataset_dir: str) -> list[dict]:
-    scorer = SCORERS[test_set["scorer"]]
+    scorer = scorer_of(test_set["scorer"])
     return read_test_set(test_set["dataset"], dataset_dir, scorer, test_set.get("max_samples"))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import listed_faults, read_test_set
 from sefe_plugin.evaluation.results import write_predictions, write_scores
-from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, Scorer
+from sefe_plugin.evaluation.scorers import NO_SCORER, Scorer, scorer_of, spec_text
 from sefe_plugin.hosts.llamafactory.many_records import sampling_note, spread, tried
 from sefe_plugin.hosts.llamafactory.media import missing_fault
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
@@ -102,7 +102,7 @@ class _Trial:
 
     def error(self, test_set: Mapping[str, str], data_args, show: Callable, note: Callable) -> str | None:
         """Say what is wrong with a test set."""
-        dataset, scorer = test_set["dataset"], SCORERS[test_set["scorer"]]
+        dataset, scorer = test_set["dataset"], scorer_of(test_set["scorer"])
         try:
             records = read_test_set(dataset, data_args.dataset_dir, scorer, test_set.get("max_samples"))
         except (OSError, ValueError) as error:
@@ -128,13 +128,15 @@ class _Trial:
             if len(cut) == len(numbers) and test_set["scorer"] != NO_SCORER:
                 return f"{said}: no answer could be right."
             note(f"`test_dataset`: {said}, or answers to these records stay incomplete.")
+        if scorer.asks:
+            return None  # what the server says of an answer is known when it is asked
         asked, replies = [records[number] for number in numbers], [one.reply for one in found]
         with tempfile.TemporaryDirectory() as folder:
             try:
                 write_predictions(Path(folder), test_set["name"], asked, replies, self._reader.replies.answer)
                 write_scores(Path(folder), [test_set], official_rule)
             except (TypeError, ValueError) as error:
-                return f"the answers to {dataset!r} cannot be scored by {test_set['scorer']!r}: {error}."
+                return f"the answers to {dataset!r} cannot be scored by {spec_text(test_set['scorer'])!r}: {error}."
         return None
 
     def _try(self, dataset: str, scorer: Scorer, record: Mapping) -> _Tried:
@@ -164,7 +166,7 @@ class _Trial:
         reply = self._reader.replies.decode(tokens[:end])
         if end > self._max_new_tokens:
             return _Tried(reply, cut=end)
-        if not scorer.needs_gold:
+        if not scorer.needs_gold or scorer.asks:
             return _Tried(reply)
         answer = self._reader.replies.answer(reply)
         if scorer.score([answer], [record]).accuracy < scorer.score([gold], [record]).accuracy:

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from sefe_plugin.data.test_sets import read_test_set
-from sefe_plugin.evaluation.scorers import SCORERS
+from sefe_plugin.evaluation.scorers import scorer_of
 from sefe_plugin.files import read_json
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.run.progress import SCORING, ProgressFile
@@ -61,7 +61,7 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
             read_test_set(
                 test_set["dataset"],
                 data_args.dataset_dir,
-                SCORERS[test_set["scorer"]],
+                scorer_of(test_set["scorer"]),
                 test_set.get("max_samples"),
             ),
         )
