@@ -170,8 +170,8 @@ def _asd_errors(common: Mapping[str, Any], tasks: Sequence[Task], benchmark: Ben
     entries = ", ".join(f"{{name: {name}, asd_ratio: 0}}" for name in names)
     return [
         f"`asd_ratio`: the answers of {' and '.join(names)} are free texts, and no rule can write them in other "
-        f"styles. Leave these tasks as they are, `task_keys: [{entries}]`; or let a model write their styles ahead of time "
-        "(`sefe asd build`), and name the result there as `dataset`, too."
+        f"styles. Leave these tasks as they are, `task_keys: [{entries}]`; or let a model write their styles ahead of "
+        "time (`sefe asd build`), and name the result there as `dataset`, too."
     ]
 
 
