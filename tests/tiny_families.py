@@ -1,4 +1,4 @@
-"""A tiny model of each family that docs/models.md names, with random weights, its real processor and mini-CoIN's words.
+"""A tiny model of each family of docs/models.md, with random weights, its real processor and mini-CoIN's words.
 
 The files are as those of a published model: one safetensors file whose tensors have the names that the hub's have,
 which transformers renames while it loads, and embeddings that are tied where small published models tie them.

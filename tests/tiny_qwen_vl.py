@@ -1,4 +1,4 @@
-"""A Qwen2-VL, a Qwen2.5-VL and a Qwen3-VL of some 60,000 random weights, with their real processors and mini-CoIN's words."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL of some 60,000 random weights, with real processors and mini-CoIN's words."""
 
 from pathlib import Path
 

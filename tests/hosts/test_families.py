@@ -1,4 +1,4 @@
-"""Model families: each through SEFE's two tasks by `llamafactory-cli train`, and what is left loaded without the plugin.
+"""Model families: SEFE's two tasks by `llamafactory-cli train`, and what is left loaded without the plugin.
 
 `pytest -s -m "" tests/hosts/test_families.py` ends with the table of docs/models.md.
 """
@@ -127,7 +127,9 @@ def check_names(model, folder: Path) -> None:
     """The file names tensors as the model's modules are called, which no version of transformers takes for others."""
     assert reads_own_names(model)
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    assert load_file(folder / "model.safetensors").keys() == model.state_dict().keys() - ({"lm_head.weight"} if tied else set())
+    assert load_file(folder / "model.safetensors").keys() == model.state_dict().keys() - (
+        {"lm_head.weight"} if tied else set()
+    )
 
 
 def load(folder: Path):

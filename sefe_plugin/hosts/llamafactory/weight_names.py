@@ -9,7 +9,7 @@ host's Trainer, when it goes on from a checkpoint of full fine-tuning.
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import rename_source_key
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 
 def keep_own_names(model: nn.Module) -> None:
@@ -28,7 +28,6 @@ def keep_own_names(model: nn.Module) -> None:
 def reads_own_names(model: PreTrainedModel) -> bool:
     """Tell whether transformers, when it loads a file with the model's own names, takes each for what it is."""
     changes = get_model_conversion_mapping(model, add_legacy=False)
-    renamings = [change for change in changes if not hasattr(change, "operations")]
-    if len(renamings) < len(changes):
+    if not all(isinstance(change, WeightRenaming) for change in changes):
         return False
-    return all(rename_source_key(name, renamings, [])[0] == name for name in model.state_dict())
+    return all(rename_source_key(name, changes, [])[0] == name for name, _ in model.named_parameters())
