@@ -207,7 +207,11 @@ def _llama(tokenizer) -> LlamaConfig:
 
 def _save(folder: Path, model_class: type[PreTrainedModel], config) -> None:
     torch.manual_seed(0)
-    model_class(config).save_pretrained(folder)
+    model = model_class(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("mm_input_projection_weight"):
+            torch.nn.init.normal_(parameter, std=0.2)  # Gemma 3's projector starts at zero, and shows no picture
+    model.save_pretrained(folder)
 
 
 def _publish(folder: Path, names: dict[str, str]) -> None:

@@ -75,15 +75,20 @@ def test_a_sequence_of_two_tasks(train, small_recipe, tmp_path, family, way):
     result = train(recipe)
     seconds = time.monotonic() - began
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-30000:]
-    folders = [tmp_path / "run" / task for task in TASKS]
     findings = list(verify_run(tmp_path / "run", lambda keys, place: iter(())))
     assert all(finding.state for finding in findings), findings
-    matrices = check_key_elements(folders)
+    model, change, distance = look_at(base, tmp_path / "run", way)
+    _measured[family, way] = Measured(model, seconds, change, distance)
 
+
+def look_at(base: Path, run: Path, way: str) -> tuple[str, float, float]:
+    """Load what the sequence has left; returns the class, the smallest change and the largest distance of logits."""
+    folders = [run / task for task in TASKS]
+    matrices = check_key_elements(folders)
     model, question = load(base), ask(base, seed=0)
-    in_text = {name for name in matrices if "language_model" in name}
+    in_text = {f"{name}.weight" for name in matrices if "language_model" in name}
     assert len(in_text) == 7 * model.config.get_text_config().num_hidden_layers
-    assert (way == "vision") == (matrices > in_text)
+    assert (way == "vision") == (len(matrices) > len(in_text))
     assert apart(logits(model, question), logits(model, ask(base, seed=1))) > TOLERANCE  # it sees the picture
     changes, distances = [], []
     for folder in folders:
@@ -93,17 +98,20 @@ def test_a_sequence_of_two_tasks(train, small_recipe, tmp_path, family, way):
             carried = adapt(load(base), folder / "stacked")
             distances.append(apart(logits(carried, question), by_adapter))
             carried = carried.merge_and_unload()
+            del carried.peft_config  # PEFT leaves it there, and warns of it
         else:
             carried = load(folder / "merged")
             check_names(carried, folder / "merged")
             question = ask(folder / "merged", seed=0)
         distances.append(apart(logits(carried, question), by_adapter))
         changes.append(apart(by_adapter, before))
-        assert different(model, carried) == {f"{name}.weight" for name in matrices}
+        changed = different(model, carried)
+        # LLaVA's features come from the last layer but one: nothing reaches the matrices after it
+        assert in_text <= changed <= {f"{name}.weight" for name in matrices}
+        assert (way == "vision") == (changed > in_text)
         model = carried
-    found = Measured(type(model).__name__, seconds, min(changes), max(distances))
-    assert found.distance < TOLERANCE and found.change > CHANGE, found
-    _measured[family, way] = found
+    assert max(distances) < TOLERANCE and min(changes) > CHANGE, (distances, changes)
+    return type(model).__name__, min(changes), max(distances)
 
 
 def check_key_elements(folders: list[Path]) -> set[str]:
