@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 
@@ -14,11 +15,13 @@ class BenchmarkTask(NamedTuple):
         name: Its name.
         scorer: Name of the scorer of its answers.
         official: Name of the official rule that scores its answers as well (`Benchmark.official_accuracy`), or None.
+        own_keys: Recipe keys that it has in place of the recipe's.
     """
 
     name: str
     scorer: str
     official: str | None = None
+    own_keys: Mapping[str, Any] = MappingProxyType({})
 
 
 class PublishedSize(NamedTuple):

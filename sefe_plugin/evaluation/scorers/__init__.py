@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from sefe_plugin.answers.styles import MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
+from sefe_plugin.answers.styles import BRIEF, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.answers.texts import BOX
 from sefe_plugin.evaluation.scorers.base import NoScorer, RecordScorer, Score, Scorer, SetScore
 from sefe_plugin.evaluation.scorers.rules import (
     score_box,
     score_class_name,
+    score_explanation,
     score_multiple_choice,
     score_short_answer,
     score_text_vqa,
@@ -47,6 +48,7 @@ SCORERS: dict[str, Scorer] = {
         style=BOX,
     ),
     "yes_no": RecordScorer(score_yes_no, "yes or no", style=YES_NO),
+    "explanation": RecordScorer(score_explanation, "at least six words, its `key` among them", style=BRIEF),
     NO_SCORER: NoScorer(),
 }
 
