@@ -41,7 +41,7 @@ WAYS = {
     "stack": {"carry": "stack"},
     "vision": {"carry": "merge", "freeze_vision_tower": False, "freeze_multi_modal_projector": False},
 }
-ALWAYS = {("Gemma 3", "merge"), ("Qwen2.5-VL", "stack")}
+ALWAYS = {("Gemma 3", "merge")}
 CASES = [
     pytest.param(family, way, marks=[] if (family, way) in ALWAYS else pytest.mark.slow)
     for family in FAMILIES
