@@ -321,7 +321,7 @@ def test_coin_with_data_points_to_it(tmp_path):
 @pytest.mark.parametrize("name", benchmark_names())
 def test_benchmarks_are_whole(name):
     tasks = load_benchmark(name).tasks
-    counts = {"minicoin16": 16, "ucit": 6, "dcl": 5, "trigap": 10}
+    counts = {"minicoin16": 16, "styles": 7, "ucit": 6, "dcl": 5, "trigap": 10}
     assert len({task.name for task in tasks}) == len(tasks) == counts.get(name, 8)
     assert not any(spec_faults(task.scorer) for task in tasks)
 
