@@ -89,7 +89,7 @@ def test_they_need_a_benchmark():
 
 def test_captions_are_refused_by_name_where_rules_are_to_rewrite_them():
     (error,) = errors_of("ucit", asd_ratio=0.2)
-    assert "`asd_ratio`: the answers of VizWiz and Flickr30k are captions" in error
+    assert "`asd_ratio`: the answers of VizWiz and Flickr30k are free texts" in error
     entries = [{"name": "VizWiz", "asd_ratio": 0}, {"name": "Flickr30k", "asd_ratio": 0}]
     assert "`task_keys: [{name: VizWiz, asd_ratio: 0}, {name: Flickr30k, asd_ratio: 0}]`" in error
     loaded = load("ucit", asd_ratio=0.2, task_keys=entries)
