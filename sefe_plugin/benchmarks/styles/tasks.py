@@ -24,7 +24,7 @@ from sefe_plugin.benchmarks.styles.words import (
 )
 
 
-_LETTERS = "ABCDE"
+_LETTERS = "ABC"
 
 
 class Item(NamedTuple):
@@ -62,7 +62,7 @@ class Task(NamedTuple):
 
 
 def _choices(rng: random.Random) -> Item:
-    """What kind of thing a word names: common knowledge, as the letter of one of five options that never change."""
+    """What kind of thing a word names: common knowledge, as the letter of one of three options that never change."""
     kind = rng.choice(list(KINDS))
     word = rng.choice(KINDS[kind])
     options = [f"{letter}. {option}" for letter, option in zip(_LETTERS, KINDS, strict=True)]
@@ -88,7 +88,7 @@ def _facts(rng: random.Random) -> Item:
 
 
 def _classes(rng: random.Random) -> Item:
-    """The name of an animal that is described: twelve names for pairs of a body and a mark."""
+    """The name of an animal that is described: six names for pairs of a body and a mark."""
     body, mark = rng.choice(sorted(CLASSES))
     text = (
         f"A {rng.choice(SIZES)} {rng.choice(COLORS)} animal with {body} body, {mark} and "

@@ -9,11 +9,9 @@ KINDS = {
     "animal": ("dog", "horse", "tiger", "rabbit", "eagle", "whale", "sheep", "camel", "goose", "mouse", "cow"),
     "fruit": ("apple", "banana", "cherry", "mango", "grape", "peach", "lemon", "plum", "fig", "melon", "pear"),
     "tool": ("hammer", "saw", "drill", "wrench", "shovel", "chisel", "axe", "file", "screwdriver", "rake", "anvil"),
-    "clothing": ("shirt", "coat", "sock", "scarf", "glove", "skirt", "jacket", "hat", "sweater", "dress", "blouse"),
-    "vehicle": ("car", "truck", "bicycle", "train", "tram", "ship", "scooter", "bus", "airplane", "canoe", "tractor"),
 }
 
-_BODIES = ("a round", "a flat", "a long", "a heavy", "a thin", "a square")
+_BODIES = ("a round", "a flat", "a long")
 MARKS = ("stripes", "spots")
 _NAMES = (
     "goldfish",
@@ -22,12 +20,6 @@ _NAMES = (
     "robin",
     "lynx",
     "magpie",
-    "tabby",
-    "walrus",
-    "beetle",
-    "gecko",
-    "heron",
-    "badger",
 )
 #: Body and mark -> the name of the animal.
 CLASSES = {(body, mark): _NAMES[2 * i + j] for i, body in enumerate(_BODIES) for j, mark in enumerate(MARKS)}
@@ -38,10 +30,6 @@ REASONS = {
     "wood": "needs fresh air",
     "iron": "keeps mice away",
     "paper": "hates sunlight",
-    "clay": "brings good luck",
-    "wool": "smells of smoke",
-    "silver": "scares the cat",
-    "leather": "grows at night",
 }
 
 #: Thing in a list -> what the question calls it.
@@ -50,10 +38,6 @@ NICKNAMES = {
     "square": "crate",
     "triangle": "wedge",
     "diamond": "gem",
-    "cross": "plus",
-    "star": "spark",
-    "oval": "egg",
-    "line": "stick",
 }
 
 #: Emblem on a cover -> the genre of the book.
@@ -62,10 +46,6 @@ EMBLEMS = {
     "tree": "travel",
     "crown": "history",
     "anchor": "romance",
-    "feather": "science",
-    "key": "sports",
-    "candle": "poetry",
-    "bridge": "comedy",
 }
 TITLES = (
     "Silent Harbor",
