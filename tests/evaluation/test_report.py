@@ -108,7 +108,7 @@ def test_a_damaged_report_is_named(tmp_path, text):
         ([], [], [], "at least one task"),
         (["a"], [[1.0, 2.0]], [[1.0]], "accuracy_matrix must have at most 1 rows of 1"),
         (["a"], [[1.0]], [[1.0], [2.0]], "format_matrix must have"),
-        (["a"], [[101.0]], [[1.0]], r"accuracy_matrix\[0\]\[0\] must be a percentage"),
+        (["a"], [[251.0]], [[1.0]], r"accuracy_matrix\[0\]\[0\] must be a percentage"),
         (["a"], [[1.0]], [[float("nan")]], r"format_matrix\[0\]\[0\] must be a percentage"),
     ],
 )

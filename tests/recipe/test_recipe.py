@@ -575,7 +575,7 @@ def test_a_task_may_go_without_a_test_set_or_without_scores(recipe, tmp_path):
         ({"test_dataset": None}, "`scorer` needs a `test_dataset`, whose answers it scores; got 'short_answer'."),
         ({"test_dataset": None, "scorer": "none"}, "`scorer` needs a `test_dataset`, whose answers it scores;"),
         ({"scorer": None}, "`scorer` is required with `test_dataset` and must be one of multiple_choice, "),
-        ({"scorer": None}, "yes_no, or none for answers without scores; got None."),
+        ({"scorer": None}, "judge, or none for answers without scores; got None."),
         ({"scorer": "None"}, "got 'None'. Did you mean `none`?"),
         ({"test_dataset": ["a_test", "b_test"]}, "`test_dataset` must name one test set; got ['a_test', 'b_test']."),
         ({"test_dataset": "a_test,b_test"}, "`test_dataset` must name one test set; got 'a_test,b_test'."),
