@@ -78,8 +78,8 @@ def test_what_a_reader_would_accept_stands_beside_the_strict_numbers_by_its_name
     assert "reader counts it (lenient)" in (tmp_path / "report.html").read_text(encoding="utf-8")
     both["lenient"]["mfn"] = 75.0
     table = format_table({"old": report, "new": both})
-    assert [line.split("|")[10].strip() for line in table.splitlines()[::2][:1]] == ["MFN lenient"]
-    assert [line.split("|")[10].strip() for line in table.splitlines()[2:]] == ["-", "75.00"]
+    assert [line.split("|")[11].strip() for line in table.splitlines()[::2][:1]] == ["MFN lenient"]
+    assert [line.split("|")[11].strip() for line in table.splitlines()[2:]] == ["-", "75.00"]
 
 
 def test_captions_may_exceed_100(tmp_path):
