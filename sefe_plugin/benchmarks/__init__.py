@@ -13,6 +13,7 @@ _OWN = {
     "coin": "sefe_plugin.benchmarks.coin:CoIN",
     "minicoin": "sefe_plugin.benchmarks.minicoin:MiniCoIN",
     "minicoin16": "sefe_plugin.benchmarks.minicoin.domains:MiniCoIN16",
+    "styles": "sefe_plugin.benchmarks.styles:Styles",
 }
 
 #: Benchmark -> module of its commands, which imports nothing heavy.

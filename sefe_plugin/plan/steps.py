@@ -25,12 +25,16 @@ def optimizer_steps(samples: int, arguments: Mapping[str, Any], processes: int, 
     Example:
         >>> optimizer_steps(1000, {"replay_ratio": 0.1, "num_train_epochs": 1.0}, processes=1, earlier_tasks=1)
         138
+        >>> optimizer_steps(1000, {"asd_ratio": 0.2, "asd_extra": True, "num_train_epochs": 1.0}, processes=1)
+        150
         >>> optimizer_steps(12726, {"per_device_train_batch_size": 16, "num_train_epochs": 1.0}, processes=8)
         100
     """
     if int(arguments.get("max_steps", -1)) > 0:
         return int(arguments["max_steps"])
     samples = own_samples(samples, arguments)
+    if arguments.get("asd_extra"):
+        samples += round(float(arguments.get("asd_ratio") or 0) * samples)
     samples += added_samples(samples, arguments, earlier_tasks)
     batches = math.ceil(samples / (int(arguments.get("per_device_train_batch_size", 8)) * processes))
     steps = max(math.ceil(batches / int(arguments.get("gradient_accumulation_steps", 1))), 1)

@@ -44,7 +44,7 @@ class SequenceOptions:
         scope="sequence",
     )
     benchmark: str | None = option(
-        None, "Ready sequence of tasks in place of `tasks`: coin, minicoin or minicoin16.", scope="sequence"
+        None, "Ready sequence of tasks in place of `tasks`: coin, minicoin, minicoin16 or styles.", scope="sequence"
     )
     task_order: list[str] | None = option(
         None,
@@ -137,6 +137,11 @@ class DataOptions:
         symbol="X",
         rule="a share in [0, 1] (SEFE: 0.2; leave it out to switch ASD off)",
         holds=lambda value: 0 <= value <= 1,
+    )
+    asd_extra: bool = option(
+        False,
+        "Whether `asd_ratio` trains the rewritten samples beside the originals: the task keeps all of its own samples "
+        "and a step of training is as long as ever, but there are X more of them. False rewrites in place (SEFE).",
     )
     max_test_samples: int | None = option(
         None,
@@ -363,7 +368,8 @@ def _loss_errors(arguments: Mapping[str, Any]) -> list[str]:
 
 def _asd_errors(arguments: Mapping[str, Any]) -> list[str]:
     if not arguments.get("asd_ratio"):
-        return []
+        alone = arguments.get("asd_extra") and arguments.get("asd_ratio") is None
+        return ["`asd_extra` has no effect without `asd_ratio`. Add that, or remove it."] if alone else []
     errors = []
     if arguments.get("tokenized_path"):
         errors.append(

@@ -49,7 +49,14 @@ def tasks_of_benchmark(benchmark: Benchmark) -> list[Task]:
     """Return the tasks of a benchmark in its own order."""
     stems = {task.name: f"{benchmark.name}_{task.name.lower()}" for task in benchmark.tasks}
     return [
-        Task(task.name, f"{stems[task.name]}_train", f"{stems[task.name]}_test", task.scorer, {}, task.official)
+        Task(
+            task.name,
+            f"{stems[task.name]}_train",
+            f"{stems[task.name]}_test",
+            task.scorer,
+            dict(task.own_keys),
+            task.official,
+        )
         for task in benchmark.tasks
     ]
 

@@ -128,6 +128,8 @@ def test_states_are_names_even_where_one_is_right():
         ("short_answer", "It is not red.", {"answer": "red"}, 0),
         ("class_name", "The fish is a great white shark.", {"answer": "great_white-shark"}, 100),
         ("yes_no", "Yes, it is.", {"answer": "yes"}, 100),
+        ("explanation", "It is round.", {"answer": "It rolls because it is round.", "key": "it is round"}, 100),
+        ("explanation", "Round.", {"answer": "It rolls because it is round."}, 0),
         ("text_vqa", "It says stop.", {"answers": ["stop"] * 3 + ["go"] * 7}, 90),
         ("box", '{"bbox_2d": [0.1, 0.1, 0.5, 0.5]}', {"answer_bbox": "[0.1, 0.1, 0.5, 0.5]"}, 100),
     ],

@@ -31,7 +31,7 @@ def test_every_example_of_the_page_holds(scorer, answer, gold, score, formatted,
 
 def test_every_scorer_has_an_example_or_a_section():
     shown = {re.match(r"`(?:\{name: )?(\w+)", row[0]).group(1) for row in ROWS}
-    assert {*SCORERS} - shown == {"text_vqa", "caption", "judge", "none"}
+    assert {*SCORERS} - shown == {"text_vqa", "explanation", "caption", "judge", "none"}
     for name in SCORERS:
         assert f"`{name}`" in PAGE.partition("## Which one")[2]
 

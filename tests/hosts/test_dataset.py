@@ -31,6 +31,10 @@ def arguments(tmp_path):
     return SimpleNamespace(seed=3, should_save=True, output_dir=str(tmp_path))
 
 
+def asd(ratio: float, extra: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(asd_ratio=ratio, asd_extra=extra)
+
+
 def turn(index: int) -> tuple[str, str]:
     return f"What is at place {index}?\n{LINE}", ("cat", "dog", "hen", "cow", "pig")[index % 5]
 
@@ -39,7 +43,7 @@ def turn(index: int) -> tuple[str, str]:
 def test_exact_share_of_questions_in_place(arguments, tmp_path, turns):
     conversations = [[turn(turns * i + t) for t in range(turns)] for i in range(40)]
     before = aligned(conversations, images=[f"{i}.png" for i in range(40)])
-    after = diversify_dataset(before, "mine", 0.2, arguments)
+    after = diversify_dataset(before, "mine", asd(0.2), arguments)
     assert len(after) == len(before)
     assert after["_images"] == before["_images"]
     assert after.features == before.features
@@ -58,10 +62,20 @@ def test_exact_share_of_questions_in_place(arguments, tmp_path, turns):
         assert record["after"]["question"].endswith(FORMAT_LINES[record["style"]])
 
 
+@pytest.mark.parametrize("turns", [1, 3])
+def test_extra_samples_follow_the_originals(arguments, tmp_path, turns):
+    before = aligned([[turn(turns * i + t) for t in range(turns)] for i in range(40)])
+    inplace = diversify_dataset(before, "mine", asd(0.2), arguments)
+    after = diversify_dataset(before, "mine", asd(0.2, extra=True), arguments)
+    changed = [i for i in range(40) if inplace[i] != before[i]]
+    assert len(changed) == 8 or turns > 1
+    assert after.to_list() == [*before.to_list(), *(inplace[i] for i in changed)]
+
+
 def test_records_of_several_datasets_stand_side_by_side(arguments, tmp_path):
     data = aligned([[turn(i)] for i in range(20)])
     for name in ("one", "two", "one"):  # a dataset that is loaded again replaces its own record
-        diversify_dataset(data, name, 0.5, arguments)
+        diversify_dataset(data, name, asd(0.5), arguments)
     names = [json.loads(line)["dataset"] for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
     assert sorted(names) == ["one"] * 10 + ["two"] * 10
 
@@ -69,7 +83,7 @@ def test_records_of_several_datasets_stand_side_by_side(arguments, tmp_path):
 def test_line_separators_in_a_text_cut_no_record(arguments, tmp_path):
     data = aligned([[(f"What\u2028is\x85it {i}?\n{LINE}", f"a\u2029b {i % 5}")] for i in range(20)])
     for _ in range(2):
-        diversify_dataset(data, "one", 0.5, arguments)
+        diversify_dataset(data, "one", asd(0.5), arguments)
     lines = (tmp_path / "asd.jsonl").read_text(encoding="utf-8").split("\n")
     assert len([json.loads(line) for line in lines[:-1]]) == 10
 
@@ -83,7 +97,7 @@ def test_turns_beside_a_rewritten_one_say_their_style_themselves(arguments, tmp_
     """As in LLaVA's conversations, where the first question alone has the line."""
     conversations = [[turn(3 * i), *((f"And now {3 * i + t}?", "yak") for t in (1, 2))] for i in range(40)]
     before = aligned(conversations)
-    after = diversify_dataset(before, "mine", 0.2, arguments)
+    after = diversify_dataset(before, "mine", asd(0.2), arguments)
     records = [json.loads(line) for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
     rewritten = {record["index"] for record in records}
     seen = set()
@@ -101,7 +115,7 @@ def test_turns_beside_a_rewritten_one_say_their_style_themselves(arguments, tmp_
 
 def test_single_turns_without_a_line_stay_as_they_are(arguments):
     before = aligned([[(f"What is at place {i}?", ("cat", "dog", "hen", "cow", "pig")[i % 5])] for i in range(40)])
-    after = diversify_dataset(before, "mine", 0.2, arguments)
+    after = diversify_dataset(before, "mine", asd(0.2), arguments)
     assert sum(a != b for a, b in zip(map(turns_of, before), map(turns_of, after), strict=True)) == 8
     assert sum(turns_of(row)[0][0].endswith(tuple(FORMAT_LINES.values())) for row in after) == 8
 
@@ -110,14 +124,14 @@ def test_boxes_have_no_line_to_add(arguments):
     question = "Please provide the box described by the sentence 'x' in the format [x1, y1, x2, y2]."
     box = [(question, f"[0.1, 0.2, 0.3, 0.{i}]") for i in range(4, 10)]
     before = aligned([[box[i % 6], box[(i + 1) % 6]] for i in range(20)])
-    after = diversify_dataset(before, "mine", 0.2, arguments)
+    after = diversify_dataset(before, "mine", asd(0.2), arguments)
     old, new = ([turn for row in data for turn in turns_of(row)] for data in (before, after))
     assert sum(a != b for a, b in zip(old, new, strict=True)) == 8
 
 
 def test_other_processes_write_no_record(arguments, tmp_path):
     arguments.should_save = False
-    diversify_dataset(aligned([[turn(i)] for i in range(20)]), "mine", 0.5, arguments)
+    diversify_dataset(aligned([[turn(i)] for i in range(20)]), "mine", asd(0.5), arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,7 +139,7 @@ def test_what_is_no_question_and_answer_is_refused(arguments):
     data = aligned([[turn(0)]] * 4)
     data = data.map(lambda row: row | {"_response": row["_response"] * 2})
     with pytest.raises(ValueError, match=r"sample 0 of dataset pairs has the roles .*Leave `asd_ratio` out"):
-        diversify_dataset(data, "pairs", 0.5, arguments)
+        diversify_dataset(data, "pairs", asd(0.5), arguments)
 
 
 def loaded_by_the_host(folder, arguments, **keys):
@@ -164,11 +178,22 @@ def test_what_is_held_back_stays_as_it_is(arguments, tmp_path, val_size):
     )
 
 
+def test_extra_samples_come_from_the_training_part_alone(arguments, tmp_path):
+    plain = loaded_by_the_host(tmp_path, arguments, val_size=12)
+    train, held_out = loaded_by_the_host(tmp_path, arguments, val_size=12, asd_ratio=0.5, asd_extra=True)
+    assert held_out.to_list() == plain[1].to_list()
+    assert train.select(range(48)).to_list() == plain[0].to_list()
+    records = [json.loads(line) for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
+    assert sorted(turns_of(row) for row in train.select(range(48, len(train)))) == sorted(
+        [tuple(record["after"].values())] for record in records
+    )
+
+
 def test_without_a_held_back_part_the_order_of_steps_is_as_ever(arguments, tmp_path):
     train, held_out = loaded_by_the_host(tmp_path, arguments, asd_ratio=0.5)
     assert held_out is None and len(train) == 60
     rows = [[turn(i)] for i in range(30)]
-    expected = [diversify_dataset(aligned(rows), name, 0.5, arguments) for name in ("train", "more")]
+    expected = [diversify_dataset(aligned(rows), name, asd(0.5), arguments) for name in ("train", "more")]
     assert [turns_of(row) for row in train] == [turns_of(row) for part in expected for row in part]
 
 
@@ -177,7 +202,7 @@ def test_texts_that_are_none_are_named(arguments):
     with pytest.raises(
         ValueError, match=r"sample 0 of dataset odd must have a text in every message, got \['What\?', N"
     ):
-        diversify_dataset(data, "odd", 0.5, arguments)
+        diversify_dataset(data, "odd", asd(0.5), arguments)
 
 
 def test_the_scorer_of_the_task_tells_what_a_letter_is(arguments):
@@ -186,9 +211,9 @@ def test_the_scorer_of_the_task_tells_what_a_letter_is(arguments):
     earlier = {"name": "a", "dataset": "a", "scorer": "short_answer"}
     sets = [earlier, {"name": "b", "dataset": "b", "scorer": "multiple_choice", "own": True}]
     with scored_by(sets), pytest.raises(ValueError, match=r"samples of style 'multiple_choice' .* only 0 can be"):
-        diversify_dataset(data, "letters", 0.5, arguments)
+        diversify_dataset(data, "letters", asd(0.5), arguments)
     # outside of it, the line tells
-    assert len(diversify_dataset(data, "letters", 0.5, arguments)) == 20
+    assert len(diversify_dataset(data, "letters", asd(0.5), arguments)) == 20
 
 
 def test_the_training_of_a_task_knows_its_scorer():

@@ -30,7 +30,7 @@ def vision_features(model: LlavaForConditionalGeneration, pictures: list[Picture
     """Return the vision tower's patch features, (pictures, image tokens, vision hidden size)."""
     tower = model.model.vision_tower
     parts = [pictures[start : start + 500] for start in range(0, len(pictures), 500)]
-    return torch.cat([tower(pixel_values=pixels(part)).last_hidden_state[:, 1:] for part in parts])
+    return torch.cat([tower(pixel_values=pixels(part).to(tower.device)).last_hidden_state[:, 1:] for part in parts])
 
 
 def answer_losses(
@@ -52,8 +52,9 @@ def answer_losses(
     Returns:
         Loss of the answer, summed over its tokens; whether greedy decoding gives exactly the answer. Each (batch,).
     """
+    device = image_tokens.device
     rows = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id).to(device)
     embedded = model.get_input_embeddings()(ids)
     image_mask = (ids == model.config.image_token_id).unsqueeze(-1)
     embedded = embedded.masked_scatter(image_mask, image_tokens)
@@ -66,6 +67,6 @@ def answer_losses(
     logits, targets = model.lm_head(hidden[asked]), ids[:, 1:][asked]
     owner = asked.nonzero()[:, 0]
     token_losses = F.cross_entropy(logits, targets, reduction="none")
-    losses = torch.zeros(len(rows)).index_add(0, owner, token_losses)
-    wrong = torch.zeros(len(rows)).index_add(0, owner, (logits.argmax(-1) != targets).float())
+    losses = torch.zeros(len(rows), device=device).index_add(0, owner, token_losses)
+    wrong = torch.zeros(len(rows), device=device).index_add(0, owner, (logits.argmax(-1) != targets).float())
     return losses, wrong == 0

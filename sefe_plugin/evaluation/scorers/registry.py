@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sefe_plugin.answers.styles import MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
+from sefe_plugin.answers.styles import BRIEF, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.answers.texts import BOX
 from sefe_plugin.evaluation.scorers.base import NoScorer, RecordScorer, Scorer
 from sefe_plugin.evaluation.scorers.corpus import CaptionScorer
@@ -22,6 +22,7 @@ from sefe_plugin.evaluation.scorers.golds import SEVERAL
 from sefe_plugin.evaluation.scorers.judge import JudgeScorer
 from sefe_plugin.evaluation.scorers.lenient import (
     read_class_name,
+    read_explanation,
     read_multiple_choice,
     read_phrase,
     read_text_vqa,
@@ -38,6 +39,7 @@ from sefe_plugin.evaluation.scorers.numeric import (
 )
 from sefe_plugin.evaluation.scorers.rules import (
     score_class_name,
+    score_explanation,
     score_multiple_choice,
     score_short_answer,
     score_text_vqa,
@@ -92,6 +94,9 @@ SCORERS: dict[str, Scorer] = {
         options=BoxOptions(),
     ),
     "yes_no": RecordScorer(score_yes_no, "yes or no", style=YES_NO, lenient=read_yes_no),
+    "explanation": RecordScorer(
+        score_explanation, "at least six words, its `key` among them", style=BRIEF, lenient=read_explanation
+    ),
     "number": RecordScorer(
         score_number,
         "a number, with a unit or without",

@@ -17,7 +17,7 @@ from sefe_plugin.evaluation.scorers.base import Score
 
 
 _WRONG_FORMAT = Score(0.0, False)
-_SHORT_WORDS = 4
+_SHORT_WORDS, _EXPLANATION_WORDS = 4, 6
 
 
 def score_multiple_choice(prediction: str, record: Mapping) -> Score:
@@ -100,6 +100,29 @@ def score_yes_no(prediction: str, record: Mapping) -> Score:
     if gold not in ("yes", "no"):
         raise ValueError(f"'answer' must be yes or no, got {record['answer']!r}")
     return Score(float(key == gold), True) if key in ("yes", "no") else _WRONG_FORMAT
+
+
+def score_explanation(prediction: str, record: Mapping) -> Score:
+    """Score an explanation in one sentence or more: it must hold the record's "key" words, or equal the gold answer.
+
+    Right format: on one line, with at least 6 words.
+
+    Example:
+        >>> record = {"answer": "It rolls down because it is round.", "key": "it is round"}
+        >>> score_explanation("Since it is round, the ball rolls.", record)
+        Score(correct=1.0, formatted=True)
+        >>> score_explanation("It is round.", record)
+        Score(correct=0.0, formatted=False)
+    """
+    gold, text = _field(record, "answer"), prediction.strip()
+    if "\n" in text or count_words(text) < _EXPLANATION_WORDS:
+        return _WRONG_FORMAT
+    if "key" not in record:
+        return Score(float(answer_key(text) == answer_key(gold)), True)
+    key = r"\W+".join(map(re.escape, re.findall(r"\w+", _field(record, "key"))))
+    if not key:
+        raise ValueError(f"'key' must hold words, got {record['key']!r}")
+    return Score(float(re.search(rf"\b{key}\b", text, re.IGNORECASE) is not None), True)
 
 
 def _field(record: Mapping, name: str) -> str:

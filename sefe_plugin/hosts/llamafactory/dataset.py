@@ -1,6 +1,7 @@
 """ASD on a dataset that the host has aligned, whatever its format on disk."""
 
 import logging
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,30 +47,32 @@ def await_split(dataset: Dataset, name: str) -> Dataset:
     return dataset.add_column(_NAME, [name] * len(dataset))
 
 
-def diversify_training_part(parts: dict[str, Dataset], ratio: float, training_args) -> dict[str, Dataset]:
-    """Rewrite the share `ratio` of each dataset's rows in the part that is trained, and none of the held-out part.
+def diversify_training_part(parts: dict[str, Dataset], data_args, training_args) -> dict[str, Dataset]:
+    """Rewrite a share of each dataset's rows in the part that is trained, and none of the held-out part.
 
     Args:
         parts: the parts of the merged datasets, with the rows that `await_split` marked; "train" is the trained one.
-        ratio: share X in [0, 1].
+        data_args: as in `diversify_dataset`.
         training_args: the host's training arguments.
 
     Returns:
-        The parts in the same order and without marks.
+        The parts in the same order and without marks; rows beside the originals come last.
     """
     rows: dict[str, list[int]] = {}
     for index, name in enumerate(parts["train"][_NAME]):
         rows.setdefault(name, []).append(index)
     bare = {part: dataset.remove_columns(_NAME) for part, dataset in parts.items()}
     train = bare["train"]
-    diversified = [diversify_dataset(train.select(rows[name]), name, ratio, training_args) for name in rows]
-    places = [index for name in rows for index in rows[name]]
+    diversified = [diversify_dataset(train.select(rows[name]), name, data_args, training_args) for name in rows]
+    places = []
+    for name, dataset in zip(rows, diversified, strict=True):
+        places += rows[name] + [len(train)] * (len(dataset) - len(rows[name]))
     order = sorted(range(len(places)), key=places.__getitem__)
     return {**bare, "train": concatenate_datasets(diversified).select(order)}
 
 
-def diversify_dataset(dataset: Dataset, name: str, ratio: float, training_args) -> Dataset:
-    """Rewrite the share `ratio` of a dataset's questions into other answer styles, in place.
+def diversify_dataset(dataset: Dataset, name: str, data_args, training_args) -> Dataset:
+    """Rewrite the share `asd_ratio` of a dataset's questions into other answer styles, in place.
 
     Example: a conversation of two turns in a dataset of short answers, the first of them rewritten::
 
@@ -88,20 +91,22 @@ def diversify_dataset(dataset: Dataset, name: str, ratio: float, training_args) 
     style. So does every turn without such a line in a conversation that has a rewritten turn; all others stay as they
     are.
 
+    With `asd_extra` the dataset stays as it is, and the conversations with a rewritten turn follow it as above.
+
     Args:
         dataset: `datasets.Dataset` with the host's columns `_prompt` and `_response`.
         name: the dataset's name, for messages and the record.
-        ratio: share X in [0, 1].
+        data_args: the host's data arguments with our keys `asd_ratio` and `asd_extra`.
         training_args: the host's training arguments; `seed` draws the samples, `output_dir` takes the record.
 
     Returns:
-        The dataset of the same size and order, images untouched.
+        The dataset in the same order, images untouched; with `asd_extra` it is longer, else of the same size.
 
     Raises:
         ValueError: if a sample is no series of questions and answers, or the dataset's own answer style cannot be
             told or rewritten.
     """
-    rewritten, origins, first_turns = rewrite(dataset, name, ratio, training_args.seed)
+    rewritten, origins, first_turns = rewrite(dataset, name, data_args.asd_ratio, training_args.seed)
     if training_args.should_save:
         _record(Path(training_args.output_dir) / "asd.jsonl", name, origins, rewritten)
     _add_lines(rewritten, origins, first_turns)
@@ -115,7 +120,11 @@ def diversify_dataset(dataset: Dataset, name: str, ratio: float, training_args) 
             messages[2 * turn]["content"], messages[2 * turn + 1]["content"] = sample.question, sample.answer
         return row
 
-    return dataset.map(replace, with_indices=True, desc="Diversifying answer styles")
+    diversified = dataset.map(replace, with_indices=True, desc="Diversifying answer styles")
+    if not data_args.asd_extra:
+        return diversified
+    extra = sorted({bisect_right(first_turns, origin.index) - 1 for origin in origins})
+    return concatenate_datasets([dataset, diversified.select(extra)])
 
 
 def rewrite(dataset, name: str, ratio: float, seed: int) -> tuple[list[Sample], list[Origin], list[int]]:

@@ -198,7 +198,9 @@ def adapter(host_function: Callable) -> tuple[Callable]:
 
 
 def asd(host_merge: Callable, host_align: Callable, host_split: Callable) -> tuple[Callable, Callable, Callable]:
-    """Rewrite the share `asd_ratio` of every training dataset, after it is aligned and before it is tokenized.
+    """Rewrite the share `asd_ratio` of every training dataset, in place or beside it (`asd_extra`).
+
+    That happens after the dataset is aligned, and before it is tokenized.
 
     With `val_size` the host first holds a part back, which stays as it is.
     """
@@ -225,7 +227,7 @@ def asd(host_merge: Callable, host_align: Callable, host_split: Callable) -> tup
 
         if waiting is not None:
             return await_split(aligned, name)
-        return diversify_dataset(aligned, name, data_args.asd_ratio, training_args)
+        return diversify_dataset(aligned, name, data_args, training_args)
 
     @wraps(host_split)
     def split_dataset(dataset, eval_dataset, data_args, seed):
@@ -235,7 +237,7 @@ def asd(host_merge: Callable, host_align: Callable, host_split: Callable) -> tup
             return train, held_out
         from sefe_plugin.hosts.llamafactory.dataset import diversify_training_part
 
-        parts, waiting = diversify_training_part({**train, **held_out}, data_args.asd_ratio, waiting), None
+        parts, waiting = diversify_training_part({**train, **held_out}, data_args, waiting), None
         return {"train": parts.pop("train")}, parts
 
     return _get_merged_dataset, align_dataset, split_dataset

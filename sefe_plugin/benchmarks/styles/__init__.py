@@ -1,0 +1,30 @@
+"""`styles`: seven small tasks on text, each in an answer format of its own, for real instruction-tuned models."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sefe_plugin.benchmarks.base import Benchmark, BenchmarkTask
+from sefe_plugin.benchmarks.styles.data import write_data
+from sefe_plugin.benchmarks.styles.tasks import TASKS
+
+
+class Styles(Benchmark):
+    """The seven tasks; nothing can be missing, because the data is drawn when a run starts."""
+
+    name = "styles"
+    tasks = tuple(BenchmarkTask(task.name, task.scorer, own_keys=task.own_keys) for task in TASKS)
+    drawn = True
+
+    def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Draw the data of a run from its `seed`.
+
+        Args:
+            folder: Dataset folder of the run.
+            arguments: The recipe's keys.
+
+        Returns:
+            The key `dataset_dir` for the run.
+        """
+        write_data(folder, arguments.get("seed", 42))
+        return {"dataset_dir": str(folder)}

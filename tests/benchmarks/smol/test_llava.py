@@ -1,0 +1,127 @@
+"""A LLaVA of mini-CoIN's vision tower and any Llama: assembled, its projector trained, written and loaded."""
+
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.benchmarks.minicoin.corpus import random_picture
+from sefe_plugin.benchmarks.minicoin.forward import vision_features
+from sefe_plugin.benchmarks.smol import llava
+from sefe_plugin.cli import main
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    """A random Llama with the tokenizer of the tiny base, less its image token."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def projector(language_model, tmp_path_factory):
+    file = tmp_path_factory.mktemp("projector") / "projector.safetensors"
+    llava.train_projector(file, language_model, seed=1, naming_steps=20, answering_steps=2, pictures=40)
+    return file
+
+
+def test_the_projector_is_drawn_to_the_words_of_a_picture(language_model):
+    torch.manual_seed(0)
+    model, tokenizer = llava.assemble(language_model)
+    rng = random.Random(0)
+    pictures = [random_picture(rng) for _ in range(80)]
+    features, named = vision_features(model, pictures), llava.named(model, tokenizer, pictures).detach()
+    projector = model.model.multi_modal_projector
+
+    def distance():
+        with torch.no_grad():
+            return ((projector(features) - named).pow(2).mean() / named.var(dim=(0, 1)).mean()).item()
+
+    before = distance()
+    llava.draw_to(projector, features, named, rng, 150)
+    assert distance() < 0.6 < before
+
+
+def test_equal_seeds_give_equal_projectors_in_bf16(language_model, projector, tmp_path):
+    llava.train_projector(
+        tmp_path / "p.safetensors", language_model, 1, naming_steps=20, answering_steps=2, pictures=40
+    )
+    one, two = load_file(projector), load_file(tmp_path / "p.safetensors")
+    assert {weight.dtype for weight in one.values()} == {torch.bfloat16}
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_model_loads_and_its_parts_are_those_it_was_made_of(language_model, projector, tmp_path):
+    assert (
+        main(
+            [
+                "smol",
+                "llava",
+                str(tmp_path / "m"),
+                "--language-model",
+                str(language_model),
+                "--projector",
+                str(projector),
+            ]
+        )
+        == 0
+    )
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "m")
+    processor = AutoProcessor.from_pretrained(tmp_path / "m")
+    inputs = processor(
+        text="USER: <image>\nWhat is it? ASSISTANT:",
+        images=random_picture(random.Random(1)).draw(),
+        return_tensors="pt",
+    )
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == 4
+    assert model(**inputs).logits.isfinite().all()
+    ids = processor.tokenizer("a red circle", return_tensors="pt").input_ids
+    alone = AutoModelForCausalLM.from_pretrained(language_model)
+    with torch.no_grad():
+        expected = alone(ids).logits
+        assert torch.allclose(model(ids).logits[..., : expected.shape[-1]], expected, atol=1e-5)
+    tower = AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.float32).model.vision_tower.state_dict()
+    assert all(torch.equal(weight, tower[name]) for name, weight in model.model.vision_tower.state_dict().items())
+
+
+def test_a_projector_of_another_size_is_refused_and_nothing_is_written(language_model, tmp_path, capsys):
+    command = ["smol", "llava", str(tmp_path / "m"), "--language-model", str(language_model)]
+    assert main(command) == 1
+    assert "is no projector for" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main([*command[:-1], str(tmp_path / "none")]) == 1
+    assert "holds no model" in capsys.readouterr().err
+
+
+def test_the_shipped_projector_is_small_and_fits_smollm2():
+    weights = load_file(llava.PROJECTOR)
+    assert llava.PROJECTOR.stat().st_size < 900_000
+    assert {name: tuple(weight.shape) for name, weight in weights.items() if "weight" in name} == {
+        "linear_1.weight": (576, 96),
+        "linear_2.weight": (576, 576),
+    }
