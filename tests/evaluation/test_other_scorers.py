@@ -1,6 +1,7 @@
 """Scorers of answers without an answer style: numbers, words, names, captions; options, and other packages."""
 
 import json
+import pickle
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -334,3 +335,9 @@ def test_a_judge_that_does_not_answer_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(ValueError, match=r"the judge 'm' at http://127.0.0.1:9/v1/ does not answer"):
         score_predictions(spec, ["a"], [{"text": "?", "answer": "b"}])
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_every_scorer_goes_to_other_processes(scorer):
+    own = pickle.loads(pickle.dumps(SCORERS[scorer]))
+    assert own.options == SCORERS[scorer].options
