@@ -57,6 +57,39 @@ def _qwen2_5_vl_7b():
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, dtype="bfloat16")
 
 
+def _qwen3_vl_8b():
+    from transformers import Qwen3VLConfig
+
+    text = {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
+        },
+    }
+    vision = {
+        "depth": 27,
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_heads": 16,
+        "out_hidden_size": 4096,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [8, 16, 24],
+    }
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, dtype="bfloat16")
+
+
 def _internvl3_8b():
     from transformers import InternVLConfig, InternVLVisionConfig, Qwen2Config
 
@@ -94,6 +127,7 @@ def _smollm2_135m():
 PUBLISHED: dict[str, tuple[Callable, int]] = {
     "llava-hf/llava-1.5-7b-hf": (_llava_1_5_7b, 7_063_427_072),
     "Qwen/Qwen2.5-VL-7B-Instruct": (_qwen2_5_vl_7b, 8_292_166_656),
+    "Qwen/Qwen3-VL-8B-Instruct": (_qwen3_vl_8b, 8_767_123_696),
     "OpenGVLab/InternVL3-8B-hf": (_internvl3_8b, 7_944_373_760),
     "HuggingFaceTB/SmolLM2-135M-Instruct": (_smollm2_135m, 134_515_008),
 }

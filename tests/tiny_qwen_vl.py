@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL and a Qwen3-VL of some 60,000 random weights, with their real processors and mini-CoIN's words."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL of some 60,000 random weights, with real processors and mini-CoIN's words."""
 
 from pathlib import Path
 
@@ -8,7 +8,10 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
@@ -22,15 +25,49 @@ from sefe_plugin.benchmarks.minicoin import BASE
 _SPECIAL = ["im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad"]
 
 
+def tokenizer_with(tokens: list[str], named: dict[str, str] | None = None):
+    """Return mini-CoIN's tokenizer with more special tokens, some of which are its attributes too."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE, extra_special_tokens=named or {})
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens})
+    return tokenizer
+
+
 def _tokenizer():
-    """Return mini-CoIN's tokenizer with the special tokens, and their ids by name."""
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    """Return the tokenizer with Qwen's special tokens, and their ids by name."""
     names = {name: f"<|{name}|>" for name in _SPECIAL}
-    tokenizer.add_special_tokens({"additional_special_tokens": list(names.values())})
+    tokenizer = tokenizer_with(list(names.values()), {"image_token": names["image_pad"]})
     return tokenizer, {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
-def write_tiny_qwen2_5_vl(folder: Path) -> None:
+def write_tiny_qwen2_vl(folder: Path, tied: bool = False) -> None:
+    """Write a Qwen2-VL with its tokenizer and processor; a picture of mini-CoIN is four tokens."""
+    tokenizer, ids = _tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+    }
+    config = Qwen2VLConfig(
+        text_config=text,
+        vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2},
+        tie_word_embeddings=tied,
+        **{f"{name}_token_id": ids[name] for name in ("vision_start", "vision_end")},
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+    )
+    torch.manual_seed(0)
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    pixels = {"min_pixels": 56 * 56, "max_pixels": 56 * 56}
+    Qwen2VLProcessor(
+        Qwen2VLImageProcessor(**pixels), tokenizer, Qwen2VLVideoProcessor(**pixels), chat_template="{{ messages }}"
+    ).save_pretrained(folder)
+
+
+def write_tiny_qwen2_5_vl(folder: Path, tied: bool = False) -> None:
     """Write a Qwen2.5-VL with its tokenizer and processor; a picture of mini-CoIN is four tokens."""
     tokenizer, ids = _tokenizer()
     text = {
@@ -46,7 +83,7 @@ def write_tiny_qwen2_5_vl(folder: Path) -> None:
     config = Qwen2_5_VLConfig(
         text_config=text,
         vision_config={**vision, "fullatt_block_indexes": [0]},
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         **{f"{name}_token_id": ids[name] for name in ("vision_start", "vision_end")},
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],
@@ -59,7 +96,7 @@ def write_tiny_qwen2_5_vl(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def write_tiny_qwen3_vl(folder: Path) -> None:
+def write_tiny_qwen3_vl(folder: Path, tied: bool = False) -> None:
     """Write a Qwen3-VL likewise, whose vision tower also adds to later layers of the language model."""
     tokenizer, ids = _tokenizer()
     text = {
@@ -76,7 +113,7 @@ def write_tiny_qwen3_vl(folder: Path) -> None:
     config = Qwen3VLConfig(
         text_config=text,
         vision_config={**vision, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         **{f"{name}_token_id": ids[name] for name in ("vision_start", "vision_end")},
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],

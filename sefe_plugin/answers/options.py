@@ -16,7 +16,7 @@ class Options(NamedTuple):
 
     Attributes:
         stem: The question without them.
-        marks: Their marks, in order: "A", "B" and so on, or "1", "2"; none where no options can be read.
+        marks: Their marks, in order: "A", "B" and so on, or "1", "2", or "0", "1"; none where no options can be read.
         texts: Their texts, in the same order.
     """
 
@@ -77,7 +77,8 @@ def read_options(stem: str, numbers: bool = False) -> Options:
 
     Args:
         stem: A question without its response-format line.
-        numbers: Whether ``1. ...``, ``2. ...`` are options too; such a list may as well be what is asked about.
+        numbers: Whether ``1. ...``, ``2. ...``, or from 0 on, are options too; such a list may as well be what is
+            asked about.
 
     Example:
         >>> read_options("Which?\nA. cat\nB. dog")
@@ -200,7 +201,8 @@ def _marked(alphabet: str, stem: str) -> Options | None:
 
 def _in_order(stem: str, marks: Sequence[re.Match], brackets: str) -> Options | None:
     signs = tuple(_sign(mark.group(2)) for mark in marks)
-    wanted = (str(i + 1) if signs[0].isdigit() else chr(ord("A") + i) for i in range(len(signs)))
+    first = int(signs[0] != "0") if signs[0].isdigit() else ord("A")
+    wanted = (str(first + i) if signs[0].isdigit() else chr(first + i) for i in range(len(signs)))
     before = stem[: marks[0].start()].rstrip(" \t")
     # "Is (A) or (B) larger?" has no list; three marks in order hardly stand in a sentence.
     behind = len(signs) > 2 or not before or before.endswith(("\n", *_ENDS))

@@ -13,11 +13,15 @@ _OWN = {
     "coin": "sefe_plugin.benchmarks.coin:CoIN",
     "minicoin": "sefe_plugin.benchmarks.minicoin:MiniCoIN",
     "minicoin16": "sefe_plugin.benchmarks.minicoin.domains:MiniCoIN16",
+    "ucit": "sefe_plugin.benchmarks.ucit:UCIT",
+    "dcl": "sefe_plugin.benchmarks.dcl:DCL",
+    "trigap": "sefe_plugin.benchmarks.trigap:TriGap",
     "styles": "sefe_plugin.benchmarks.styles:Styles",
 }
 
-#: Benchmark -> module of its commands, which imports nothing heavy.
+#: Benchmark, or what several have in common -> module of its commands, which imports nothing heavy.
 _COMMANDS = {
+    "published": "sefe_plugin.benchmarks.published.commands",
     "coin": "sefe_plugin.benchmarks.coin.commands",
     "minicoin": "sefe_plugin.benchmarks.minicoin.commands",
     "smol": "sefe_plugin.benchmarks.smol.commands",

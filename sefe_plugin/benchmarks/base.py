@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from sefe_plugin.evaluation.scorers import Spec
@@ -17,13 +16,13 @@ class BenchmarkTask(NamedTuple):
         name: Its name.
         scorer: The scorer of its answers, as a recipe writes it.
         official: Name of the official rule that scores its answers as well (`Benchmark.official_accuracy`), or None.
-        own_keys: Recipe keys that it has in place of the recipe's.
+        asd_by_rule: Whether rules can write its answers in other styles; they cannot shorten captions and other texts.
     """
 
     name: str
     scorer: Spec
     official: str | None = None
-    own_keys: Mapping[str, Any] = MappingProxyType({})
+    asd_by_rule: bool = True
 
 
 class PublishedSize(NamedTuple):

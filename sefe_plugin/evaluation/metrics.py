@@ -94,7 +94,8 @@ def mean_average_accuracy(matrix: Matrix, unscored: Collection[int] = ()) -> flo
 def backward_transfer(matrix: Matrix, unscored: Collection[int] = ()) -> float | None:
     """Compute BWT: the mean over all T tasks j of ``a[T-1][j] - a[j][j]``; below 0 where tasks were forgotten.
 
-    CoIN divides by T although the last term is always 0, so BWT = MFN - MFT; other works divide by T - 1.
+    CoIN and SEFE divide by T although the last term is always 0, so BWT = MFN - MFT. MCITlib and MLLM-CL divide by
+    T - 1 (`backward_transfer_of_earlier`).
 
     Example:
         >>> round(backward_transfer([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]]), 2)
@@ -102,6 +103,19 @@ def backward_transfer(matrix: Matrix, unscored: Collection[int] = ()) -> float |
     """
     count = num_scored_tasks(matrix, unscored)
     return mean_of(difference(matrix[count - 1][j], matrix[j][j]) for j in scored_tasks(count, unscored))
+
+
+def backward_transfer_of_earlier(matrix: Matrix, unscored: Collection[int] = ()) -> float | None:
+    """Compute BWT over T - 1: the mean over the earlier tasks ``j < T-1`` of ``a[T-1][j] - a[j][j]``.
+
+    Source: MCITlib, MLLM-CL (arXiv 2506.05453) and CF-Router. None where there is no earlier task.
+
+    Example:
+        >>> backward_transfer_of_earlier([[80.0, None, None], [60.0, 90.0, None], [50.0, 70.0, 40.0]])
+        -25.0
+    """
+    last = num_scored_tasks(matrix, unscored) - 1
+    return mean_of(difference(matrix[last][j], matrix[j][j]) for j in scored_tasks(last, unscored))
 
 
 def forgetting(matrix: Matrix, unscored: Collection[int] = ()) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from sefe_plugin.evaluation.metrics import (
     Matrix,
     backward_transfer,
+    backward_transfer_of_earlier,
     forgetting,
     mean_average_accuracy,
     mean_final_accuracy,
@@ -23,8 +24,14 @@ METRICS: dict[str, tuple[str, str]] = {
     "mft": ("MFT", "mean accuracy just after learning each task"),
     "mfn": ("MFN", "mean accuracy of all tasks at the end"),
     "maa": ("MAA", "mean over all stages of the mean accuracy of the tasks learned so far"),
-    "bwt": ("BWT", "mean change from just learned to the end"),
+    "bwt": ("BWT", "mean change from just learned to the end, over all T tasks as in CoIN and SEFE"),
     "forgetting": ("Forgetting", "mean drop of the earlier tasks from their best to the end"),
+}
+
+#: The metrics and what else the table of metrics has: BWT by the other denominator in use.
+METRIC_ROWS: dict[str, tuple[str, str]] = {
+    **METRICS,
+    "bwt_earlier": ("BWT (T-1)", "the same change over the earlier tasks alone, as in MCITlib and MLLM-CL"),
 }
 
 #: Part of "forward_transfer" -> table head and meaning.
@@ -81,12 +88,13 @@ def build_report(
 
     Returns:
         Plain data for JSON: "tasks", "num_scored_tasks" (the metrics describe these first tasks, see `metrics`), both
-        matrices (T x T), the metrics "mft", "mfn", "maa", "bwt" and "forgetting" (None where an entry is missing), and
-        "losses": for each task its drop and the superficial and essential parts of it, or None; and, with an official
-        matrix, "official": that "accuracy_matrix" and its metrics; likewise "lenient". With the others: "zero_shot"
-        and "retention" as given, this with its "losses"; "forward_transfer" with what can be computed of "unseen" and
-        "learning", each with its mean, and with "single_task"; "trained_alone", "stderr_matrix" and "counts";
-        "unscored", a list in the order of tasks and sets.
+        matrices (T x T), the metrics "mft", "mfn", "maa", "bwt" (over T tasks), "bwt_earlier" (over T - 1) and
+        "forgetting" (None where an entry is missing), and "losses": for each task its drop and the superficial and
+        essential parts of it, or None; and, with an official matrix, "official": that "accuracy_matrix" and its
+        metrics; likewise "lenient". With the others: "zero_shot" and "retention" as given, this with its "losses";
+        "forward_transfer" with what can be computed of "unseen" and "learning", each with its mean, and with
+        "single_task"; "trained_alone", "stderr_matrix" and "counts"; "unscored", a list in the order of tasks and
+        sets.
 
     Raises:
         ValueError: Where there are no tasks, or a matrix does not fit them or holds anything but percentages.
@@ -133,6 +141,18 @@ def build_report(
     return report
 
 
+def metric_rows(columns: Sequence[Mapping]) -> list[tuple[str, str, list[float | None]]]:
+    """Return the rows of a table of metrics: head, meaning, and the value of each column, a report or a part of one.
+
+    A row that no column has, as reports of earlier versions lack some, is left out.
+    """
+    return [
+        (head, meaning, [column.get(key) for column in columns])
+        for key, (head, meaning) in METRIC_ROWS.items()
+        if any(key in column for column in columns)
+    ]
+
+
 def scored(report: Mapping, names: Sequence[str]) -> list[int]:
     """Return the places of those names, of tasks or of retention sets, that a report has scores of."""
     return [place for place, name in enumerate(names) if name not in report.get("unscored", ())]
@@ -165,6 +185,7 @@ def _metrics(accuracy: Matrix, unscored: Collection[int]) -> dict[str, float | N
         "mfn": mean_final_accuracy(accuracy, unscored),
         "maa": mean_average_accuracy(accuracy, unscored),
         "bwt": backward_transfer(accuracy, unscored),
+        "bwt_earlier": backward_transfer_of_earlier(accuracy, unscored),
         "forgetting": forgetting(accuracy, unscored),
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from sefe_plugin.evaluation.metrics import Loss, Matrix, mean_of
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values, scored
+from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values, metric_rows, scored
 from sefe_plugin.evaluation.transfer import Row
 from sefe_plugin.versions import in_words
 
@@ -130,10 +130,7 @@ def metric_columns(report: Mapping) -> dict[str, Mapping]:
 
 def _metrics_table(report: dict) -> str:
     columns = metric_columns(report)
-    rows = [
-        [head, *(_number(column[key]) for column in columns.values()), meaning]
-        for key, (head, meaning) in METRICS.items()
-    ]
+    rows = [[head, *map(_number, values), meaning] for head, meaning, values in metric_rows([*columns.values()])]
     transfer = report.get("forward_transfer", {})
     rows += [
         [head, _number(transfer[f"{key}_mean"]), *("-" for _ in [*columns][1:]), meaning]

@@ -19,7 +19,14 @@ from sefe_plugin.recipe.options import SEQUENCE_KEYS, TASK_KEYS, all_keys_of_sco
 from sefe_plugin.recipe.retention import retention_errors
 from sefe_plugin.recipe.secrets import secret_errors
 from sefe_plugin.recipe.single_task import single_task_errors
-from sefe_plugin.recipe.tasks import Task, keys_of_tasks, ordered, read_tasks, tasks_of_benchmark
+from sefe_plugin.recipe.tasks import (
+    Task,
+    keys_of_tasks,
+    ordered,
+    read_tasks,
+    tasks_of_benchmark,
+    with_task_keys,
+)
 from sefe_plugin.words import near, shown
 
 
@@ -94,7 +101,9 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
         errors += benchmark.errors(common) if check_data else []
         order = arguments.get("task_order", OWN_ORDER)
         tasks, order_errors = ordered(tasks_of_benchmark(benchmark), order)
-        errors += order_errors
+        tasks, key_errors = with_task_keys(tasks, arguments.get("task_keys") or [], common, host)
+        errors += order_errors + (key_errors if tasks else [])
+        errors += _asd_errors(common, tasks, benchmark)
     elif "tasks" in arguments:
         tasks, task_errors = read_tasks(arguments["tasks"], common, host, check_data)
         errors += task_errors
@@ -114,6 +123,9 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
             "`task_order` orders the tasks of a `benchmark`. Drop it and write `tasks` in the order you want; got "
             f"{shown(arguments['task_order'])}."
         )
+
+    if "task_keys" in arguments and "benchmark" not in arguments:
+        errors.append("`task_keys` are for tasks of a `benchmark`. Write them into the entries of `tasks`.")
 
     if errors:
         raise RecipeError(source, errors)
@@ -147,6 +159,20 @@ def _with_method(
     errors += other_methods_errors({**common, "cl_method": name})
     asked = host.parametrisations[method.parametrisation]
     return {**asked, **common, "cl_method": name, "carry": carry}, errors
+
+
+def _asd_errors(common: Mapping[str, Any], tasks: Sequence[Task], benchmark: Benchmark) -> list[str]:
+    """Name the tasks whose answers are free texts, such as captions, and are to be rewritten, which no rule can do."""
+    by_model = {task.name for task in benchmark.tasks if not task.asd_by_rule}
+    names = [task.name for task in tasks if task.name in by_model and {**common, **task.overrides}.get("asd_ratio")]
+    if not names:
+        return []
+    entries = ", ".join(f"{{name: {name}, asd_ratio: 0}}" for name in names)
+    return [
+        f"`asd_ratio`: the answers of {' and '.join(names)} are free texts, and no rule can write them in other "
+        f"styles. Leave these tasks as they are, `task_keys: [{entries}]`; or let a model write their styles ahead of "
+        "time (`sefe asd build`), and name the result there as `dataset`, too."
+    ]
 
 
 def _mix_errors(common: Mapping[str, Any], tasks: Sequence[Task], is_benchmark: bool) -> list[str]:

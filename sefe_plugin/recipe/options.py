@@ -44,12 +44,20 @@ class SequenceOptions:
         scope="sequence",
     )
     benchmark: str | None = option(
-        None, "Ready sequence of tasks in place of `tasks`: coin, minicoin, minicoin16 or styles.", scope="sequence"
+        None,
+        "Ready sequence of tasks in place of `tasks`: coin, ucit, dcl, trigap, minicoin, minicoin16 or styles.",
+        scope="sequence",
     )
     task_order: list[str] | None = option(
         None,
         "Order of a benchmark's tasks: coin (its own), reversed, shuffled (one fixed order), or the names of all its "
         "tasks as a list.",
+        scope="sequence",
+    )
+    task_keys: list[dict] | None = option(
+        None,
+        "Keys that differ for tasks of a benchmark: a list of mappings with the name of a task and any key to "
+        "override for it, such as num_train_epochs; `dataset` names other training data of `dataset_dir`.",
         scope="sequence",
     )
     score_unseen: bool = option(
@@ -174,7 +182,7 @@ TEST_KEYS = keys_of_scope(DataOptions, "testing")
 DATA_OPTIONS = (DataOptions, AddedOptions)
 
 #: Keys that describe a whole sequence and never reach a single run.
-SEQUENCE_KEYS = ("tasks", "benchmark", "task_order")
+SEQUENCE_KEYS = ("tasks", "benchmark", "task_order", "task_keys")
 
 #: Keys that are a task's own: the last two belong together, and a task without them is trained only.
 TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")

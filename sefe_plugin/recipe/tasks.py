@@ -1,7 +1,7 @@
 """The tasks of a sequence: those that a recipe lists, or those of a benchmark in the order it asks for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sefe_plugin.benchmarks import named_orders
@@ -49,14 +49,7 @@ def tasks_of_benchmark(benchmark: Benchmark) -> list[Task]:
     """Return the tasks of a benchmark in its own order."""
     stems = {task.name: f"{benchmark.name}_{task.name.lower()}" for task in benchmark.tasks}
     return [
-        Task(
-            task.name,
-            f"{stems[task.name]}_train",
-            f"{stems[task.name]}_test",
-            task.scorer,
-            dict(task.own_keys),
-            task.official,
-        )
+        Task(task.name, f"{stems[task.name]}_train", f"{stems[task.name]}_test", task.scorer, {}, task.official)
         for task in benchmark.tasks
     ]
 
@@ -119,24 +112,79 @@ def read_tasks(
             if name.casefold() in first_at:
                 found.append(f"the name {name!r} is taken by task {first_at[name.casefold()]}. Names must differ.")
             first_at.setdefault(name.casefold(), position)
-        given = {key: value for key, value in entry.items() if key not in TASK_KEYS}
-        faults = key_faults(given, host, in_task=True)
-        overrides = without(given, faults)
-        found += [*faults.values(), *secret_errors(given, host.secrets)]
-        found += [error for error in value_errors({**common, **overrides}) if error not in known_before]
-        if common.get("cl_method") in methods():
-            found += other_methods_errors({**overrides, "cl_method": common["cl_method"]})
-        found += [
-            f"`{key}` belongs to the whole sequence. Move it out of the task; got {shown(given[key])}."
-            for key in _keys_of_the_whole(common, host)
-            if key in given
-        ]
+        overrides, override_errors = _overrides(entry, TASK_KEYS, common, host, known_before)
+        found += override_errors
         if not found:
             dataset = _as_text(entry["dataset"])
             tasks.append(Task(name, dataset, entry.get("test_dataset"), plain_spec(entry.get("scorer")), overrides))
             found += data_errors({**common, **entry}) if check_data else []
         errors += [f"{where}: {error}" for error in found]
     return tasks, errors
+
+
+def with_task_keys(
+    tasks: Sequence[Task], entries: Any, common: Mapping[str, Any], host: HostKeys
+) -> tuple[list[Task], list[str]]:
+    """Give tasks of a benchmark the keys that a recipe has for them under `task_keys`.
+
+    Args:
+        tasks: The tasks.
+        entries: What the recipe has there.
+        common: The keys that hold for every task.
+        host: The host's keys.
+
+    Returns:
+        The tasks, and all errors.
+    """
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return list(tasks), [f"`task_keys` must be a list of mappings with the name of a task; got {shown(entries)}."]
+    by_name, errors = {task.name: task for task in tasks}, []
+    known_before, named = value_errors(common), set()
+    for entry in entries:
+        name = entry.get("name")
+        if name not in by_name or name in named:
+            rule = "name each task of the benchmark once at most"
+            errors.append(f"`task_keys` must {rule}; got {shown(name)}.{near(str(name), by_name.keys() - named)}")
+            continue
+        named.add(name)
+        overrides, found = _overrides(entry, ("name", "dataset"), common, host, known_before)
+        found += _own_key_errors({"name": name, "dataset": entry.get("dataset", by_name[name].dataset)})
+        errors += [f"`task_keys` ({name}): {error}" for error in found]
+        if not found:
+            dataset = _as_text(entry.get("dataset", by_name[name].dataset))
+            by_name[name] = replace(by_name[name], dataset=dataset, overrides=overrides)
+    return list(by_name.values()), errors
+
+
+def _overrides(
+    entry: Mapping[str, Any],
+    own: Sequence[str],
+    common: Mapping[str, Any],
+    host: HostKeys,
+    known_before: Sequence[str],
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the keys of a task that override common ones, and what is wrong with them.
+
+    Args:
+        entry: All its keys.
+        own: Those among them that override nothing.
+        common: The keys that hold for every task.
+        host: The host's keys.
+        known_before: What is wrong with these.
+    """
+    given = {key: value for key, value in entry.items() if key not in own}
+    faults = key_faults(given, host, in_task=True)
+    overrides = without(given, faults)
+    found = [*faults.values(), *secret_errors(given, host.secrets)]
+    found += [error for error in value_errors({**common, **overrides}) if error not in known_before]
+    if common.get("cl_method") in methods():
+        found += other_methods_errors({**overrides, "cl_method": common["cl_method"]})
+    found += [
+        f"`{key}` belongs to the whole sequence. Move it out of the task; got {shown(given[key])}."
+        for key in _keys_of_the_whole(common, host)
+        if key in given
+    ]
+    return overrides, found
 
 
 def _own_key_errors(entry: Mapping[str, Any]) -> Iterator[str]:

@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.carry.adapter_files import check_carried
 from sefe_plugin.files import ADAPTER_CONFIG_FILE, replacing_folder
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.peft_types import PEFT_TYPE
+from sefe_plugin.recipe.options import TASK_KEYS
+from sefe_plugin.recipe.tasks import tasks_of_benchmark
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.model_card import CARD_FILE, Exported, model_card, new_output_dir
 from sefe_plugin.run.records import RunFolderError
@@ -132,8 +135,19 @@ def plain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     keys = {key: value for key, value in recipe.items() if key not in ("benchmark", "tasks") and value is not None}
     keys["output_dir"] = new_output_dir(recipe)
     if recipe.get("benchmark"):
-        return {**keys, "benchmark": recipe["benchmark"], "task_order": [task["name"] for task in recipe["tasks"]]}
+        own = {task.name: task for task in tasks_of_benchmark(load_benchmark(recipe["benchmark"]))}
+        order = [task["name"] for task in recipe["tasks"]]
+        entries = [_task_keys(task, own[task["name"]].dataset) for task in recipe["tasks"]]
+        differing = [entry for entry in entries if entry.keys() != {"name"}]
+        given = {"task_keys": differing} if differing else {}
+        return {**keys, "benchmark": recipe["benchmark"], "task_order": order, **given}
     return {**keys, "tasks": recipe["tasks"]}
+
+
+def _task_keys(task: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """Return the entry of a benchmark's task under `task_keys`: its name, and the keys that are its own."""
+    keys = {key: value for key, value in task.items() if key not in TASK_KEYS}
+    return {"name": task["name"], **({} if task["dataset"] == dataset else {"dataset": task["dataset"]}), **keys}
 
 
 def _local_paths(value: Any) -> list[str]:

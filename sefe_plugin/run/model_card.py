@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from sefe_plugin.evaluation.report_data import METRICS
+from sefe_plugin.evaluation.report_data import metric_rows
 from sefe_plugin.evaluation.report_text import markdown_table
 from sefe_plugin.evaluation.scorers import spec_text
 from sefe_plugin.files import MODEL_CONFIG_FILE, read_json
@@ -216,7 +216,7 @@ def _tasks(exported: Exported) -> str:
 
 
 def _metrics(report: Mapping[str, Any]) -> str:
-    rows = [[head, _number(report[key]), meaning] for key, (head, meaning) in METRICS.items()]
+    rows = [[head, _number(value), meaning] for head, meaning, (value,) in metric_rows([report])]
     return markdown_table(["metric", "value", "meaning"], rows)
 
 

@@ -235,6 +235,10 @@ def _report(folder: RunFolder, names: list[str], num_complete: int) -> Finding:
         said = "of a task before, which a stopped run may leave; when it goes on it is written anew"
         return Finding(REPORT_FILE, None, said)
     unsaid = {key for key in ABOUT_KEYS if key not in stored}
+    if isinstance(official := stored.get("official"), dict) and "official" in again:
+        again["official"] = {
+            key: value for key, value in again["official"].items() if key in official or key not in ABOUT_KEYS
+        }
     computed = (stored.keys() | again.keys()) - {"task_order", *unsaid}  # an order's name stands in the report alone
     differing = sorted(key for key in computed if stored.get(key) != again.get(key))
     what = f"differs from the scores in {', '.join(differing)}" if differing else "the same when made again"

@@ -99,6 +99,15 @@ def test_numbers_are_options_only_where_they_may_be():
     assert split(stem, numbers=True) == ("How many of these can fly?", ("a hen", "a cow", "1.5 cats"))
 
 
+@pytest.mark.parametrize("options", ["0. no\n1. yes", "0) no\n1) yes", "0. no 1. yes"])
+def test_numbers_may_start_at_zero(options):
+    """IconQA's options, whose numbers are the answers."""
+    read = read_options(f"Is it round?\n{options}", numbers=True)
+    assert read == ("Is it round?", ("0", "1"), ("no", "yes"))
+    assert [chosen_option(read, answer) for answer in ("0", "1", "1. yes", "2")] == [0, 1, 1, None]
+    assert read_options("Which?\n0. no\n2. yes", numbers=True).texts == ()
+
+
 @pytest.mark.parametrize(
     "stem",
     [

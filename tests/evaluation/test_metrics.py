@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from sefe_plugin.evaluation.metrics import (
     backward_transfer,
+    backward_transfer_of_earlier,
     forgetting,
     mean_average_accuracy,
     mean_final_accuracy,
@@ -67,6 +68,28 @@ def test_published_rows(row):
     # Every published number is rounded to 0.01, i.e. wrong by up to 0.005; BWT is the difference of two of them.
     assert mean_final_accuracy(matrix) == pytest.approx(mfn, abs=0.0051)
     assert backward_transfer(matrix) == pytest.approx(bwt, abs=0.0101)
+
+
+@pytest.mark.parametrize(
+    ("count", "mft", "mfn", "published"),
+    [(6, 75.87, 69.66, -7.45), (5, 65.01, 58.51, -8.13), (5, 66.89, 62.92, -4.97), (5, 64.98, 53.00, -14.97)],
+    ids=["UCIT DISCO", "DCL SEFE", "DCL SEFE replay", "DCL LoRA"],
+)
+def test_mcitlib_divides_by_one_task_less(count, mft, mfn, published):
+    learned = (count * mft - mfn) / (count - 1)  # any matrix with these means will do
+    matrix = [[learned if i == j else None for j in range(count)] for i in range(count - 1)] + [[mfn] * count]
+    assert mean_finetune_accuracy(matrix) == pytest.approx(mft, abs=ROUNDING)
+    assert backward_transfer_of_earlier(matrix) == pytest.approx(published, abs=0.0131)
+    assert backward_transfer(matrix) == pytest.approx(mfn - mft, abs=ROUNDING)
+
+
+def test_the_two_denominators_of_bwt():
+    assert backward_transfer_of_earlier(THREE) == pytest.approx(3 / 2 * backward_transfer(THREE), abs=ROUNDING)
+    assert backward_transfer_of_earlier([[50.0]]) is None
+    # the second task has no scores: one earlier task is left of two
+    unscored = [[80.0, None, None], [60.0, None, None], [50.0, None, 40.0]]
+    assert backward_transfer_of_earlier(unscored, unscored=[1]) == -30.0
+    assert backward_transfer(unscored, unscored=[1]) == -15.0
 
 
 @given(full_matrices())

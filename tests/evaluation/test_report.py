@@ -30,6 +30,7 @@ def test_the_report_says_what_the_matrices_say(report):
     assert [report[key] for key in ("mft", "mfn", "maa", "bwt", "forgetting")] == pytest.approx(
         [70, 160 / 3, (80 + 75 + 160 / 3) / 3, -50 / 3, 25], abs=1e-12
     )
+    assert report["bwt_earlier"] == -25
     # (100 - 60) * (0.8 + 50 / 60) / 2
     assert report["losses"][0] == pytest.approx({"drop": 30, "superficial": 98 / 3, "essential": -8 / 3}, abs=1e-12)
     assert report["losses"][2] == {"drop": 0, "superficial": 0, "essential": 0}
@@ -53,6 +54,8 @@ def test_official_accuracy_stands_beside_the_clean_one(tmp_path, report):
     assert load_report(tmp_path) == both
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert re.search(r"\| MFT +\| +70.00 \| +60.00 \|", text)
+    assert re.search(r"\| BWT +\| +-16.67 \| +-13.33 \| .*over all T tasks as in CoIN and SEFE", text)
+    assert re.search(r"\| BWT \(T-1\) +\| +-25.00 \| +-20.00 \| .*as in MCITlib and MLLM-CL", text)
     assert re.search(r"## Official accuracy\n(.*\n)+\| gamma \| 50.00 \| 60.00 \| 30.00 \|", text)
 
 

@@ -1,10 +1,13 @@
 """A run that is continued: on purpose with changed data, with a mended recipe, and from what the host saves."""
 
+import json
 import os
+import shutil
 import signal
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from sefe_plugin.hosts.llamafactory import sequence
 from sefe_plugin.hosts.llamafactory.sequence import ACCEPT, VERBOSE, intercept
@@ -69,3 +72,22 @@ def test_checkpoints_of_the_host_are_whole_unless_they_hold_the_model_only(
     checkpoints = list((tmp_path / "run" / "1_ScienceQA").glob("checkpoint-*"))
     assert len(checkpoints) == 2
     assert {is_whole_checkpoint(checkpoint) for checkpoint in checkpoints} == {"save_only_model" not in changes}
+
+
+def test_full_fine_tuning_goes_on_with_the_weights_of_its_checkpoint(train_here, small_recipe, tmp_path):
+    """The host's Trainer takes from a checkpoint what has the names of the model, and leaves the rest as it is."""
+    keys = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 1, "max_new_tokens": 1}
+    recipe = small_recipe(tmp_path, 1, cl_method="full", asd_ratio=0.0, learning_rate=1e-3, **keys)
+    train_here(recipe)
+    folder = tmp_path / "run" / "1_ScienceQA"
+    undisturbed = load_file(folder / "model.safetensors")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest["complete"].clear()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    for file in ("steps.json", "model.safetensors", "config.json", "scores.json"):
+        (folder / file).unlink()
+    shutil.rmtree(folder / "checkpoint-4")
+    train_here(recipe)
+    resumed = load_file(folder / "model.safetensors")
+    assert resumed.keys() == undisturbed.keys()
+    assert [name for name, value in undisturbed.items() if not value.equal(resumed[name])] == []

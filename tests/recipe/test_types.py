@@ -6,6 +6,7 @@ from itertools import cycle
 
 import pytest
 
+from sefe_plugin.benchmarks import benchmark_names
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.load import load_recipe
@@ -115,7 +116,7 @@ def test_odd_values_beside_a_benchmark(tmp_path, benchmark, key):
         ({"report_to": [5]}, "`report_to` must be text or a list of words; got [5]."),
         ({"max_grad_norm": float("inf")}, "`max_grad_norm` must be a number; got inf. It holds a number that is not"),
         ({"tasks": 5}, "`tasks` must be a list of at least one mapping with the keys ('name', 'dataset'"),
-        ({"benchmark": ["coin"]}, "`benchmark` must be one of ('coin', 'minicoin', 'minicoin16'); got ['coin']."),
+        ({"benchmark": ["coin"]}, f"`benchmark` must be one of {benchmark_names()}; got ['coin']."),
         ({"reglora_key_elements": 5}, "`reglora_key_elements` must be words, as a list or separated by commas; got 5"),
     ],
 )

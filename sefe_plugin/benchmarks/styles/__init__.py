@@ -13,7 +13,7 @@ class Styles(Benchmark):
     """The seven tasks; nothing can be missing, because the data is drawn when a run starts."""
 
     name = "styles"
-    tasks = tuple(BenchmarkTask(task.name, task.scorer, own_keys=task.own_keys) for task in TASKS)
+    tasks = tuple(BenchmarkTask(task.name, task.scorer, asd_by_rule=task.asd_by_rule) for task in TASKS)
     drawn = True
 
     def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,8 @@ such as nicknames, so that both the style and the content of a task can be lost.
 """
 
 import random
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from sefe_plugin.answers.styles import BRIEF, FORMAT_LINES, MULTIPLE_CHOICE, SHORT_ANSWER
 from sefe_plugin.benchmarks.styles.words import (
@@ -52,14 +51,14 @@ class Task(NamedTuple):
         scorer: Name of the scorer of its answers.
         make: Draws one item.
         train_size: Number of training samples.
-        own_keys: Recipe keys that it has in place of the recipe's.
+        asd_by_rule: Whether rules can write its answers in other styles.
     """
 
     name: str
     scorer: str
     make: Callable[[random.Random], Item]
     train_size: int
-    own_keys: Mapping[str, Any] = MappingProxyType({})
+    asd_by_rule: bool = True
 
 
 def _choices(rng: random.Random) -> Item:
@@ -156,12 +155,12 @@ def _short(question: str) -> str:
     return f"{question}\n{FORMAT_LINES[SHORT_ANSWER]}"
 
 
-#: The tasks in their own order. No rule shortens an explanation, so ASD leaves Reasons as it is.
+#: The tasks in their own order. No rule shortens an explanation, so a recipe with ASD leaves Reasons as it is.
 TASKS: tuple[Task, ...] = (
     Task("Choices", "multiple_choice", _choices, 240),
     Task("Facts", "short_answer", _facts, 240),
     Task("Classes", "class_name", _classes, 240),
-    Task("Reasons", "explanation", _reasons, 240, {"asd_ratio": 0.0}),
+    Task("Reasons", "explanation", _reasons, 240, asd_by_rule=False),
     Task("Boxes", "box", _boxes, 240),
     Task("Counting", "short_answer", _counting, 240),
     Task("Reading", "short_answer", _reading, 240),

@@ -21,7 +21,7 @@ from sefe_plugin.evaluation.html_report.details import (
     SetAnswers,
 )
 from sefe_plugin.evaluation.html_report.pictures import Pictures
-from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values
+from sefe_plugin.evaluation.report_data import FURTHER, TRANSFER, further_values, metric_rows
 from sefe_plugin.evaluation.report_text import (
     ABOUT_LENIENT,
     ALONE,
@@ -122,7 +122,7 @@ def _metrics(runs: Sequence[PageRun]) -> dict[str, list]:
         for place, (name, counted) in enumerate(metric_columns(run.report).items()):
             head = (run.name if not place else f"{run.name}, {name}") if several else name
             columns.append((head, counted))
-    rows = [[head, about, *(column[key] for _, column in columns)] for key, (head, about) in METRICS.items()]
+    rows = [[head, about, *values] for head, about, values in metric_rows([column for _, column in columns])]
     further = [further_values(column) for _, column in columns]
     for key, head in FURTHER.items():
         if any(key in values for values in further):

@@ -113,6 +113,14 @@ TABLE = (
         replace=patches.whole_checkpoint,
     ),
     HostPatch(
+        "weight_names",
+        "llamafactory.model.loader",
+        ("load_model",),
+        "saved weights have the names of the model's own modules, which every version of transformers reads",
+        needs=("method_keys",),
+        replace=patches.weight_names,
+    ),
+    HostPatch(
         "adapter",
         "llamafactory.model.adapter",
         ("_setup_lora_tuning",),

@@ -171,6 +171,21 @@ def whole_checkpoint(host_model: Callable) -> tuple[Callable]:
     return (load_model,)
 
 
+def weight_names(host_model: Callable) -> tuple[Callable]:
+    """Let a task's models be saved with the names that their own modules have."""
+
+    @wraps(host_model)
+    def load_model(tokenizer, model_args, finetuning_args, *args, **kwargs):
+        model = host_model(tokenizer, model_args, finetuning_args, *args, **kwargs)
+        if finetuning_args.cl_method or finetuning_args.test_sets is not None or finetuning_args.merge_adapter:
+            from sefe_plugin.hosts.llamafactory.weight_names import keep_own_names
+
+            keep_own_names(model)
+        return model
+
+    return (load_model,)
+
+
 def adapter(host_function: Callable) -> tuple[Callable]:
     """Make the host build, or continue, a method's adapter in place of plain LoRA, on top of stacked ones if any."""
 

@@ -1,4 +1,4 @@
-"""CoIN's whole path on a CPU: published files, `sefe coin prepare`, the recipe, eight trained tasks, their scores.
+"""CoIN's whole path on a CPU: published files, `sefe prepare coin`, the recipe, eight trained tasks, their scores.
 
 Mini-CoIN's pictures and questions stand in for CoIN's, laid out as CoIN is published, and the shipped tiny LLaVA for
 LLaVA-1.5.
@@ -85,7 +85,7 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("coin")
     publish(folder / "downloads")
     said = sefe(
-        "coin", "prepare", folder / "downloads", "--images", folder / "downloads/images", "--out", folder / "coin"
+        "prepare", "coin", folder / "downloads", "--images", folder / "downloads/images", "--out", folder / "coin"
     )
     assert "CoIN is ready" in said
     overrides = {**SIZES, "dataset_dir": folder / "coin", "output_dir": folder / "run"}

@@ -1,9 +1,24 @@
+import json
+
 import pytest
 
-from sefe_plugin.benchmarks.coin.records import to_test_row, to_train_row
+from sefe_plugin.benchmarks.coin.tasks import COIN
+from sefe_plugin.benchmarks.published import records
+from sefe_plugin.benchmarks.published.convert import gold_field
 
 
 LETTER_LINE = "Answer with the option's letter from the given choices directly."
+
+
+TASKS = {task.name: task for task in COIN.tasks}
+
+
+def to_train_row(task, record):
+    return records.to_train_row(TASKS[task], record)
+
+
+def to_test_row(task, record, added):
+    return records.to_test_row(TASKS[task], record, added, gold_field(TASKS[task]))
 
 
 def turns(*texts):
@@ -51,7 +66,7 @@ def test_faults_of_training_records_are_named(task, record, message):
     [
         ("VQAv2", {"text": "q", "answer": "a"}, "needs a path as 'image'"),
         ("VQAv2", {"image": "x", "answer": "a"}, "needs a text as 'text', got None"),
-        ("VQAv2", {"image": "x", "text": "q", "answer": ["a"]}, "needs a text as 'answer'"),
+        ("VQAv2", {"image": "x", "text": "q", "answer": []}, "needs a text as 'answer'"),
         ("Grounding", {"image": "x", "text": "q", "answer": "a", "size": [1, 1]}, "needs a text as 'answer_bbox'"),
         ("Grounding", {"image": "x", "text": "q", "answer_bbox": "[0, 0, 1, 1]"}, "width and height as 'size'"),
         ("TextVQA", {"image": "x", "text": "q"}, "needs a text as 'answer'"),
@@ -75,13 +90,16 @@ def test_science_qa_gets_the_number_of_its_choices():
     assert "num_choices" not in to_test_row("ScienceQA", {"text": "Which?", "answer": "B"}, {})
 
 
-def test_text_vqa_gets_its_ten_answers():
-    answers = {"9": ["b"] * 6 + ["a"] * 4}
+def test_text_vqa_gets_its_ten_answers(tmp_path):
+    answers = ["b"] * 6 + ["a"] * 4
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps({"data": [{"question_id": 9, "answers": answers}]}))
+    golds = TASKS["TextVQA"].golds.read(file)
+
+    def row_of(record):
+        return to_test_row("TextVQA", record, golds(1, record))
+
     record = {"question_id": 9, "image": "x", "text": "q"}
-    assert to_test_row("TextVQA", record, answers) == record | {
-        "text": "<image>\nq",
-        "answer": "b",
-        "answers": answers["9"],
-    }
-    assert to_test_row("TextVQA", record | {"answer": "own"}, answers)["answer"] == "own"
-    assert "answers" not in to_test_row("TextVQA", record | {"question_id": 8, "answer": "own"}, answers)
+    assert row_of(record) == record | {"text": "<image>\nq", "answer": "b", "answers": answers}
+    assert row_of(record | {"answer": "own"})["answer"] == "own"
+    assert "answers" not in row_of(record | {"question_id": 8, "answer": "own"})

@@ -10,14 +10,20 @@ from sefe_plugin.answers.styles import FORMAT_LINES, SHORT_ANSWER
 from sefe_plugin.asd.diversify import diversify
 from sefe_plugin.asd.rules import native_style
 from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.styles.data import TEST_SIZE, VALIDATION_SEEDS, items, part_of, write_data
 from sefe_plugin.benchmarks.styles.tasks import TASKS
 from sefe_plugin.benchmarks.styles.words import COUNTRIES, KINDS, NICKNAMES
 from sefe_plugin.data.sample import Sample
 from sefe_plugin.data.test_sets import read_test_set
-from sefe_plugin.evaluation.scorers import SCORERS, SetScore, score_predictions
+from sefe_plugin.evaluation.scorers import SCORERS, score_predictions
+from sefe_plugin.hosts.llamafactory.host import read_recipe
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
+ROOT = Path(__file__).resolve().parents[3]
 BY_NAME = {task.name: task for task in TASKS}
 STYLE = {"Choices": "multiple_choice", "Reasons": "brief_explanation", "Boxes": "box"}
 
@@ -77,7 +83,8 @@ def test_a_folder_of_other_sizes_is_written_anew(tmp_path):
 def test_gold_answers_score_full(folder, name):
     records = read_test_set(f"styles_{name.lower()}_test", folder, SCORERS[BY_NAME[name].scorer])
     golds = [record[SCORERS[BY_NAME[name].scorer].gold] for record in records]
-    assert score_predictions(BY_NAME[name].scorer, golds, records) == SetScore(100.0, 100.0, TEST_SIZE, 0.0)
+    score = score_predictions(BY_NAME[name].scorer, golds, records)
+    assert (score.accuracy, score.format, score.count) == (100.0, 100.0, TEST_SIZE)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -99,10 +106,14 @@ def test_asd_rewrites_every_sample(folder, name):
     assert len(diversify(samples, 1.0, 0)[1]) == len(samples)
 
 
-def test_explanations_are_left_as_they_are_by_asd(folder):
+def test_asd_on_explanations_is_refused_with_the_remedy_that_the_recipes_have(folder):
     samples = [Sample(record["instruction"], record["output"]) for record in read(folder, "Reasons", "train")]
     assert native_style(samples) == STYLE["Reasons"]
-    assert dict(load_benchmark("styles").tasks[list(BY_NAME).index("Reasons")].own_keys) == {"asd_ratio": 0.0}
+    assert [task.name for task in load_benchmark("styles").tasks if not task.asd_by_rule] == ["Reasons"]
+    keys = read_recipe(ROOT / "recipes" / "styles_sefe.yaml", [])
+    assert keys.pop("task_keys") == [{"name": "Reasons", "asd_ratio": 0.0}]
+    with pytest.raises(RecipeError, match=r"answers of Reasons are free texts.*name: Reasons, asd_ratio: 0"):
+        load_recipe(keys | {"model_name_or_path": str(BASE)}, "mine.yaml", host_keys(), check_data=False)
 
 
 def test_choices_give_the_right_letter(folder):
@@ -153,9 +164,8 @@ def test_facts_are_those_of_the_table(folder):
 )
 def test_explanations_are_scored_by_their_key(answer, correct, formatted):
     record = {"answer": "The vase stands in the attic because wool smells of smoke.", "key": "smells of smoke"}
-    assert score_predictions("explanation", [answer], [record]) == SetScore(
-        100 * correct, 100.0 * formatted, 1, pytest.approx(0)
-    )
+    score = score_predictions("explanation", [answer], [record])
+    assert (score.accuracy, score.format) == (100 * correct, 100 * formatted)
 
 
 def test_an_explanation_without_a_key_is_compared_as_a_whole():

@@ -1,0 +1,119 @@
+"""A published benchmark in a recipe: it runs on what `sefe prepare` wrote."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sefe_plugin.benchmarks.base import Benchmark, PublishedSize
+from sefe_plugin.benchmarks.published.layout import MANIFEST_FILE, MANIFEST_VERSION, dataset_entries, dataset_file
+from sefe_plugin.benchmarks.published.tables import Published
+from sefe_plugin.files import is_file, read_json, write_json
+
+
+class PublishedBenchmark(Benchmark):
+    """The tasks of a published benchmark; subclass it and name the table.
+
+    `dataset_dir` (default `data/<name>`) is what `sefe prepare` wrote.
+
+    Attributes:
+        published: Its table.
+    """
+
+    published: ClassVar[Published]
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.published.name
+        cls.tasks = tuple(task.benchmark_task() for task in cls.published.tasks)
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the keys it brings: its dataset folder, and images padded to a square, as LLaVA-1.5 sees them."""
+        return {"dataset_dir": f"data/{self.name}", "pad_images": True}
+
+    def errors(self, arguments: Mapping[str, Any]) -> list[str]:
+        """List which files are missing, what they are, where they come from and what to do."""
+        root = Path(arguments["dataset_dir"])
+        if is_file(root / MANIFEST_FILE):
+            return self._prepared_errors(root, arguments)
+        missing = []
+        for task in self.published.tasks:
+            absent = [
+                str(file)
+                for split in ("train", "test")
+                if not is_file(file := self.unprepared(root, task.name, split))
+            ]
+            if absent:
+                missing.append(
+                    f"data of {task.name} is missing: {' and '.join(absent)}. Get the annotations ({self.origins()}) "
+                    f"and the images ({task.images}), then: sefe prepare {self.name} SOURCE --out {root}"
+                )
+        return missing
+
+    def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the `dataset_info.json` of a run, which points to the datasets where they lie.
+
+        Args:
+            folder: Dataset folder of the run.
+            arguments: The recipe's keys; `dataset_dir` is the benchmark's folder.
+
+        Returns:
+            The keys `dataset_dir` and `media_dir` for the run.
+        """
+        root = Path(arguments["dataset_dir"]).absolute()
+        if is_file(root / MANIFEST_FILE):
+            images, file_of = read_json(root / MANIFEST_FILE)["images"], dataset_file
+        else:
+            images, file_of = str(root), self.unprepared
+        entries = {**_added_entries(root), **dataset_entries(self.published, partial(file_of, root))}
+        write_json(folder / "dataset_info.json", entries)
+        return {"dataset_dir": str(folder), "media_dir": arguments.get("media_dir") or images}
+
+    def published_sizes(self) -> dict[str, PublishedSize]:
+        """Return the published sizes of its tasks."""
+        return {task.name: task.size for task in self.published.tasks}
+
+    def official_accuracy(self, rule: str) -> Callable[[Sequence[Mapping]], float]:
+        """Return one of the official rules that several benchmarks share."""
+        from sefe_plugin.benchmarks.official import official_accuracy
+
+        return partial(official_accuracy, rule)
+
+    def origins(self) -> str:
+        """Return where its annotations come from, and their licences."""
+        return ", or ".join(dict.fromkeys(variant.origin for variant in self.published.variants.values()))
+
+    def unprepared(self, root: Path, task: str, split: str) -> Path:
+        """Return where a file of a dataset folder lies that is used without `sefe prepare`; as that writes it."""
+        return dataset_file(root, task, split)
+
+    def _prepared_errors(self, root: Path, arguments: Mapping[str, Any]) -> list[str]:
+        manifest = read_json(root / MANIFEST_FILE)
+        if manifest.get("version") != MANIFEST_VERSION or "images" not in manifest:
+            return [f"{root / MANIFEST_FILE} was not written by this version of `sefe prepare`. Run it again."]
+        if manifest["benchmark"] != self.name:
+            return [f"{root} holds {manifest['benchmark']}, and the recipe names `benchmark: {self.name}`. Mend one."]
+        files = [dataset_file(root, task.name, split) for task in self.tasks for split in ("train", "test")]
+        found = [f"{file} is missing. Run `sefe prepare {self.name}` again." for file in files if not is_file(file)]
+        images = Path(arguments.get("media_dir") or manifest["images"])
+        if not images.is_dir():
+            found.append(
+                f"the folder of {self.published.title}'s images, {images}, does not exist. Set `media_dir` to where "
+                "it is now."
+            )
+        if manifest["variant"].startswith("asd") and arguments.get("asd_ratio"):
+            found.append(
+                f"`asd_ratio`: the samples in {root} are of the variant {manifest['variant']!r}, diversified already. "
+                "Set `asd_ratio: 0`."
+            )
+        return found
+
+
+def _added_entries(root: Path) -> dict[str, Any]:
+    """Return the datasets that a user has declared beside a benchmark's own, such as those of `sefe asd build`."""
+    info = root / "dataset_info.json"
+    entries = read_json(info) if is_file(info) else {}
+    return {
+        name: {**entry, "file_name": str(root / entry["file_name"])}
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and "file_name" in entry
+    }

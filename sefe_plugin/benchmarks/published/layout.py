@@ -1,0 +1,43 @@
+"""The folder of datasets that `sefe prepare` writes: its files, and what LLaMA-Factory is told of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sefe_plugin.benchmarks.published.tables import Published, PublishedTask
+
+
+#: Written last: a folder without it is not complete.
+MANIFEST_FILE = "manifest.json"
+MANIFEST_VERSION = 2
+
+
+def dataset_file(folder: Path, task: str, split: str) -> Path:
+    """Return the file of a task's training ("train") or test set ("test")."""
+    return folder / task / f"{split}.jsonl"
+
+
+def dataset_entries(published: Published, file_of: Callable[[str, str], Path]) -> dict[str, dict]:
+    """Return LLaMA-Factory's description of a benchmark's datasets.
+
+    Args:
+        published: The benchmark.
+        file_of: Gives the file of a task and a split ("train" or "test").
+    """
+    entries = {}
+    for task in published.tasks:
+        stem = f"{published.name}_{task.name.lower()}"
+        entries[f"{stem}_train"] = {
+            "file_name": str(file_of(task.name, "train")),
+            "formatting": "sharegpt",
+            "columns": {"messages": "conversations", "images": "image"},
+        }
+        entries[f"{stem}_test"] = {
+            "file_name": str(file_of(task.name, "test")),
+            "columns": {"prompt": "text", "response": gold_field(task), "images": "image"},
+        }
+    return entries
+
+
+def gold_field(task: PublishedTask) -> str:
+    """Return the field of a task's test records that holds the gold answer."""
+    return "answer_bbox" if task.scorer == "box" else "answer"

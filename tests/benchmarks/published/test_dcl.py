@@ -1,0 +1,246 @@
+"""`sefe prepare dcl` on small files in each published shape."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from published_files import (
+    DCL_QUESTIONS,
+    dcl_records,
+    pack,
+    shard_rows,
+    write_dcl,
+    write_json,
+    write_shard,
+    write_shards,
+)
+
+from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.benchmarks.dcl import DCL_TABLE, FIN_LETTER_ENDING, FIN_YES_NO_ENDING, MED_ENDING
+from sefe_plugin.benchmarks.published.convert import MANIFEST_FILE, Choice, prepare
+
+
+def rows_of(out: Path, task: str, split: str) -> list[dict]:
+    return [json.loads(line) for line in (out / task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def image_folder(out: Path) -> Path:
+    return Path(json.loads((out / MANIFEST_FILE).read_text())["images"])
+
+
+def require_whole(out: Path) -> None:
+    for task in DCL_QUESTIONS:
+        records = dcl_records(task)
+        for split, own in records.items():
+            rows = rows_of(out, task, split)
+            key = "id" if split == "train" else "question_id"
+            assert sorted(str(row[key]) for row in rows) == sorted(str(record[key]) for record in own)
+            names = {str(record[key]): Path(record["image"]).name for record in own}
+            assert all(Path(row["image"]).name == names[str(row[key])] for row in rows)
+            assert all((image_folder(out) / row["image"]).is_file() for row in rows)
+    arguments = {"dataset_dir": str(out)}
+    assert load_benchmark("dcl").errors(arguments) == []
+
+
+@pytest.mark.parametrize("below", ["", "Domain_data"])
+def test_folders_of_domains(tmp_path, below):
+    write_dcl(tmp_path / "in" / below)
+    prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+    require_whole(tmp_path / "out")
+    assert image_folder(tmp_path / "out") in (tmp_path / "in" / below, tmp_path / "in")
+
+
+@pytest.mark.parametrize("inside", ["RS", "Domain_data/RS", "."])
+@pytest.mark.parametrize("ending", [".tar.gz", ".tar"])
+def test_archives_are_unpacked_wherever_their_members_start(tmp_path, inside, ending):
+    source = tmp_path / "in"
+    write_dcl(source)
+    pack(source / "RS", source / f"RS{ending}", inside)
+    before = sorted(source.rglob("*"))
+    said = []
+    prepare(DCL_TABLE, source, tmp_path / "out", say=said.append)
+    assert f"unpacked RS{ending}: 11 files" in said
+    require_whole(tmp_path / "out")
+    assert sorted(source.rglob("*")) == before
+    said.clear()
+    prepare(DCL_TABLE, source, tmp_path / "out", say=said.append)
+    assert not any("unpacked" in line for line in said)
+
+
+def test_parquet_shards_become_records_and_pictures_of_their_own_names(tmp_path):
+    source = tmp_path / "in"
+    write_dcl(source, [task for task in DCL_QUESTIONS if task != "Sci"])
+    write_shards(source, "Sci")
+    prepare(DCL_TABLE, source, tmp_path / "out")
+    require_whole(tmp_path / "out")
+    kinds = {Path(row["image"]).name.split("_")[0] for row in rows_of(tmp_path / "out", "Sci", "test")}
+    assert kinds == {"AI2D", "MapQA"}
+
+
+def test_all_domains_from_parquet(tmp_path):
+    for task in DCL_QUESTIONS:
+        write_shards(tmp_path / "in", task, shards=3)
+    prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+    require_whole(tmp_path / "out")
+
+
+def test_pictures_of_one_name_are_all_kept(tmp_path):
+    source = tmp_path / "in"
+    write_dcl(source, [task for task in DCL_QUESTIONS if task != "Sci"])
+    write_shards(source, "Sci", shards=1)
+    rows = shard_rows(source / "Sci" / "test-00000-of-00001.parquet")
+    pictures = [row["images"][0]["bytes"] for row in rows]
+    for row in rows:
+        row["images"][0]["path"] = "AI2D_1.jpg"
+    write_shard(source / "Sci" / "test-00000-of-00001.parquet", rows)
+    prepare(DCL_TABLE, source, tmp_path / "out")
+    paths = [row["image"] for row in rows_of(tmp_path / "out", "Sci", "test")]
+    assert [(image_folder(tmp_path / "out") / path).read_bytes() for path in paths] == pictures
+    assert {Path(path).name for path in paths} == {"AI2D_1.jpg"}
+
+
+def test_a_record_of_several_pictures_is_named(tmp_path):
+    write_dcl(tmp_path / "in", [task for task in DCL_QUESTIONS if task != "Sci"])
+    write_shards(tmp_path / "in", "Sci", shards=1)
+    file = tmp_path / "in" / "Sci" / "test-00000-of-00001.parquet"
+    rows = shard_rows(file)
+    rows[1]["images"] *= 2
+    write_shard(file, rows)
+    with pytest.raises(ValueError, match="cannot be unpacked: record 2 has 2 images, where one is published"):
+        prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("shape", ["messages", "conversations"])
+def test_parquet_of_conversations(tmp_path, shape):
+    """Where a shard has its test set as conversations, too, the last turn is the gold answer."""
+    source = tmp_path / "in"
+    write_dcl(source, [task for task in DCL_QUESTIONS if task != "Med"])
+    write_shards(source, "Med", shards=1)
+    names = {"messages": ("role", "content", "user", "assistant"), "conversations": ("from", "value", "human", "gpt")}
+    role, text, user, assistant = names[shape]
+    for split in ("train", "test"):
+        file = source / "Med" / f"{split}-00000-of-00001.parquet"
+        rows = shard_rows(file)
+        for row in rows:
+            if split == "test":
+                question, answer = row.pop("text"), row.pop("answer")
+            else:
+                question, answer = (turn["value"] for turn in row.pop("conversations"))
+            row[shape] = [{role: user, text: question}, {role: assistant, text: answer}]
+        write_shard(file, rows)
+    prepare(DCL_TABLE, source, tmp_path / "out")
+    require_whole(tmp_path / "out")
+    assert [row["answer"] for row in rows_of(tmp_path / "out", "Med", "test")] == ["yes", "no", "liver"]
+
+
+def test_the_endings_of_the_official_scripts_stand_in_test_questions_once(tmp_path):
+    source = tmp_path / "in"
+    write_dcl(source)
+    records = dcl_records("Med")["test"]
+    records[0]["text"] += f" {MED_ENDING}"
+    write_json(source / "Med" / "test.json", records)
+    said = []
+    manifest = prepare(DCL_TABLE, source, tmp_path / "out", say=said.append)
+    question = DCL_QUESTIONS["Med"][0]
+    texts = {row["text"] for row in rows_of(tmp_path / "out", "Med", "test")}
+    assert texts == {f"<image>\n{question} {MED_ENDING}"}
+    endings = {row["answer"]: row["text"] for row in rows_of(tmp_path / "out", "Fin", "test")}
+    assert endings["A"].endswith(f"B. down {FIN_LETTER_ENDING}")
+    assert endings["Yes"].endswith(f"B. down {FIN_YES_NO_ENDING}")
+    trained = rows_of(tmp_path / "out", "Fin", "train")
+    assert {row["conversations"][0]["value"] for row in trained} == {f"<image>\n{DCL_QUESTIONS['Fin'][0]}"}
+    assert any("depends on the gold answer" in line for line in said)
+    assert manifest["notes"] == list(DCL_TABLE.notes)
+
+
+def test_what_is_missing_is_said_at_once_with_source_size_and_licence(tmp_path):
+    source = tmp_path / "in"
+    write_dcl(source, ["RS", "AD"])
+    for file in (source / "AD" / "images").iterdir():
+        file.unlink()
+    (source / "AD" / "images").rmdir()
+    with pytest.raises(ValueError, match="are missing") as error:
+        prepare(DCL_TABLE, source, tmp_path / "out")
+    said = str(error.value)
+    for words in (
+        "  - Med: train.json",
+        "  - Fin: test.json or test.sjon",
+        "67.9 GB",
+        "apache-2.0",
+        "  - AD, such as images/1_te0.jpg: DriveLM, CC BY-NC-SA 4.0",
+    ):
+        assert words in said
+    assert "  - RS" not in said
+
+
+class TestInterrupted:
+    def test_a_broken_archive_is_named_and_unpacked_again_when_it_is_whole(self, tmp_path):
+        source, out = tmp_path / "in", tmp_path / "out"
+        write_dcl(source)
+        pack(source / "RS", source / "RS.tar.gz", "RS")
+        whole = (source / "RS.tar.gz").read_bytes()
+        (source / "RS.tar.gz").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r"RS\.tar\.gz cannot be unpacked.*Download it again"):
+            prepare(DCL_TABLE, source, out)
+        (source / "RS.tar.gz").write_bytes(whole)
+        prepare(DCL_TABLE, source, out)
+        require_whole(out)
+
+    def test_a_member_outside_of_the_folder_is_refused(self, tmp_path):
+        source = tmp_path / "in"
+        write_dcl(source)
+        pack(source / "RS", source / "RS.tar", "RS")
+        with tarfile.open(source / "RS.tar", "a") as archive:
+            archive.add(source / "Med" / "train.json", "RS/../../evil.json")
+        with pytest.raises(ValueError, match="would be written outside"):
+            prepare(DCL_TABLE, source, tmp_path / "out")
+        assert not list(tmp_path.rglob("evil.json"))
+
+    def test_a_second_run_goes_on_behind_what_is_whole(self, tmp_path, monkeypatch):
+        from sefe_plugin.benchmarks.published import convert
+
+        source, out = tmp_path / "in", tmp_path / "out"
+        write_dcl(source)
+        real, written = convert._write_rows, []
+
+        def write(file, rows, part):
+            if len(written) == 3:
+                raise KeyboardInterrupt
+            written.append(file)
+            real(file, rows, part)
+
+        monkeypatch.setattr(convert, "_write_rows", write)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(DCL_TABLE, source, out)
+        assert load_benchmark("dcl").errors({"dataset_dir": str(out)}) != []
+        first = written.copy()
+        # one whose bytes have changed since is not whole any more
+        first[0].write_text("{}\n")
+        written.clear()
+        monkeypatch.setattr(convert, "_write_rows", lambda *args: (written.append(args[0]), real(*args)))
+        manifest = prepare(DCL_TABLE, source, out)
+        assert set(first) & set(written) == {first[0]}
+        assert len(written) == 8
+        require_whole(out)
+        assert manifest["tasks"]["RS"]["train"]["written"] == 6
+        assert {file.name for file in out.iterdir()} == {*DCL_QUESTIONS, MANIFEST_FILE, "dataset_info.json"}
+
+    def test_other_options_start_anew(self, tmp_path, monkeypatch):
+        from sefe_plugin.benchmarks.published import convert
+
+        source, out = tmp_path / "in", tmp_path / "out"
+        write_dcl(source)
+        with monkeypatch.context() as patch:
+            patch.setattr(convert, "_require_sound", lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                prepare(DCL_TABLE, source, out)
+        prepare(DCL_TABLE, source, out, choice=Choice(max_test=1))
+        assert len(rows_of(out, "RS", "test")) == 1
+
+
+def test_the_folder_of_another_benchmark_is_named(tmp_path):
+    write_dcl(tmp_path / "in")
+    prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+    (error,) = load_benchmark("ucit").errors({"dataset_dir": str(tmp_path / "out")})
+    assert "holds dcl, and the recipe names `benchmark: ucit`" in error

@@ -1,0 +1,116 @@
+"""`task_keys`: keys that differ for tasks of a benchmark, and the tasks whose styles no rule can write."""
+
+import json
+
+import pytest
+
+from sefe_plugin.benchmarks import load_benchmark
+from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
+from sefe_plugin.run.export import plain_recipe
+
+
+def recipe_of(benchmark: str, **keys) -> dict:
+    return {
+        "benchmark": benchmark,
+        "model_name_or_path": str(BASE),
+        "template": "llava",
+        "output_dir": "runs/x",
+        "num_train_epochs": 1.0,
+        **keys,
+    }
+
+
+def load(benchmark: str, **keys):
+    return load_recipe(recipe_of(benchmark, **keys), "test.yaml", host_keys(), check_data=False)
+
+
+def errors_of(benchmark: str, **keys) -> list[str]:
+    with pytest.raises(RecipeError) as error:
+        load(benchmark, **keys)
+    return error.value.errors
+
+
+def test_keys_go_to_the_tasks_they_are_for():
+    entries = [
+        {"name": "Med", "num_train_epochs": 3.0},
+        {"name": "Sci", "num_train_epochs": 2.0, "dataset": ["a", "b"]},
+    ]
+    loaded = load("dcl", task_keys=entries, task_order="reversed")
+    assert {task.name: dict(task.overrides) for task in loaded.tasks} == {
+        "Fin": {},
+        "Sci": {"num_train_epochs": 2.0},
+        "AD": {},
+        "Med": {"num_train_epochs": 3.0},
+        "RS": {},
+    }
+    assert [task.dataset for task in loaded.tasks][:2] == ["dcl_fin_train", "a, b"]
+    assert "task_keys" not in loaded.arguments
+    plain = plain_recipe(loaded.to_dict())
+    assert plain["task_keys"] == [
+        {"name": "Sci", "dataset": "a, b", "num_train_epochs": 2.0},
+        {"name": "Med", "num_train_epochs": 3.0},
+    ]
+    again = load("dcl", **{key: value for key, value in plain.items() if key != "benchmark"})
+    assert again.tasks == loaded.tasks
+    assert "task_keys" not in plain_recipe(load("dcl").to_dict())
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ("Med", "`task_keys` must be a list of mappings with the name of a task; got 'Med'"),
+        (
+            [{"name": "Med"}, {"name": "Med"}],
+            "`task_keys` must name each task of the benchmark once at most; got 'Med'",
+        ),
+        ([{"name": "Medd"}], "Did you mean `Med`?"),
+        ([{"num_train_epochs": 3}], "`task_keys` must name each task"),
+        ([{"name": "Med", "lora_rank": 0, "epoch": 3}], "`task_keys` (Med): `epoch`"),
+        ([{"name": "Med", "scorer": "box"}], "`task_keys` (Med): `scorer`"),
+        ([{"name": "Med", "carry": "none"}], "`task_keys` (Med): `carry` belongs to the whole sequence"),
+        ([{"name": "Med", "asd_ratio": 2}], "`task_keys` (Med): `asd_ratio` must be a share in [0, 1]"),
+        ([{"name": "Med", "dataset": ["a,b"]}], "`task_keys` (Med): `dataset` must be names of datasets"),
+    ],
+)
+def test_faults_are_named(entries, expected):
+    assert any(expected in error for error in errors_of("dcl", task_keys=entries))
+
+
+def test_they_need_a_benchmark():
+    task = {"name": "a", "dataset": "b"}
+    keys = recipe_of("", tasks=[task], task_keys=[{"name": "a"}])
+    del keys["benchmark"]
+    with pytest.raises(RecipeError, match="`task_keys` are for tasks of a `benchmark`"):
+        load_recipe(keys, "test.yaml", host_keys(), check_data=False)
+
+
+def test_captions_are_refused_by_name_where_rules_are_to_rewrite_them():
+    (error,) = errors_of("ucit", asd_ratio=0.2)
+    assert "`asd_ratio`: the answers of VizWiz and Flickr30k are free texts" in error
+    entries = [{"name": "VizWiz", "asd_ratio": 0}, {"name": "Flickr30k", "asd_ratio": 0}]
+    assert "`task_keys: [{name: VizWiz, asd_ratio: 0}, {name: Flickr30k, asd_ratio: 0}]`" in error
+    loaded = load("ucit", asd_ratio=0.2, task_keys=entries)
+    assert [task.name for task in loaded.tasks if not task.overrides] == [
+        "ImageNet-R",
+        "ArxivQA",
+        "IconQA",
+        "CLEVR-Math",
+    ]
+    (error,) = errors_of("ucit", asd_ratio=0.2, task_keys=entries[:1])
+    assert "the answers of Flickr30k are" in error
+    assert load("ucit").tasks
+    assert load("dcl", asd_ratio=0.2).tasks
+
+
+def test_datasets_that_a_user_has_added_reach_the_run(tmp_path):
+    entry = {"file_name": "VizWiz/train_x20.json", "formatting": "sharegpt"}
+    own = {"file_name": "VizWiz/train.jsonl"}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"vizwiz_x20": entry, "ucit_vizwiz_train": own}))
+    load_benchmark("ucit").prepare(tmp_path / "run", {"dataset_dir": str(tmp_path)})
+    info = json.loads((tmp_path / "run" / "dataset_info.json").read_text())
+    assert info["vizwiz_x20"] == entry | {"file_name": str(tmp_path / "VizWiz/train_x20.json")}
+    assert len(info) == 13
+    assert info["ucit_vizwiz_train"]["columns"]["images"] == "image"
