@@ -15,7 +15,8 @@ from sefe_plugin.answers.options import Options, named_option
 from sefe_plugin.answers.texts import answer_key, content_key
 
 
-_EMPHASIS = re.compile(r"\*{1,3}|`+|(?<!\w)_{1,2}(?=\w)|(?<=\w)_{1,2}(?!\w)|^#+\s*", re.MULTILINE)
+_EMPHASIS = re.compile(r"\*{1,3}|`+|(?<!\w)_{1,2}(?=\w)|(?<=\w)_{1,2}(?!\w)")
+_HEADING = re.compile(r"^#+[ \t]*([^\n:]*):?[ \t]*$", re.MULTILINE)
 _BOXED = re.compile(r"\\(?:boxed|text|textbf|mathrm)\s*\{([^{}]*)\}")
 _LEAD = re.compile(
     r"(?:\b(?:the|my|a)\s+)?(?:\b(?:final|correct|right|best|short)\s+)*\b(?:answer|option|choice|reply)"
@@ -28,7 +29,7 @@ _LETTER_AT_START = re.compile(
 )
 _ANOTHER = re.compile(r"(?:\s*(?:or|and|/|,|&)\s*|(?<=[,;])\s*)[(]?[A-HJ-Z]\)?(?![A-Za-z])")
 _BARE_LETTER = re.compile(r"([B-HJ-Z])\s+\S")
-_OPTION = re.compile(r"\(([A-Za-z])\)|\b(?:option|choice|letter)\s+\(?([A-Z])\b")
+_OPTION = re.compile(r"\(([A-Za-z])\)|\b(?i:option|choice|letter)\s+\(?([A-Z])\b")
 _YES_NO = re.compile(r"\b(yes|no|yeah|yep|yup|nope)\b(?!\.\s?\d)", re.IGNORECASE)
 _YES = ("yes", "yeah", "yep", "yup")
 #: Words beside which a text that holds the gold answer may say something else.
@@ -42,8 +43,8 @@ def unwrapped(reply: str) -> str:
         >>> unwrapped("**Answer:** (B)"), unwrapped("So the final answer is \\boxed{12}."), unwrapped('"red"')
         ('(B)', '12.', 'red')
     """
-    text = _BOXED.sub(r"\1", reply).replace("$\\", "\\")
-    text = " ".join(_EMPHASIS.sub("", text).split())
+    text = _BOXED.sub(r"\1", _BOXED.sub(r"\1", reply)).strip().strip("$")
+    text = " ".join(_EMPHASIS.sub("", _HEADING.sub(r"\1:", text)).split())
     *_, last = [None, *_LEAD.finditer(text)]
     if last is not None and text[last.end() :].strip():
         text = text[last.end() :].strip()

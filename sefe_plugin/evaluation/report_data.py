@@ -117,7 +117,8 @@ def build_report(
     for name, matrix in (("official", official_matrix), ("lenient", lenient_matrix)):
         if matrix is not None:
             counted = _checked(f"{name}_matrix", matrix, len(tasks), len(tasks))
-            report[name] = {"accuracy_matrix": counted, **_metrics(counted, places)}
+            metrics = _metrics(counted, places) if name == "official" else _lenient_metrics(counted, accuracy, places)
+            report[name] = {"accuracy_matrix": counted, **metrics}
     if zero_shot is not None:
         report["zero_shot"] = {
             key: _checked(f"zero_shot {key}", [zero_shot[key]], 1, len(tasks))[0]
@@ -187,6 +188,22 @@ def _metrics(accuracy: Matrix, unscored: Collection[int]) -> dict[str, float | N
         "bwt_earlier": backward_transfer_of_earlier(accuracy, unscored),
         "forgetting": forgetting(accuracy, unscored),
     }
+
+
+def _lenient_metrics(lenient: Matrix, accuracy: Matrix, unscored: Collection[int]) -> dict[str, float | None]:
+    """Compute the metrics of the lenient count; a task whose scorer makes no difference counts as in the strict one.
+
+    They are None where a task has both strict and lenient scores and not all of them, as where an earlier version
+    scored the first stages.
+    """
+    makes_none = {j for j in range(len(accuracy)) if all(row[j] is None for row in lenient)}
+    whole = [
+        [strict if j in makes_none else counted for j, (strict, counted) in enumerate(zip(*rows, strict=True))]
+        for rows in zip(accuracy, lenient, strict=True)
+    ]
+    if [[value is None for value in row] for row in whole] != [[value is None for value in row] for row in accuracy]:
+        return dict.fromkeys(METRICS)
+    return _metrics(whole, unscored)
 
 
 def _forward_transfer(

@@ -25,7 +25,7 @@ LENIENT_HEAD = "MFN lenient"
 ABOUT_LENIENT = (
     "The same answers, counted as right where a reader would take them for right, whatever their format: a letter in "
     "a sentence, say. All other numbers but the official ones are strict. A dash stands for a scorer that makes no "
-    "difference."
+    "difference; in the metrics such a task counts as in the strict table."
 )
 
 #: The row of the standard errors.

@@ -1,10 +1,12 @@
 """The table of the plugin's recipe keys, made from what declares them: `sefe keys`, and docs/keys.md."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from sefe_plugin.evaluation.scorers import SCORERS
 from sefe_plugin.methods import methods
-from sefe_plugin.options import Scope, choices_of, option_info, type_words
+from sefe_plugin.options import Scope, choices_of, option_info, option_types, own_options, type_words
 from sefe_plugin.recipe.options import PluginKey, plugin_keys
 
 
@@ -30,7 +32,24 @@ def key_table() -> str:
     for name, key in plugin_keys().items():
         if key.method is None or _is_own(key.method):
             rows.setdefault(_title(key), []).append(_row(name, key))
+    rows["Options of scorers"] = list(_scorer_rows())
     return "\n".join(f"### {title}\n\n{_table(entries)}" for title, entries in rows.items())
+
+
+def _scorer_rows() -> Iterator[tuple[str, ...]]:
+    """Yield the options of the plugin's own scorers, which stand in the mapping that `scorer` may be."""
+    for scorer, own in SCORERS.items():
+        types = option_types(type(own.options))
+        for name, declared in own_options(type(own.options)).items():
+            choices = ", ".join(f"`{choice}`" for choice in choices_of(types[name]))
+            yield (
+                f"`{scorer}: {name}`",
+                choices or type_words(types[name]),
+                _default(declared.default),
+                "",
+                "part of `scorer`",
+                declared.metadata["help"],
+            )
 
 
 def _is_own(method: str) -> bool:

@@ -39,7 +39,8 @@ class SequenceOptions:
     tasks: list[dict] | None = option(
         None,
         "Sequence of tasks to train one after the other: a list of mappings with name, dataset, and any other key to "
-        "override for that task; and test_dataset with scorer, for a task that is not only trained.",
+        "override for that task; and test_dataset with scorer, a name or a mapping of name and options "
+        "(docs/scorers.md), for a task that is not only trained.",
         scope="sequence",
     )
     benchmark: str | None = option(

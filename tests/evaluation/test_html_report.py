@@ -193,6 +193,16 @@ def test_metrics_stand_with_their_meanings_and_official_values():
     assert [row[0] for row in metrics["rows"]][-1] == "FWD unseen"
 
 
+def test_lenient_values_stand_beside_strict_ones_by_their_names():
+    report = build_report(["A"], [[50.0]], [[60.0]], lenient_matrix=[[70.0]])
+    content = page_content("t", [run_of(report=report)])
+    assert content["metrics"]["columns"] == ["strict", "lenient"]
+    assert ["MFN", "mean accuracy of all tasks at the end", 50.0, 70.0] in content["metrics"]["rows"]
+    assert "whatever their format" in content["lenient"]
+    several = page_content("t", [run_of(report=report), run_of(name="two", report=report)])
+    assert several["metrics"]["columns"] == ["mine", "mine, lenient", "two", "two, lenient"]
+
+
 def test_unfinished_runs_and_tasks_trained_alone_are_told():
     report = build_report(["A", "B"], [[80.0, None]], [[90.0, None]], trained_alone=True)
     (run,) = page_content("t", [run_of(report=report)])["runs"]

@@ -59,6 +59,39 @@ def test_official_accuracy_stands_beside_the_clean_one(tmp_path, report):
     assert re.search(r"## Official accuracy\n(.*\n)+\| gamma \| 50.00 \| 60.00 \| 30.00 \|", text)
 
 
+def test_what_a_reader_would_accept_stands_beside_the_strict_numbers_by_its_name(tmp_path, report):
+    lenient = [[90.0, None, None], [80.0, 95.0, None], [70.0, 80.0, None]]
+    sets = {"sets": ["general"], "accuracy_matrix": [[1.0]], "format_matrix": [[2.0]], "lenient_matrix": [[3.0]]}
+    base = {"accuracy": [1.0] * 3, "format": [2.0] * 3, "lenient": [44.0] * 3}
+    both = build_report(TASKS, ACCURACY, FORMATS, lenient_matrix=lenient, retention=sets, zero_shot=base)
+    assert {key: both[key] for key in report} == report
+    assert both["lenient"]["accuracy_matrix"] == lenient
+    # gamma's scorer makes no difference, so its strict accuracy counts
+    assert both["lenient"]["mft"] == pytest.approx((90 + 95 + 40) / 3)
+    assert both["lenient"]["mfn"] == pytest.approx((70 + 80 + 40) / 3)
+    half = build_report(TASKS, ACCURACY, FORMATS, lenient_matrix=[[None] * 3, *lenient[1:]])
+    assert half["lenient"]["mfn"] is None  # an earlier version scored the first stage
+    write_report(tmp_path, both, "a title")
+    assert load_report(tmp_path) == both
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"\| metric +\| strict +\| lenient \|", text)
+    assert re.search(r"## Accuracy as a reader counts it \(lenient\)\n(.*\n)+\| before \| 44.00 \|", text)
+    assert re.search(r"## Accuracy as a reader counts it \(lenient\)\n(.*\n)+\| beta +\| 80.00 \| 95.00 \|", text)
+    assert re.search(r"reader counts it \(lenient\):\n\n(.*\n)+\| before +\| +3.00 \|", text)
+    assert "reader counts it (lenient)" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    both["lenient"]["mfn"] = 75.0
+    table = format_table({"old": report, "new": both})
+    assert [line.split("|")[11].strip() for line in table.splitlines()[::2][:1]] == ["MFN lenient"]
+    assert [line.split("|")[11].strip() for line in table.splitlines()[2:]] == ["-", "75.00"]
+
+
+def test_captions_may_exceed_100(tmp_path):
+    report = build_report(["a"], [[140.9]], [[None]])
+    write_report(tmp_path, report, "a title")
+    assert load_report(tmp_path) == report
+    assert "140.90" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 def test_equal_results_give_equal_bytes(tmp_path, report):
     for name in ("a", "b"):
         write_report(tmp_path / name, report, "a title")
@@ -111,7 +144,7 @@ def test_a_damaged_report_is_named(tmp_path, text):
         ([], [], [], "at least one task"),
         (["a"], [[1.0, 2.0]], [[1.0]], "accuracy_matrix must have at most 1 rows of 1"),
         (["a"], [[1.0]], [[1.0], [2.0]], "format_matrix must have"),
-        (["a"], [[101.0]], [[1.0]], r"accuracy_matrix\[0\]\[0\] must be a percentage"),
+        (["a"], [[251.0]], [[1.0]], r"accuracy_matrix\[0\]\[0\] must be a percentage"),
         (["a"], [[1.0]], [[float("nan")]], r"format_matrix\[0\]\[0\] must be a percentage"),
     ],
 )

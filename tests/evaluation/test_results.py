@@ -49,8 +49,10 @@ def test_the_command_line_scores_the_files_as_the_run_did(written):
             "format": clean.formatted,
             "count": clean.count,
             "stderr": pytest.approx(SAMPLE_ERRORS[task]),
+            "lenient": entry["lenient"],
             "official": official.accuracy,
         }
+        assert clean.accuracy <= entry["lenient"] <= 100
     assert scores["Grounding"]["accuracy"] > scores["Grounding"]["official"]
     assert scores["ImageNet"]["official"] > scores["ImageNet"]["accuracy"]
 
@@ -70,13 +72,14 @@ def test_tasks_without_an_official_rule_have_no_official_accuracy():
         "format",
         "count",
         "stderr",
+        "lenient",
     }
 
 
 def test_records_that_lack_what_the_official_rule_needs_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         scores = score_rows("text_vqa", [{"answer": "stop", "prediction": "Stop"}], official_rule("coin:TextVQA"))
-    assert scores == {"accuracy": 100.0, "format": 100.0, "count": 1, "stderr": 0.0}
+    assert scores == {"accuracy": 100.0, "format": 100.0, "count": 1, "stderr": 0.0, "lenient": 100.0}
     assert (
         "No official accuracy beside the scorer 'text_vqa': a test record needs a list of 10 texts as 'answers'"
         in caplog.text

@@ -6,7 +6,9 @@ from sefe_plugin.evaluation.scorers import NO_SCORER, Score, SetScore, judge_pre
 from sefe_plugin.evaluation.scorers import SCORERS as ALL_SCORERS
 
 
-SCORERS = {name: scorer for name, scorer in ALL_SCORERS.items() if name != NO_SCORER}
+#: The scorers of answer styles; those of other kinds stand in test_other_scorers.py.
+STYLES = ("multiple_choice", "short_answer", "text_vqa", "class_name", "box", "yes_no")
+SCORERS = {name: ALL_SCORERS[name] for name in STYLES}
 RIGHT, WRONG, LOST = Score(1.0, True), Score(0.0, True), Score(0.0, False)
 RECORDS = {
     "multiple_choice": {"answer": "B", "num_choices": 4},
@@ -182,7 +184,7 @@ def test_shares_are_percent():
 @pytest.mark.parametrize(
     ("scorer", "predictions", "records", "message"),
     [
-        ("bleu", ["x"], [{"answer": "x"}], "unknown scorer 'bleu'; known: multiple_choice"),
+        ("bleu", ["x"], [{"answer": "x"}], "`scorer` must be one of multiple_choice, .*; got 'bleu'."),
         ("yes_no", ["yes"], [], "1 predictions for 0 records"),
         ("yes_no", [], [], "there must be some"),
         ("yes_no", ["yes"], [{"text": "x"}], "'yes_no', test record 0: needs a text as 'answer', got None"),

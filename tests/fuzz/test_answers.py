@@ -5,8 +5,11 @@ import json
 from fuzzing import broken, fuzzed, only, scalars, values
 from hypothesis import strategies as st
 
+from sefe_plugin.answers.any_box import box_in
 from sefe_plugin.answers.boxes import box_iou, box_notation, fewest_decimals, parse_box, place_in_words, strip_zeros
+from sefe_plugin.answers.numbers import quantities_in, read_quantity
 from sefe_plugin.answers.options import mentions_options, option_mark, read_options
+from sefe_plugin.answers.reading import holds_words, said_option, said_quantity, said_yes_no, says_phrase, unwrapped
 from sefe_plugin.answers.styles import BRIEF, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.answers.text_vqa import normalize_answer, soft_accuracy, text_vqa_answers
 from sefe_plugin.answers.texts import (
@@ -22,7 +25,10 @@ from sefe_plugin.asd.items import Item
 from sefe_plugin.asd.writer.questions import Entry
 from sefe_plugin.asd.writer.replies import read_json_reply, read_plain_reply
 from sefe_plugin.benchmarks.coin.official import OFFICIAL, official_accuracy
-from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS
+from sefe_plugin.benchmarks.official import RULES
+from sefe_plugin.benchmarks.official import official_accuracy as shared_accuracy
+from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, score_predictions, scorer_of, spec_faults
+from sefe_plugin.evaluation.scorers.base import MOST_ACCURACY
 
 
 BOXES = (b"[0.76, 0.33, 0.99, 0.65]", b"[0,0,1,1]", b"[1e-3, .5, 1., -0.25]")
@@ -67,18 +73,49 @@ def test_texts(folder, data):
         content_key,
         content_words,
         answer_kind,
+        unwrapped,
+        box_in,
+        read_quantity,
+        quantities_in,
+        said_option,
+        said_quantity,
+        said_yes_no,
     ):
         read(text)
+    said_option(text, read_options(text, numbers=True))
+    holds_words(text, text)
+    says_phrase(text, [text, "yes", "no"])
     in_words(text, "<image>")
     assert normalize_answer(text) is not None
     assert 0 <= soft_accuracy(text, [text] * 3 + ["a"] * 7) <= 1
 
 
-FIELDS = st.sampled_from(["answer", "answers", "answer_bbox", "num_choices", "size", "question_id", "gold"])
+FIELDS = st.sampled_from(
+    [
+        *("answer", "answers", "answer_bbox", "num_choices", "size", "question_id", "gold", "image", "images"),
+        *("text", "prompt", "choices", "captions", "messages"),
+    ]
+)
 GOOD = [
     {"answer": "A", "num_choices": 3, "answers": ["a"] * 10, "answer_bbox": "[0, 0, 1, 1]", "size": [3, 4]},
     {"answer": "red", "question_id": "7", "answers": ["a"] * 10, "answer_bbox": "[0, 0, 0, 0]", "size": [0, 0]},
+    {"answer": "iowa, ohio", "image": "a/MapQA_1.png", "text": "Which states?", "answer_bbox": "[0, 0, 1, 1]"},
+    {"answer": "B", "image": "AI2D_1.png", "text": "Which?\nA. cat\nB. dog", "answer_bbox": "[0, 0, 1, 1]"},
+    {"answer": "$1,200", "image": "MapQA_1.png", "messages": [{"role": "user", "content": "How many?"}]},
+    {"answer": "Yes", "captions": ["a dog"], "answer_bbox": "[0.1, 0.2, 0.5, 1]", "size": [3, 4], "text": "Is it?"},
 ]
+#: What models answer, whole and broken, and any other text.
+PREDICTIONS = broken(
+    *(
+        b"The answer is **(B)** because it barks.",
+        b"iowa, ohio",
+        b"$1,200",
+        b"Yes, it is.",
+        b"three dogs",
+        b"Answer: B",
+    ),
+    *(b'```json\n[{"bbox_2d": [10, 20, 30, 40], "label": "dog"}]\n```', b"[0, 0, 1, 1]", b"3 + 4 = 7", b"A) cat"),
+).map(lambda data: data.decode(errors="surrogateescape")) | st.text(max_size=60)
 
 
 @fuzzed(
@@ -102,21 +139,64 @@ def test_official_rules(folder, task, rows):
 
 
 @fuzzed(
-    name=st.sampled_from(list(SCORERS)),
+    rule=st.sampled_from(list(RULES)),
+    rows=st.lists(
+        st.tuples(st.sampled_from(GOOD), st.dictionaries(FIELDS, values, max_size=2), PREDICTIONS),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_shared_official_rules(folder, rule, rows):
+    rows = [{**good, **odd, "prediction": prediction} for good, odd, prediction in rows]
+    with only(ValueError):
+        assert 0 <= shared_accuracy(rule, rows) <= 100
+
+
+@fuzzed(rule=st.sampled_from(list(RULES)), good=st.sampled_from(GOOD), prediction=PREDICTIONS)
+def test_shared_official_rules_score_every_prediction(folder, rule, good, prediction):
+    whole = {"image": "MapQA_1.png", "text": "?", **good, "prediction": prediction}
+    assert 0 <= shared_accuracy(rule, [whole]) <= 100
+
+
+#: Scorers with options beside those without; the judge is no rule.
+SPECS = [
+    *(name for name in SCORERS if name not in ("judge", "regex")),
+    {"name": "number", "tolerance": 0.05, "units": "required"},
+    {"name": "box", "box_scale": "pixel"},
+    {"name": "regex", "pattern": "answer is \\W*(\\w+)"},
+    {"name": "exact_match", "ignore_case": True, "ignore_punctuation": True, "ignore_articles": True},
+]
+
+
+@fuzzed(
+    spec=st.sampled_from(SPECS),
     record=st.dictionaries(FIELDS, values, max_size=4),
     good=st.sampled_from(GOOD),
-    prediction=st.text(max_size=40),
+    prediction=PREDICTIONS,
 )
-def test_scorers_score_whatever_they_have_checked(folder, name, record, good, prediction):
-    scorer, record = SCORERS[name], {**good, **record}
+def test_scorers_score_whatever_they_have_checked(folder, spec, record, good, prediction):
+    scorer, record = scorer_of(spec), {**good, **record}
     try:
         scorer.check(record)
     except ValueError:
-        return
-    from sefe_plugin.evaluation.scorers import score_predictions
+        record = good
+        try:
+            scorer.check(record)
+        except ValueError:
+            return
+    scores = score_predictions(spec, [prediction], [record])
+    assert scores.accuracy is None if spec == NO_SCORER else 0 <= scores.accuracy <= MOST_ACCURACY
+    assert scores.lenient is None or scores.accuracy <= scores.lenient <= 100
+    assert scores.format is None or scores.accuracy <= scores.format
 
-    scores = score_predictions(name, [prediction], [record])
-    assert scores.accuracy is None if name == NO_SCORER else 0 <= scores.accuracy <= 100
+
+@fuzzed(
+    spec=values | st.dictionaries(st.sampled_from(["name", "tolerance", "pattern", "file", "x"]), values, max_size=3)
+)
+def test_specs_of_any_structure(folder, spec):
+    if spec_faults(spec):
+        with only(ValueError):
+            scorer_of(spec)
 
 
 @fuzzed(

@@ -561,6 +561,31 @@ def test_replay_holds_for_the_whole_sequence_and_mix_needs_data_of_ones_own(reci
     assert any(error.startswith("`mix` needs a `dataset_info.json` of yours") for error in found)
 
 
+def test_a_scorer_may_have_options(recipe, tmp_path):
+    (tmp_path / "b_test.json").write_text('[{"instruction": "How many?", "output": "3 dogs"}]')
+    recipe["tasks"][1]["scorer"] = {"name": "number", "tolerance": 0.05}
+    recipe["tasks"][0]["scorer"] = {"name": "short_answer"}
+    loaded = load_recipe(recipe, "test.yaml", host_keys())
+    assert [task.scorer for task in loaded.tasks] == ["short_answer", {"name": "number", "tolerance": 0.05}]
+    recipe["tasks"][1]["scorer"] |= {"tolerance": 5, "unit": "kg"}
+    recipe["tasks"][0]["scorer"] = {"nam": "box"}
+    found = "\n".join(errors_of(recipe))
+    for sentence in (
+        "task 1 (A): `scorer` must be one of multiple_choice, ",
+        "or a mapping of its `name` and its options, such as {name: number, tolerance: 0.05}; got {'nam': 'box'}.",
+        "task 2 (B): `scorer: number`: `unit` is no option of it; it has the options tolerance, ",
+        "task 2 (B): `scorer: number`: `tolerance` must be a share in [0, 1]; got 5.",
+    ):
+        assert sentence in found
+    recipe["tasks"][0]["scorer"] = "short_answer"
+    (tmp_path / "b_test.json").write_text('[{"instruction": "How many?", "output": "many"}]')
+    recipe["tasks"][1]["scorer"] = {"name": "number", "units": "required"}
+    (error,) = errors_of(recipe)
+    assert (
+        "no gold answer for the scorer '{name: number, units: required}': record 1: 'answer' must be a number" in error
+    )
+
+
 def test_a_task_may_go_without_a_test_set_or_without_scores(recipe, tmp_path):
     (tmp_path / "b_test.json").write_text('[{"instruction": "Describe it."}]')  # no gold answer
     del recipe["tasks"][0]["test_dataset"], recipe["tasks"][0]["scorer"]
@@ -576,7 +601,7 @@ def test_a_task_may_go_without_a_test_set_or_without_scores(recipe, tmp_path):
         ({"test_dataset": None}, "`scorer` needs a `test_dataset`, whose answers it scores; got 'short_answer'."),
         ({"test_dataset": None, "scorer": "none"}, "`scorer` needs a `test_dataset`, whose answers it scores;"),
         ({"scorer": None}, "`scorer` is required with `test_dataset` and must be one of multiple_choice, "),
-        ({"scorer": None}, "yes_no, or none for answers without scores; got None."),
+        ({"scorer": None}, "judge, or none for answers without scores; got None."),
         ({"scorer": "None"}, "got 'None'. Did you mean `none`?"),
         ({"test_dataset": ["a_test", "b_test"]}, "`test_dataset` must name one test set; got ['a_test', 'b_test']."),
         ({"test_dataset": "a_test,b_test"}, "`test_dataset` must name one test set; got 'a_test,b_test'."),

@@ -224,6 +224,23 @@ def test_matrices_hold_only_complete_tasks(folder):
     assert folder.matrices(["A", "B"]) == ([[0.0, None], [None, None]], [[90.0, None], [None, None]], None)
 
 
+def test_what_a_reader_would_accept_is_read_where_it_is_known(folder):
+    folder.task_folder(0, "A").mkdir()
+    folder.complete_task(TESTED, [{"name": "A"}])
+    for scores, lenient in (
+        ({"accuracy": 10.0, "format": 90.0, "lenient": 20.0}, [[20.0, None], [None, None]]),
+        ({"accuracy": 140.0, "format": None, "lenient": None, "parts": {"CIDEr": 300.0}}, None),
+        ({"accuracy": 10.0, "format": 90.0}, None),
+    ):
+        write_json(folder.task_folder(0, "A") / "scores.json", {"A": scores})
+        assert folder.lenient(["A", "B"]) == lenient
+        assert folder.matrices(["A", "B"])[0][0] == [scores["accuracy"], None]
+    for broken in ({"accuracy": 251.0, "format": None}, {"accuracy": 1.0, "format": 101.0}, {"accuracy": 1.0}):
+        write_json(folder.task_folder(0, "A") / "scores.json", {"A": broken})
+        with pytest.raises(RunFolderError):
+            folder.matrices(["A", "B"])
+
+
 def test_matrices_hold_the_official_accuracy_where_there_is_one(folder):
     scores = {"A": {"accuracy": 10.0, "format": 90.0, "count": 4, "official": 20.0}}
     folder.task_folder(0, "A").mkdir()

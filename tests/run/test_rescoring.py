@@ -70,6 +70,22 @@ def test_a_run_is_scored_again_by_other_scorers(run, capsys):
     assert rescore_run(run.path, {}) == report
 
 
+def test_a_scorer_with_options_may_take_the_place_of_one(run, capsys):
+    strict, loose = ("A={name: exact_match}", "A={name: exact_match, ignore_case: true}")
+    assert main(["score", str(run.path), "--scorer", strict]) == 0
+    assert run.read_manifest()["recipe"]["tasks"][0]["scorer"] == "exact_match"
+    assert accuracies(run) == [[0, None], [0, 67]]
+    assert main(["score", str(run.path), "--scorer", loose]) == 0
+    assert run.read_manifest()["recipe"]["tasks"][0]["scorer"] == {"name": "exact_match", "ignore_case": True}
+    recipe = recipe_of(A={"name": "exact_match", "ignore_case": True}, B={"name": "short_answer"})
+    assert scores_to_mend(run, recipe) == {}
+    with pytest.raises(RunFolderError, match="`ignore` is no option of it; it has the options ignore_case"):
+        rescore_run(run.path, {"A": {"name": "exact_match", "ignore": True}})
+    report = load_report(run.path)
+    assert report["lenient"]["accuracy_matrix"][1][1] == pytest.approx(200 / 3)
+    assert "(lenient)" in capsys.readouterr().out
+
+
 def test_the_recipe_may_name_other_scorers(run):
     mended = scores_to_mend(run, RIGHT)
     assert accuracies(run) == [[0, None], [0, 67]]

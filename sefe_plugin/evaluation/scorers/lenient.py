@@ -5,7 +5,7 @@ Each takes an answer and its test record, and returns a number in [0, 1].
 
 from collections.abc import Mapping
 
-from sefe_plugin.answers.reading import said_option, said_yes_no, says_phrase, unwrapped
+from sefe_plugin.answers.reading import holds_words, said_option, said_yes_no, says_phrase, unwrapped
 from sefe_plugin.answers.text_vqa import soft_accuracy
 from sefe_plugin.answers.texts import answer_key, option_letter
 from sefe_plugin.evaluation.scorers.golds import golds_of, options_of
@@ -45,6 +45,17 @@ def read_class_name(prediction: str, record: Mapping) -> float:
     """Give 1 where the answer says the name of the class, with hyphens or without."""
     plain = {"answer": record["answer"].replace("_", " ").replace("-", " ")}
     return read_phrase(prediction.replace("_", " ").replace("-", " "), plain)
+
+
+def read_explanation(prediction: str, record: Mapping) -> float:
+    """Give 1 where the answer holds the record's "key" words, or says the gold answer, however short it is.
+
+    Example:
+        >>> read_explanation("It is round.", {"answer": "It rolls because it is round.", "key": "it is round"})
+        1.0
+    """
+    said = holds_words(prediction, record["key"]) if "key" in record else read_phrase(prediction, record)
+    return float(said)
 
 
 def read_yes_no(prediction: str, record: Mapping) -> float:

@@ -22,6 +22,7 @@ from sefe_plugin.evaluation.scorers.golds import SEVERAL
 from sefe_plugin.evaluation.scorers.judge import JudgeScorer
 from sefe_plugin.evaluation.scorers.lenient import (
     read_class_name,
+    read_explanation,
     read_multiple_choice,
     read_phrase,
     read_text_vqa,
@@ -48,6 +49,7 @@ from sefe_plugin.evaluation.scorers.words import (
     AnlsOptions,
     ExactMatchOptions,
     RegexScorer,
+    read_exact_match,
     score_anls,
     score_contains,
     score_exact_match,
@@ -92,7 +94,9 @@ SCORERS: dict[str, Scorer] = {
         options=BoxOptions(),
     ),
     "yes_no": RecordScorer(score_yes_no, "yes or no", style=YES_NO, lenient=read_yes_no),
-    "explanation": RecordScorer(score_explanation, "at least six words, its `key` among them", style=BRIEF),
+    "explanation": RecordScorer(
+        score_explanation, "at least six words, its `key` among them", style=BRIEF, lenient=read_explanation
+    ),
     "number": RecordScorer(
         score_number,
         "a number, with a unit or without",
@@ -107,7 +111,7 @@ SCORERS: dict[str, Scorer] = {
         score_exact_match,
         _WORDS,
         alternatives=_SEVERAL,
-        lenient=read_phrase,
+        lenient=read_exact_match,
         options=ExactMatchOptions(),
         tells_format=False,
     ),

@@ -12,6 +12,7 @@ from sefe_plugin.answers.texts import PERIODS, answer_key, count_words
 from sefe_plugin.evaluation.captions import rouge_l, words_of
 from sefe_plugin.evaluation.scorers.base import RecordScorer, Score
 from sefe_plugin.evaluation.scorers.golds import golds_of
+from sefe_plugin.evaluation.scorers.lenient import read_phrase
 from sefe_plugin.options import option
 
 
@@ -70,6 +71,11 @@ def score_exact_match(prediction: str, record: Mapping, options: ExactMatchOptio
     return Score(float(bool(key) and any(key == _exact(gold, options) for gold in golds_of(record))), True)
 
 
+def read_exact_match(prediction: str, record: Mapping, options: ExactMatchOptions) -> float:
+    """Give 1 where the answer says a gold answer, also in a sentence; what the options leave out never counts here."""
+    return read_phrase(prediction, record)
+
+
 def score_contains(prediction: str, record: Mapping) -> Score:
     """Score 1 where the answer has a gold answer as whole words in a row, whatever stands beside them.
 
@@ -111,8 +117,8 @@ def score_anls(prediction: str, record: Mapping, options: AnlsOptions) -> Score:
         >>> score_anls("yes", {"answer": "no"}, AnlsOptions()).correct
         0.0
     """
-    text = prediction.strip().lower()
-    best = max(similarity(text, gold.strip().lower()) for gold in golds_of(record)) if text else 0.0
+    text, golds = prediction.strip().lower(), golds_of(record)
+    best = max(similarity(text, gold.strip().lower()) for gold in golds) if text else 0.0
     return Score(best if best >= options.threshold else 0.0, True)
 
 
@@ -140,11 +146,11 @@ def score_names(prediction: str, record: Mapping) -> Score:
         >>> [score_names(text, record).correct for text in ("ohio,iowa", "Iowa and Ohio.", "Iowa", "Iowa, Ohio, Utah")]
         [1.0, 1.0, 0.5, 0.6666666666666666]
     """
-    named = _names(prediction)
+    golds, named = golds_of(record), _names(prediction)
     if not named or "\n" in prediction.strip():
         return Score(0.0, False)
     shares, formatted = [], False
-    for gold in map(_names, golds_of(record)):
+    for gold in map(_names, golds):
         most = max(_SHORT_WORDS, *(2 * count_words(name) for name in gold), 0)
         formatted |= all(count_words(name) <= most for name in named)
         shares.append(len(named & gold) / len(named | gold))

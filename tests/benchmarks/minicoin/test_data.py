@@ -120,7 +120,7 @@ def test_no_class_name_is_part_of_another():
 def test_gold_answers_score_full_and_keep_their_format(folder, task):
     records = read(folder, task.name, "test")
     golds = [record["answer_bbox" if task.scorer == "box" else "answer"] for record in records]
-    assert score_predictions(task.scorer, golds, records) == SetScore(100.0, 100.0, TEST, 0.0)
+    assert score_predictions(task.scorer, golds, records) == SetScore(100.0, 100.0, TEST, 0.0, 100.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
