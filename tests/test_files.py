@@ -19,6 +19,7 @@ WRITERS = {
     "json_lines.py": "a file that only grows, each record brought to the disk",
     "run/process.py": "logs, which only grow",
     "compare/table.py": "logs, which only grow",
+    "benchmarks/published/unpack.py": "pictures, renamed in one step each, before the file that makes them count",
     "benchmarks/minicoin/data.py": "pictures, before the manifest that makes the folder count",
     "benchmarks/minicoin/general.py": "pictures, before the file that makes them count",
     "benchmarks/minicoin/tiny_llava.py": "the base model, which `sefe minicoin build` makes from nothing",
