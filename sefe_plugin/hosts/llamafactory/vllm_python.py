@@ -12,7 +12,7 @@ from sefe_plugin.recipe.load import Recipe
 #: Package -> its oldest version that reads what a task leaves, and why older ones do not.
 _OLDEST = {
     "transformers": ("5.0", "models of a sequence are saved in the form of transformers 5"),
-    "vllm": ("0.22.0", "no older one allows the transformers 5.5 of a sequence"),
+    "vllm": ("0.19.1", "no older one allows the transformers 5.5 of a sequence"),
 }
 _OLDEST_PYTHON = (3, 11)
 

@@ -82,7 +82,7 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     features = [feature for test_set in test_sets.values() for feature in unexpanded.questions(*test_set)]
     most_images = max(len(feature["images"] or ()) for feature in features)
     request = {
-        "engine": _engine_options(keys, model_args, most_images, longest + generating_args.max_new_tokens),
+        "engine": engine_options(keys, model_args, most_images, longest + generating_args.max_new_tokens),
         "sampling": greedy_sampling(reader.stop_token_ids, generating_args.max_new_tokens),
         "adapter": str(_adapter(keys).absolute()) if _has_adapter(keys) else None,
     }
@@ -284,7 +284,18 @@ def _lora_rank(adapter: Path) -> int:
     return next(room for room in _LORA_RANKS if room >= rank)
 
 
-def _engine_options(keys: Mapping[str, Any], model_args, most_images: int, max_model_len: int) -> dict[str, Any]:
+def engine_options(keys: Mapping[str, Any], model_args, most_images: int, max_model_len: int) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM`.
+
+    Args:
+        keys: the task's recipe.
+        model_args: the host's arguments of the model.
+        most_images: images of the question that has most of them.
+        max_model_len: tokens of the longest question, image tokens among them, and of its answer.
+
+    Raises:
+        ValueError: if vLLM cannot serve the adapter.
+    """
     model = _model(keys)
     options = {
         "model": str(model or model_args.model_name_or_path),
