@@ -1,8 +1,8 @@
 """vLLM gives the answers that `generate` gives, token for token, but for ties.
 
-Two engines add up numbers in different orders, so their logits differ in the last digits. Where the best two tokens are
-closer than that, a tie, either may be taken. An answer counts as a tie if, at the first token that differs, the model
-itself finds both tokens within `TIE` of each other.
+Two engines add up numbers in different orders, so their logits differ in the last digits. Where the best two tokens
+are closer than that, a tie, either may be taken. An answer counts as a tie if, at the first token that differs, the
+model itself finds both tokens within `TIE` of each other.
 
 SEFE_VLLM_PYTHON names an interpreter that holds vLLM, and SEFE_SMOL_MODEL the folder that `sefe smol fetch` made:
 
@@ -177,7 +177,7 @@ def test_vllm_answers_with_an_adapter_as_the_merged_model_does(adapted):
 @needs_smol
 def test_vllm_answers_as_smollm2_generates(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(SMOL, dtype=torch.float32).eval()
-    words = "river lamp tiger bread cloud violin carpet engine island pepper".split()
+    words = ["river", "lamp", "tiger", "bread", "cloud", "violin", "carpet", "engine", "island", "pepper"]
     asked = [f"What is {3 * n + 2} plus {2 * n + 5}?" for n in range(COUNT // 3)]
     asked += [f"Name one use of a {word} in {place}." for word in words for place in ("a house", "a story")]
     asked += [f"Is {n} an even number? Answer with yes or no." for n in range(COUNT // 3)]

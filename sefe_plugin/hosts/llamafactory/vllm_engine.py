@@ -2,8 +2,8 @@
 
 Run as `python vllm_engine.py ANSWERS`; `vllm_scoring` starts it. Standard input is JSON lines. The first is the
 request: the arguments of `vllm.LLM` as "engine", those of `vllm.SamplingParams` as "sampling", and as "adapter" the
-folder of a LoRA or null. Each other line is a question: its tokens as "prompt_token_ids", and its pictures as "images",
-PNG files in base64. For each question, in order, the file ANSWERS gets one line, the tokens of its answer.
+folder of a LoRA or null. Each other line is a question: its tokens as "prompt_token_ids", and its pictures as
+"images", PNG files in base64. For each question, in order, the file ANSWERS gets one line, the tokens of its answer.
 """
 
 import base64

@@ -19,7 +19,7 @@ _OLDEST_PYTHON = (3, 11)
 #: Seconds that an interpreter may take to say what it holds.
 _PROBE_TIME = 120
 
-#: Prints its version, and the versions of packages where the module is there: null where no package is known to hold it.
+#: Prints its version, and those of the modules that are there: null where no package is known to hold one.
 _PROBE = """
 import json, sys
 found = {"python": sys.version_info[:2], "versions": {}}

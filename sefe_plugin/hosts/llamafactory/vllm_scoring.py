@@ -6,8 +6,8 @@ base alone where the recipe trains nothing. Questions, stop tokens and the numbe
 image tokens stay one for each image, because vLLM expands them itself.
 
 This process forms the questions with the host's template, and pictures with the host's resizing, and turns the tokens
-of the answers into text. `vllm_engine` generates, in the interpreter that `scoring_python` names, and in this one where
-the key is absent. So vLLM can live in an environment of its own.
+of the answers into text. `vllm_engine` generates, in the interpreter that `scoring_python` names, and in this one
+where the key is absent. So vLLM can live in an environment of its own.
 
 Every device runs a model of its own on its share of the questions; the host's key `vllm_config` with
 `tensor_parallel_size` groups them, and passes any other argument of `vllm.LLM`. The precision is the host's
@@ -194,10 +194,11 @@ def answers_of(
     with tempfile.TemporaryDirectory() as folder:
         answers = Path(folder, "answers.jsonl")
         command = [python, vllm_engine.__file__, str(answers)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
-            with suppress(BrokenPipeError), process.stdin:  # it has ended: its status says how
-                process.stdin.write(json_line(request))
-                process.stdin.writelines(questions)
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        # a pipe breaks where it has ended: its status says how
+        with started as process, suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(json_line(request))
+            process.stdin.writelines(questions)
         given = read_json_lines(answers) if process.returncode == 0 else []
     if len(given) != count:
         raise RuntimeError(
