@@ -36,6 +36,12 @@ SMOL = os.environ.get("SEFE_SMOL_MODEL")
 needs_vllm = pytest.mark.skipif(not VLLM, reason="SEFE_VLLM_PYTHON names no interpreter that holds vLLM")
 needs_smol = pytest.mark.skipif(not SMOL, reason="SEFE_SMOL_MODEL names no folder of SmolLM2")
 
+names_unknown = pytest.mark.xfail(
+    raises=RuntimeError,
+    strict=True,
+    reason="transformers 5.5.4 saves a LLaVA under names of weights that vLLM 0.32 does not know",
+)
+
 #: Logits that are closer than this are a tie.
 TIE = 1e-3
 COUNT, NEW_TOKENS = 60, 16
@@ -162,12 +168,14 @@ def test_a_wrong_answer_is_no_tie(llava, tmp_path, stand_in):
 
 
 @needs_vllm
+@names_unknown
 def test_vllm_answers_about_pictures_as_generate_does(llava):
     model, records, folder = llava
     compare(case(model, records, folder, "llava"), VLLM)
 
 
 @needs_vllm
+@names_unknown
 def test_vllm_answers_with_an_adapter_as_the_merged_model_does(adapted):
     model, records, folder, adapter = adapted
     compare(case(model, records, folder, "llava", adapter), VLLM)
