@@ -1,5 +1,6 @@
 """The plugin's own recipe keys, each written once, beside those of the methods; and what they need of other keys."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass
 from functools import cache
@@ -111,7 +112,13 @@ class SequenceOptions:
     scoring_backend: Literal["generate", "vllm"] = option(
         "generate",
         "What answers the test sets: generate, the trained model in its own process; vllm, vLLM on all visible "
-        "devices, in a process that a sequence starts after it (pip install 'sefe-plugin[vllm]').",
+        "devices, in a process that a sequence starts after it (docs/engines.md).",
+        scope="computing",
+    )
+    scoring_python: str | None = option(
+        None,
+        "Python interpreter of another environment, which holds vLLM for `scoring_backend: vllm`. It needs neither "
+        "LLaMA-Factory nor this plugin. The interpreter of the sequence where it is left out.",
         scope="computing",
     )
     test_sets: list[dict] | None = option(
@@ -345,12 +352,21 @@ def _stack_errors(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _scoring_errors(arguments: Mapping[str, Any]) -> list[str]:
-    if arguments.get("scoring_backend") == "vllm" and find_spec("vllm") is None:
-        return [
-            "`scoring_backend: vllm` needs vLLM, which is not installed: pip install 'sefe-plugin[vllm]'. Or use "
-            "`scoring_backend: generate`."
-        ]
-    return _scored_base_errors(arguments)
+    errors = _scored_base_errors(arguments)
+    if arguments.get("scoring_backend") != "vllm":
+        return errors
+    python = arguments.get("scoring_python")
+    if python is None and find_spec("vllm") is None:
+        errors.append(
+            "`scoring_backend: vllm` needs vLLM, which is not installed here. Install it in an environment of its own "
+            "and name that one's interpreter: `scoring_python: PATH`. Or use `scoring_backend: generate`."
+        )
+    if python is not None and not (is_file(python) and os.access(python, os.X_OK)):
+        errors.append(
+            f"`scoring_python` must be the path of a Python interpreter, such as `envs/vllm/bin/python`; got "
+            f"{python!r}, which is no file that can be run. Mend the path, or remove the key."
+        )
+    return errors
 
 
 def _scored_base_errors(arguments: Mapping[str, Any]) -> list[str]:

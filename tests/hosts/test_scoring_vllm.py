@@ -1,13 +1,15 @@
 """Scoring with vLLM gives what scoring with the trained model gives.
 
-vLLM itself has not run here: a stand-in with its signatures (`stand_ins/vllm`) answers in its place. So this shows
-that questions, images, stop tokens, adapters, shares and files are right, not that a vLLM version takes them.
+A stand-in with the signatures of vLLM (`stand_ins/vllm`) answers in its place. So this shows that questions, images,
+stop tokens, adapters, shares and files are right; `test_real_vllm` shows that vLLM takes them. The sequence names the
+interpreter that holds the stand-in; the other tests have it in their own.
 """
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,9 +80,14 @@ def folder(tmp_path_factory, programs) -> Path:
             {"name": TASK.name, "dataset": f"{stem}_train", "test_dataset": f"{stem}_test", "scorer": TASK.scorer}
         ],
     }
-    for backend in ("generate", "vllm"):
+    elsewhere = folder / "python"
+    log = folder / "elsewhere.jsonl"
+    elsewhere.write_text(f'#!/bin/sh\nPYTHONPATH={STAND_INS} STAND_IN_LOG={log} exec {sys.executable} "$@"\n')
+    elsewhere.chmod(0o755)
+    for backend, more in (("generate", {}), ("vllm", {"scoring_python": str(elsewhere)})):
         file = folder / f"{backend}.yaml"
-        file.write_text(yaml.safe_dump({**keys, "scoring_backend": backend, "output_dir": str(folder / backend)}))
+        own = {**keys, **more, "scoring_backend": backend, "output_dir": str(folder / backend)}
+        file.write_text(yaml.safe_dump(own))
         result = run([shutil.which("llamafactory-cli", path=programs), "train", file], folder)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return folder
@@ -119,7 +126,7 @@ def test_both_backends_leave_the_same_files(folder):
     assert results(folder / "vllm" / FOLDER) == results(folder / "generate" / FOLDER)
     assert (folder / "vllm" / "report.json").read_bytes() == (folder / "generate" / "report.json").read_bytes()
     assert scores_in_tensorboard(folder / "vllm" / FOLDER) == scores_in_tensorboard(folder / "generate" / FOLDER)
-    (engine,) = (json.loads(line) for line in (folder / "engines.jsonl").read_text().splitlines())
+    (engine,) = (json.loads(line) for line in (folder / "elsewhere.jsonl").read_text().splitlines())
     assert engine["model"] == str(folder / "vllm" / FOLDER / "merged")
     assert engine["max_model_len"] == longest_question(folder) + 12
     assert engine["limit_mm_per_prompt"] == {"image": 1}
@@ -132,7 +139,7 @@ def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_mer
         folder / "vllm" / FOLDER, task_folder, ignore=shutil.ignore_patterns("merged", "scores.json", "predictions")
     )
     keys = yaml.safe_load((task_folder / "task.yaml").read_text())
-    keys |= {"output_dir": str(task_folder), "vllm_config": {"tensor_parallel_size": 2}}
+    keys |= {"scoring_python": None, "output_dir": str(task_folder), "vllm_config": {"tensor_parallel_size": 2}}
     (task_folder / "task.yaml").write_text(yaml.safe_dump(keys))
     command = [shutil.which("python", path=programs), *score_command(task_folder / "task.yaml")[1:]]
     result = run(command, tmp_path, devices="4,5,6,7")
@@ -147,7 +154,15 @@ def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_mer
 
 def test_both_backends_answer_alike_with_the_untouched_base(folder, programs, tmp_path):
     keys = yaml.safe_load((folder / "vllm" / FOLDER / "task.yaml").read_text())
-    dropped = ("cl_method", "merge_adapter", "output_dir", "test_sets", "scoring_backend", "deepspeed")
+    dropped = (
+        "cl_method",
+        "merge_adapter",
+        "output_dir",
+        "test_sets",
+        "scoring_backend",
+        "scoring_python",
+        "deepspeed",
+    )
     common = {key: value for key, value in keys.items() if key not in dropped} | {"score_unseen": True}
     task = Task(TASK.name, keys["dataset"], keys["test_sets"][0]["dataset"], TASK.scorer, {})
     for backend in ("generate", "vllm"):

@@ -1,5 +1,7 @@
 """The plugin's recipe keys say the same as the method they configure."""
 
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -83,8 +85,19 @@ def test_stacked_adapter_must_be_there(tmp_path):
 def test_vllm_is_asked_for_only_where_it_is_installed(monkeypatch):
     monkeypatch.setattr(options, "find_spec", lambda name: None)
     (error,) = key_value_errors({"scoring_backend": "vllm"})
-    assert "needs vLLM, which is not installed: pip install 'sefe-plugin[vllm]'" in error
+    assert "needs vLLM, which is not installed here" in error
+    assert "`scoring_python: PATH`" in error
+    assert key_value_errors({"scoring_backend": "vllm", "scoring_python": sys.executable}) == []
     monkeypatch.setattr(options, "find_spec", lambda name: name)
     assert key_value_errors({"scoring_backend": "vllm"}) == []
     (error,) = key_value_errors({"scoring_backend": "vlm"})
     assert "must be one of ('generate', 'vllm'); got 'vlm'" in error
+
+
+@pytest.mark.parametrize("path", ["no/such/python", ".", "data.txt"])
+def test_the_interpreter_that_scores_is_a_file_that_can_be_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.txt").touch(mode=0o644)
+    (error,) = key_value_errors({"scoring_backend": "vllm", "scoring_python": path})
+    assert error.startswith("`scoring_python` must be the path of a Python interpreter")
+    assert f"got '{path}', which is no file that can be run" in error

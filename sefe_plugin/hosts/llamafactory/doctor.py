@@ -20,7 +20,7 @@ from sefe_plugin.machine import Check
 _PLUGIN, _HOST = "sefe-plugin", "llamafactory"
 
 #: Optional packages: each is the one that an extra of the plugin is named for.
-_OPTIONAL = {"bitsandbytes": "qlora", "deepspeed": "deepspeed", "vllm": "vllm"}
+_OPTIONAL = {"bitsandbytes": "qlora", "deepspeed": "deepspeed"}
 
 #: Seconds that a probe may take.
 _PROBE_TIME = 180
@@ -65,8 +65,6 @@ def _version_check(package: str) -> Check:
             return Check(
                 level, package, f"{installed}, but {owner} needs {asked}{why}. Run `pip install '{package}{both}'`."
             )
-    if package not in TESTED:
-        return Check("warning", package, f"{installed} is allowed, but no version of it has been tested.")
     oldest, newest = TESTED[package]
     if not Version(oldest) <= Version(Version(installed).public) <= Version(newest):
         span = newest if oldest == newest else f"{oldest} to {newest}"

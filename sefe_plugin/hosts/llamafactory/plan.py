@@ -23,6 +23,7 @@ from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.lengths import Lengths
 from sefe_plugin.hosts.llamafactory.trial import try_sequence
 from sefe_plugin.hosts.llamafactory.trial_process import with_data
+from sefe_plugin.hosts.llamafactory.vllm_python import scoring_python_errors
 from sefe_plugin.methods import methods
 from sefe_plugin.plan.answers import count_answers
 from sefe_plugin.plan.disk import disk_space
@@ -134,7 +135,7 @@ def _try(recipe: Recipe, with_records: bool) -> list[str]:
         with_records: Whether its data is there.
 
     Raises:
-        RecipeError: With all that the host would refuse.
+        RecipeError: With all that the host would refuse, and what `scoring_python` lacks.
     """
     here, bar = torch.cuda.is_available(), sys.stderr
     if with_records:
@@ -143,7 +144,7 @@ def _try(recipe: Recipe, with_records: bool) -> list[str]:
     else:
         found = try_sequence(recipe, [], here, bar)
     parts = [found, *(part for _, part in sorted(found["tasks"].items()))]
-    if errors := [error for part in parts for error in part["errors"]]:
+    if errors := scoring_python_errors(recipe) + [error for part in parts for error in part["errors"]]:
         raise RecipeError(recipe.source, errors)
     return [note for part in parts for note in part["notes"]]
 

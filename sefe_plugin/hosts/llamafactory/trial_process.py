@@ -25,6 +25,7 @@ from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.data.added import mix_names
 from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.host import section_of
+from sefe_plugin.hosts.llamafactory.vllm_python import scoring_python_errors
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import looked_at
 from sefe_plugin.recipe.errors import RecipeError
@@ -49,7 +50,7 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
         trial: Tries a recipe and the data of tasks (`trial.try_sequence`); in a process of its own if None.
 
     Raises:
-        RecipeError: With all that the host would refuse, of all tasks.
+        RecipeError: With all that the host would refuse, of all tasks, and what `scoring_python` lacks.
     """
     manifest = RunFolder(recipe.output_dir.absolute()).read_manifest()
     complete = len(manifest["complete"]) if manifest else 0
@@ -57,6 +58,7 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
         return
     for warning in recipe_warnings(recipe):
         say(f"Warning: {warning}")
+    errors = scoring_python_errors(recipe)
     with tempfile.TemporaryDirectory() as folder, with_data(recipe, Path(folder) / "data") as (ready, indices):
         left = [index for index in indices if index == BASE or index >= complete]
         ahead = {index: _Passed(_data_digest(ready, recipe, index)) for index in left}
@@ -68,15 +70,15 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
             data = f" and the data of {names}" if names else ""
             say(f"Trying the keys{data} in LLaMA-Factory before the start{known and f' ({known}: tried before)'}.")
             found = (trial or _in_a_process)(ready, to_try)
-            errors = list(found["errors"])
-            if not errors:
+            errors += found["errors"]
+            if not found["errors"]:
                 keys.record([], found["notes"])
             for index, task in sorted(found["tasks"].items(), key=lambda item: int(item[0])):
                 errors += task["errors"]
                 if not task["errors"]:
                     ahead[int(index)].record(task["media"], task["notes"])
-            if errors:
-                raise RecipeError(recipe.source, errors)
+        if errors:
+            raise RecipeError(recipe.source, errors)
         for note in (note for passed in (keys, *ahead.values()) for note in passed.notes()):
             say(note)
 

@@ -1,21 +1,28 @@
-"""Scores a trained task's test sets with vLLM, in a process of its own that has the devices to itself.
+"""Scores a trained task's test sets with vLLM, in processes of their own that have the devices to themselves.
 
 Run as `python -m sefe_plugin.hosts.llamafactory.vllm_scoring task.yaml`, which a sequence does after each task. The
 answers come from the merged model, or from the base and the stacked adapter where there is no merged one; from the
 base alone where the recipe trains nothing. Questions, stop tokens and the number of new tokens are those of `scoring`;
 image tokens stay one for each image, because vLLM expands them itself.
 
+This process forms the questions with the host's template, and pictures with the host's resizing, and turns the tokens
+of the answers into text. `vllm_engine` generates, in the interpreter that `scoring_python` names, and in this one
+where the key is absent. So vLLM can live in an environment of its own.
+
 Every device runs a model of its own on its share of the questions; the host's key `vllm_config` with
 `tensor_parallel_size` groups them, and passes any other argument of `vllm.LLM`. The precision is the host's
-`infer_dtype`. Tests run this against a stand-in with the signatures of vLLM 0.11; vLLM itself has not run it.
+`infer_dtype`.
 """
 
+import base64
+import io
 import os
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
-from multiprocessing import get_context
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +31,12 @@ import yaml
 from sefe_plugin.data.test_sets import read_test_set
 from sefe_plugin.evaluation.scorers import scorer_of
 from sefe_plugin.files import read_json
+from sefe_plugin.hosts.llamafactory import vllm_engine
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
+from sefe_plugin.json_lines import json_line, read_json_lines
 from sefe_plugin.run.progress import SCORING, ProgressFile
 
 
-#: Questions whose images are in memory at a time.
-_CHUNK = 1024
 #: Ranks that vLLM reserves room for.
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -71,22 +78,33 @@ def score_with_vllm(keys: Mapping[str, Any]) -> None:
     longest = max(
         len(feature["input_ids"]) for test_set in test_sets.values() for feature in reader.questions(*test_set)
     )
+    unexpanded = QuestionReader(model_args, data_args, expand_images=False)
+    features = [feature for test_set in test_sets.values() for feature in unexpanded.questions(*test_set)]
+    most_images = max(len(feature["images"] or ()) for feature in features)
+    request = {
+        "engine": engine_options(keys, model_args, most_images, longest + generating_args.max_new_tokens),
+        "sampling": greedy_sampling(reader.stop_token_ids, generating_args.max_new_tokens),
+        "adapter": str(_adapter(keys).absolute()) if _has_adapter(keys) else None,
+    }
     progress, count = ProgressFile(Path(keys["output_dir"])), sum(len(records) for _, records in test_sets.values())
     progress.go_on()
     progress.begin(SCORING, count)
     size = (model_args.vllm_config or {}).get("tensor_parallel_size", 1)
     groups = group_devices(_visible_devices(), size)
-    # new processes, because a process sees the devices that it saw first
-    with ProcessPoolExecutor(len(groups), get_context("spawn"), max_tasks_per_child=1) as pool:
-        max_model_len = longest + generating_args.max_new_tokens
-        arguments = map(repeat, (keys, test_sets, max_model_len, len(groups)))
-        shares = list(pool.map(_answer_share, *arguments, groups, range(len(groups))))
+    python = finetuning_args.scoring_python or sys.executable
+
+    def answer_share(rank: int) -> list[list[int]]:
+        share = features[rank :: len(groups)]
+        questions = (question_line(feature, unexpanded, model_args) for feature in share)
+        return answers_of(python, request, questions, len(share), groups[rank])
+
+    with ThreadPoolExecutor(len(groups)) as pool:
+        shares = list(pool.map(answer_share, range(len(groups))))
     progress.count(count)
+    replies = (reader.replies.decode(shares[i % len(groups)][i // len(groups)]) for i in range(count))
     output_dir = Path(keys["output_dir"])
     for name, (_, records) in test_sets.items():
-        replies = {index: reply for share in shares for index, reply in share[name].items()}
-        ordered = [replies[index] for index in range(len(records))]
-        write_predictions(output_dir, name, records, ordered, reader.replies.answer)
+        write_predictions(output_dir, name, records, [next(replies) for _ in records], reader.replies.answer)
     write_scores(output_dir, finetuning_args.test_sets, official_rule)
     _tell_trackers(keys, finetuning_args)
 
@@ -151,48 +169,83 @@ def _parse(keys: Mapping[str, Any]) -> tuple:
     return parser.parse_dict(dict(keys), allow_extra_keys=True)
 
 
-def _answer_share(
-    keys: Mapping[str, Any],
-    test_sets: Mapping[str, tuple[str, list[dict]]],
-    max_model_len: int,
-    world: int,
-    devices: list[str],
-    rank: int,
-) -> dict[str, dict[int, str]]:
-    """Answer every `world`-th question of each test set on `devices`; return name -> index -> reply."""
+def answers_of(
+    python: str, request: Mapping[str, Any], questions: Iterable[bytes], count: int, devices: Sequence[str] = ()
+) -> list[list[int]]:
+    """Have an interpreter answer questions with vLLM.
+
+    Args:
+        python: the interpreter.
+        request: what `vllm_engine` is asked for.
+        questions: lines of `question_line`.
+        count: their number.
+        devices: ids of the devices that it sees; it sees those of this process where there are none.
+
+    Returns:
+        The tokens of the answers, in the order of the questions.
+
+    Raises:
+        RuntimeError: if it ends without an answer to each; what it said has gone where this process's output goes.
+    """
+    # no module beside the script may take the place of one that vLLM imports
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}
     if devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-    end_with_runner()
-    from vllm import LLM, SamplingParams
-    from vllm.lora.request import LoRARequest
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    with tempfile.TemporaryDirectory() as folder:
+        answers = Path(folder, "answers.jsonl")
+        command = [python, vllm_engine.__file__, str(answers)]
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        # a pipe breaks where it has ended: its status says how
+        with started as process, suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(json_line(request))
+            process.stdin.writelines(questions)
+        given = read_json_lines(answers) if process.returncode == 0 else []
+    if len(given) != count:
+        raise RuntimeError(
+            f"vLLM, run by {python}, ended with exit status {process.returncode} and has not answered all {count} "
+            "questions. What it said stands above."
+        )
+    return given
 
-    from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
-    arguments = _parse(keys)
-    model_args, data_args, _, generating_args = arguments
-    reader = QuestionReader(model_args, data_args, expand_images=False)
-    features = {name: reader.questions(*test_set) for name, test_set in test_sets.items()}
-    most_images = max(len(feature["images"] or ()) for rows in features.values() for feature in rows)
-    adapter = LoRARequest("task", 1, str(_adapter(keys))) if _has_adapter(keys) else None
-    engine = LLM(**_engine_options(keys, arguments, most_images, max_model_len))
-    # an answer ends where it does for the trained model, whatever else ends one by the model's own settings
-    greedy = SamplingParams(
-        temperature=0.0,
-        max_tokens=generating_args.max_new_tokens,
-        stop_token_ids=reader.stop_token_ids,
-        ignore_eos=True,
-    )
-    replies = {}
-    for name, rows in features.items():
-        own = range(rank, len(rows), world)
-        replies[name] = {}
-        for start in range(0, len(own), _CHUNK):
-            chunk = own[start : start + _CHUNK]
-            prompts = [_prompt(rows[index], reader, model_args) for index in chunk]
-            outputs = engine.generate(prompts, greedy, lora_request=adapter)
-            for index, output in zip(chunk, outputs, strict=True):
-                replies[name][index] = reader.replies.decode(list(output.outputs[0].token_ids))
-    return replies
+def greedy_sampling(stop_token_ids: Sequence[int], max_new_tokens: int) -> dict[str, Any]:
+    """Return the arguments of `vllm.SamplingParams` for greedy answers.
+
+    Args:
+        stop_token_ids: tokens that end an answer for the trained model; nothing else ends one.
+        max_new_tokens: tokens of the longest answer.
+    """
+    return {
+        "temperature": 0.0,
+        "max_tokens": max_new_tokens,
+        "stop_token_ids": list(stop_token_ids),
+        "ignore_eos": True,
+        "detokenize": False,
+    }
+
+
+def question_line(feature: Mapping[str, Any], reader, model_args) -> bytes:
+    """Return a question as a line for `vllm_engine`, its pictures as the host resizes them.
+
+    Args:
+        feature: of `QuestionReader.questions`, with one image token for each image.
+        reader: the reader that made it.
+        model_args: the host's arguments of the model.
+    """
+    images = []
+    if feature["images"]:
+        images = reader.template.mm_plugin._regularize_images(
+            feature["images"],
+            image_max_pixels=model_args.image_max_pixels,
+            image_min_pixels=model_args.image_min_pixels,
+        )["images"]
+    return json_line({"prompt_token_ids": feature["input_ids"], "images": list(map(_png, images))})
+
+
+def _png(image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _model(keys: Mapping[str, Any]) -> Path | None:
@@ -232,8 +285,18 @@ def _lora_rank(adapter: Path) -> int:
     return next(room for room in _LORA_RANKS if room >= rank)
 
 
-def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int, max_model_len: int) -> dict[str, Any]:
-    model_args = arguments[0]
+def engine_options(keys: Mapping[str, Any], model_args, most_images: int, max_model_len: int) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM`.
+
+    Args:
+        keys: the task's recipe.
+        model_args: the host's arguments of the model.
+        most_images: images of the question that has most of them.
+        max_model_len: tokens of the longest question, image tokens among them, and of its answer.
+
+    Raises:
+        ValueError: if vLLM cannot serve the adapter.
+    """
     model = _model(keys)
     options = {
         "model": str(model or model_args.model_name_or_path),
@@ -256,18 +319,6 @@ def _engine_options(keys: Mapping[str, Any], arguments: tuple, most_images: int,
         options["enable_lora"] = True
         options["max_lora_rank"] = _lora_rank(_adapter(keys))
     return options | (model_args.vllm_config or {})
-
-
-def _prompt(feature: Mapping[str, Any], reader, model_args) -> dict[str, Any]:
-    prompt = {"prompt_token_ids": feature["input_ids"]}
-    if feature["images"]:
-        images = reader.template.mm_plugin._regularize_images(
-            feature["images"],
-            image_max_pixels=model_args.image_max_pixels,
-            image_min_pixels=model_args.image_min_pixels,
-        )
-        prompt["multi_modal_data"] = {"image": images["images"]}
-    return prompt
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ class SamplingParams:
     max_tokens: int | None = 16
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
+    detokenize: bool = True
 
 
 @dataclass
@@ -50,7 +51,7 @@ class LLM:
         max_lora_rank: int = 16,
     ):
         settings = {key: value for key, value in locals().items() if key != "self"}
-        settings["devices"] = os.environ["CUDA_VISIBLE_DEVICES"]
+        settings["devices"] = os.environ.get("CUDA_VISIBLE_DEVICES")
         with Path(os.environ["STAND_IN_LOG"]).open("a") as log:
             log.write(json.dumps(settings) + "\n")
         self._model = LlavaForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
