@@ -170,7 +170,8 @@ def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFas
     The configuration says fp32, so that whoever loads the model with its own dtype computes in fp32: bf16 is many
     times slower on a CPU, and too coarse to merge adapters into.
     """
-    model.to(torch.bfloat16).save_pretrained(folder)
+    # with the names of its own modules, which other versions of transformers and vLLM read as well
+    model.to(torch.bfloat16).save_pretrained(folder, save_original_format=False)
     config_file = folder / "config.json"
     write_text(config_file, config_file.read_text(encoding="utf-8").replace('"bfloat16"', '"float32"'))
     make_processor(tokenizer).save_pretrained(folder)

@@ -57,7 +57,7 @@ def build(folder: Path, language_model: Path, projector: Path = PROJECTOR) -> No
         )
     own.load_state_dict(weights)
     with replacing_folder(folder) as draft:
-        model.save_pretrained(draft)
+        model.save_pretrained(draft, save_original_format=False)
         make_processor(tokenizer).save_pretrained(draft)
         tokenizer.save_pretrained(draft)
 
