@@ -1,7 +1,7 @@
 # ruff: noqa: N803 - A and B are the names of the factors in the papers
 """Measure RegLoRA's penalty, its memory and its key elements at the shapes of LLaVA-1.5-7B, rank 128, M = 2 %.
 
-    python tests/benchmarks/bench_reglora.py [--quick] [--device cpu|cuda] [--shrink N] --json FILE
+    python tests/benchmarks/bench_reglora.py [--quick] [--device cpu|cuda] [--fused] [--shrink N] --json FILE
 
 On a CPU the seven matrices of one decoder layer are measured, on a GPU all 224 of the model. A and B are random; the
 key elements are those of other random A and B. Times are the least of several rounds in which all ways take turns, so
@@ -40,9 +40,12 @@ def factors(shape: tuple[int, int], rank: int, device: str) -> tuple[torch.Tenso
 
 
 def ways_to_penalise(
-    A: torch.Tensor, B: torch.Tensor, union: KeyUnion, lists: torch.Tensor, earlier_A: torch.Tensor
+    A: torch.Tensor, B: torch.Tensor, union: KeyUnion, lists: torch.Tensor, earlier_A: torch.Tensor, fused: bool
 ) -> dict[str, Callable]:
-    """Value and gradient of one matrix, in every way; `lists` holds (row, column) of all tasks, int64."""
+    """Value and gradient of one matrix, in every way; `lists` holds (row, column) of all tasks, int64.
+
+    With `fused`, ours is that with Triton's kernels.
+    """
     A_leaf, B_leaf = A.clone().requires_grad_(), B.clone().requires_grad_()
     G = torch.randn(len(B), A.shape[1], device=A.device)
 
@@ -59,7 +62,7 @@ def ways_to_penalise(
         B @ A, B.T @ G, G @ A.T
 
     def ours():
-        matrix_penalty(A, B, union, 1.0)
+        matrix_penalty(A, B, union, 1.0, fused)
 
     return {"ours": ours, "dense_reference": dense_reference, "gemm_floor": gemm_floor, "olora": olora}
 
@@ -103,7 +106,9 @@ def resident_set(entry: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(entry))
 
 
-def measure_shape(shape: tuple[int, int], rank: int, numbers: tuple[int, ...], rounds: int, device: str) -> dict:
+def measure_shape(
+    shape: tuple[int, int], rank: int, numbers: tuple[int, ...], rounds: int, device: str, fused: bool
+) -> dict:
     """All figures of one matrix: finding and loading, and per number of earlier tasks the penalty."""
     numel, count = shape[0] * shape[1], key_count(RATIO, *shape)
     adapters = [factors(shape, rank, device) for _ in range(max(numbers))]
@@ -121,13 +126,15 @@ def measure_shape(shape: tuple[int, int], rank: int, numbers: tuple[int, ...], r
         figures["find"].update(seconds({"read_file": lambda: read_key_elements(file)}, rounds, device))
     for number in numbers:
         union = KeyUnion.of_tasks(codes[:number], shape, A.device)
-        peak = extra_peak(lambda union=union: matrix_penalty(A, B, union, 1.0), device)
         flat = torch.cat([decode(task, numel) for task in codes[:number]])
         lists = torch.stack([flat // shape[1], flat % shape[1]], 1)
         earlier_A = torch.cat([earlier for earlier, _ in adapters[:number]])
+        ways = ways_to_penalise(A, B, union, lists, earlier_A, fused)
+        ways["ours"]()  # compiles the kernels, if any
+        peak = extra_peak(ways["ours"], device)
         load = {"load": lambda number=number: KeyUnion.of_tasks(codes[:number], shape, A.device)}
         figures["tasks"][number] = {
-            **seconds(ways_to_penalise(A, B, union, lists, earlier_A), rounds, device),
+            **seconds(ways, rounds, device),
             **seconds(load, 1, device),
             "bytes_per_element_resident": len(union.codes) / (count * number),
             "extra_peak_mb": peak,
@@ -170,6 +177,7 @@ def main() -> None:
         "--quick", action="store_true", help="only 7 earlier tasks of a 4096 x 4096 matrix, two rounds"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--fused", action="store_true", help="ours with Triton's kernels; needs a GPU")
     parser.add_argument("--shrink", type=int, default=1, help="divide the sizes by this, at most 16")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
@@ -178,7 +186,7 @@ def main() -> None:
     rank = RANK // options.shrink
     layer = {(rows // options.shrink, cols // options.shrink): count for (rows, cols), count in LAYER.items()}
     measured = {
-        shape: measure_shape(shape, rank, numbers, rounds, options.device)
+        shape: measure_shape(shape, rank, numbers, rounds, options.device, options.fused)
         for shape in (list(layer)[:1] if options.quick else layer)
     }
     device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
@@ -187,6 +195,7 @@ def main() -> None:
         "by_number_of_tasks": {number: summarise(measured, layer, number, options.device) for number in numbers},
         "by_shape": {f"{rows}x{cols}": figures for (rows, cols), figures in measured.items()},
         "shrink": options.shrink,
+        "fused": options.fused,
         "device": device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

