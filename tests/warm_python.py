@@ -175,5 +175,6 @@ if __name__ == "__main__":
         sys.argv = sys.argv[1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as Python does
         sys.path.append(str(Path(__file__).parent))  # for a file of the tests
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from bench_whole_model import DEVICE, llava_config
+from bench_whole_model import DEVICE, DTYPE, llava_config
 from transformers import LlavaForConditionalGeneration
 
 from sefe_plugin.benchmarks.minicoin import BASE
@@ -28,7 +28,7 @@ TRAIN_SAMPLES, TEST_SAMPLES = 64, 8
 
 
 def write_base(folder: Path, shrink: int = 1) -> None:
-    """Write a LLaVA-1.5-7B of random weights in bf16, with mini-CoIN's tokenizer and processor."""
+    """Write a LLaVA-1.5-7B of random weights, on a GPU in bf16, with mini-CoIN's tokenizer and processor."""
     own = json.loads((BASE / "config.json").read_text())
     config = llava_config(shrink)
     config.image_token_index = config.image_token_id = own["image_token_index"]
@@ -36,7 +36,7 @@ def write_base(folder: Path, shrink: int = 1) -> None:
         setattr(config.text_config, key, own["text_config"][key])
     torch.manual_seed(0)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(DTYPE)
     try:
         with torch.device(DEVICE):
             model = LlavaForConditionalGeneration(config)

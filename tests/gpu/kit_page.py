@@ -85,7 +85,7 @@ def whole_model(figures: dict) -> list[str]:
 
 def plan(figures: dict) -> list[str]:
     """The planned peak beside the measured ones."""
-    planned = figures["planned"]["memory"]["total"]
+    planned = figures["planned"]["gpu_memory"]["total"]
     rows = []
     for task, cost in figures["tasks"].items():
         memory = [number(planned / 1e9, 1), number(cost["peak_memory"] / 1e9, 1), cost["memory_of"]]

@@ -151,9 +151,9 @@ def whole_model(name: str, model: str, memory_gb: int, batch: int) -> Step:
 
     def command(setting: Setting) -> list[str]:
         file = str(setting.figures_file(name))
-        rank, steps = ("8", "1") if setting.rehearse else ("128", "8")
-        words = ["--model", model, "--rank", rank, "--batch", str(batch), "--memory-gb", str(memory_gb)]
-        words += ["--steps", steps, *setting.shrunk(), "--json", file]
+        rank, steps, samples = (8, 1, 1) if setting.rehearse else (128, 8, batch)
+        words = ["--model", model, "--rank", str(rank), "--batch", str(samples), "--memory-gb", str(memory_gb)]
+        words += ["--steps", str(steps), *setting.shrunk(), "--json", file]
         return script(BENCHMARKS / "bench_whole_model.py", *words)
 
     about = f"a training step of {model} in 4 bit, {batch} samples of 700 tokens, at most {memory_gb} GB"
@@ -168,7 +168,7 @@ def plan_command(setting: Setting) -> list[str]:
     file, folder = str(setting.figures_file("plan")), str(setting.work / "real_size")
     # what a CPU cannot do in seconds: 4 bit, 16 bit, 576 tokens in batches of four
     small = ["quantization_bit=null", "bf16=false", "optim=adamw_torch", "lora_rank=8", "lora_alpha=16"]
-    small += ["max_steps=1", "per_device_train_batch_size=1", "max_test_samples=1", "max_new_tokens=2"]
+    small += ["max_steps=1", "gradient_accumulation_steps=1", "per_device_train_batch_size=1", "max_test_samples=1", "max_new_tokens=2"]
     words = [str(ROOT / "recipes" / "coin_sefe_qlora.yaml"), *(small if setting.rehearse else [])]
     return script(BENCHMARKS / "bench_real_size.py", *words, "--folder", folder, *setting.shrunk(), "--json", file)
 
@@ -184,7 +184,7 @@ def styles_command(setting: Setting) -> list[str]:
     if setting.rehearse:
         recipe = str(ROOT / "recipes" / "text_sefe.yaml")
         small = [model, "max_steps=1", "max_test_samples=2", "lora_rank=2", "lora_target=q_proj"]
-        return [*compare, recipe, f"{recipe}+cl_method=lora", "--seeds", "1", *out, "--set", *small]
+        return [*compare, recipe, f"{recipe}+reglora_key_ratio=0.05", "--seeds", "1", *out, "--set", *small]
     # each run has one thread; a small model leaves most of a GPU to others
     jobs = str(len(STYLES) * SEEDS)
     return [*compare, *map(str, STYLES), "--seeds", str(SEEDS), "--jobs", jobs, *out, "--set", model, "bf16=true"]

@@ -70,7 +70,7 @@ def test_a_rehearsal_does_every_step(kit, warm, monkeypatch, tmp_path):
     page = (out / "kit.md").read_text()
     assert "A rehearsal" in page
     assert "| 1_TextVQA |" in page
-    assert "text_sefe+cl_method=lora" in page
+    assert "text_sefe+reglora_key_ratio=0.05" in page
 
 
 def stand_in(steps, name, code, seconds=60, skip=None, left=None):
