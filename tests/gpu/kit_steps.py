@@ -168,7 +168,8 @@ def plan_command(setting: Setting) -> list[str]:
     file, folder = str(setting.figures_file("plan")), str(setting.work / "real_size")
     # what a CPU cannot do in seconds: 4 bit, 16 bit, 576 tokens in batches of four
     small = ["quantization_bit=null", "bf16=false", "optim=adamw_torch", "lora_rank=8", "lora_alpha=16"]
-    small += ["max_steps=1", "gradient_accumulation_steps=1", "per_device_train_batch_size=1", "max_test_samples=1", "max_new_tokens=2"]
+    small += ["max_steps=1", "gradient_accumulation_steps=1", "per_device_train_batch_size=1"]
+    small += ["max_test_samples=1", "max_new_tokens=2"]
     words = [str(ROOT / "recipes" / "coin_sefe_qlora.yaml"), *(small if setting.rehearse else [])]
     return script(BENCHMARKS / "bench_real_size.py", *words, "--folder", folder, *setting.shrunk(), "--json", file)
 
