@@ -91,7 +91,8 @@ def build_report(
         matrices (T x T), the metrics "mft", "mfn", "maa", "bwt" (over T tasks), "bwt_earlier" (over T - 1) and
         "forgetting" (None where an entry is missing), and "losses": for each task its drop and the superficial and
         essential parts of it, or None; and, with an official matrix, "official": that "accuracy_matrix" and its
-        metrics, which are None where it lacks a score that the strict one has; likewise "lenient". With the others: "zero_shot" and "retention" as given, this with its "losses";
+        metrics, which are None where it lacks a score that the strict one has; likewise "lenient". With
+        the others: "zero_shot" and "retention" as given, this with its "losses";
         "forward_transfer" with what can be computed of "unseen" and "learning", each with its mean, and with
         "single_task"; "trained_alone", "stderr_matrix" and "counts"; "unscored", a list in the order of tasks and
         sets.
