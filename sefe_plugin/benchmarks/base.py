@@ -62,6 +62,10 @@ class Benchmark:
         """List what is missing before a run can start, one sentence each."""
         return []
 
+    def diversified(self, arguments: Mapping[str, Any]) -> str | None:
+        """Say why its training samples must not be rewritten in other answer styles: they are already; else None."""
+        return None
+
     def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Write the dataset folder of a run.
 

@@ -104,6 +104,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
         tasks, key_errors = with_task_keys(tasks, arguments.get("task_keys") or [], common, host)
         errors += order_errors + (key_errors if tasks else [])
         errors += _asd_errors(common, tasks, benchmark)
+        errors += _twice_errors(common, tasks, benchmark) if check_data else []
     elif "tasks" in arguments:
         tasks, task_errors = read_tasks(arguments["tasks"], common, host, check_data)
         errors += task_errors
@@ -173,6 +174,15 @@ def _asd_errors(common: Mapping[str, Any], tasks: Sequence[Task], benchmark: Ben
         f"styles. Leave these tasks as they are, `task_keys: [{entries}]`; or let a model write their styles ahead of "
         "time (`sefe asd build`), and name the result there as `dataset`, too."
     ]
+
+
+def _twice_errors(common: Mapping[str, Any], tasks: Sequence[Task], benchmark: Benchmark) -> list[str]:
+    """Name the tasks that would rewrite samples which are in other answer styles already."""
+    names = [task.name for task in tasks if {**common, **task.overrides}.get("asd_ratio")]
+    reason = benchmark.diversified(common) if names else None
+    if reason is None:
+        return []
+    return [f"`asd_ratio`: {reason}, diversified already. Set `asd_ratio: 0` for {', '.join(names)}."]
 
 
 def _mix_errors(common: Mapping[str, Any], tasks: Sequence[Task], is_benchmark: bool) -> list[str]:

@@ -7,7 +7,6 @@ paths lead, as in `playground/data/CoIN` of the SEFE repository.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from sefe_plugin.benchmarks.coin.tasks import COIN, TASKS
 from sefe_plugin.benchmarks.published.benchmark import PublishedBenchmark
@@ -20,10 +19,7 @@ class CoIN(PublishedBenchmark):
     """CoIN's tasks, and its official rules."""
 
     published = COIN
-
-    def unprepared(self, root: Path, task: str, split: str) -> Path:
-        """Return where the official layout has a file."""
-        return root / "annotations" / task / f"{split}.json"
+    own_layout = "annotations/{task}/{split}.json"
 
     def official_accuracy(self, rule: str) -> Callable[[Sequence[Mapping]], float]:
         """Return the rule of one of the official scripts, by the name of its task."""

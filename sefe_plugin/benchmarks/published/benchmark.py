@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sefe_plugin.benchmarks.base import Benchmark, PublishedSize
-from sefe_plugin.benchmarks.published.layout import MANIFEST_FILE, MANIFEST_VERSION, dataset_entries, dataset_file
+from sefe_plugin.benchmarks.published.layout import (
+    DONE,
+    MANIFEST_FILE,
+    MANIFEST_VERSION,
+    dataset_entries,
+    dataset_file,
+)
 from sefe_plugin.benchmarks.published.tables import Published
 from sefe_plugin.files import is_file, read_json, write_json
+
+
+#: What a recipe reads in a manifest beside its version.
+_MANIFEST_TEXTS = ("benchmark", "variant", "images")
 
 
 class PublishedBenchmark(Benchmark):
@@ -18,9 +28,12 @@ class PublishedBenchmark(Benchmark):
 
     Attributes:
         published: Its table.
+        own_layout: Where the published layout has the file of a {task} and a {split}, if a recipe can use it as it
+            is; None if `sefe prepare` must have written the folder.
     """
 
     published: ClassVar[Published]
+    own_layout: ClassVar[str | None] = None
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.published.name
@@ -36,18 +49,28 @@ class PublishedBenchmark(Benchmark):
         if is_file(root / MANIFEST_FILE):
             return self._prepared_errors(root, arguments)
         missing = []
+        file_of = dataset_file if self.own_layout is None else self._own_file
         for task in self.published.tasks:
-            absent = [
-                str(file)
-                for split in ("train", "test")
-                if not is_file(file := self.unprepared(root, task.name, split))
-            ]
+            absent = [str(file) for split in ("train", "test") if not is_file(file := file_of(root, task.name, split))]
             if absent:
                 missing.append(
                     f"data of {task.name} is missing: {' and '.join(absent)}. Get the annotations ({self.origins()}) "
                     f"and the images ({task.images}), then: sefe prepare {self.name} SOURCE --out {root}"
                 )
+        if (root / DONE).is_dir() or (self.own_layout is None and not missing):
+            return [
+                f"{root} is not complete: it has no {MANIFEST_FILE}, which `sefe prepare` writes last. Run the same "
+                f"`sefe prepare {self.name}` again; it goes on where it stopped."
+            ]
         return missing
+
+    def diversified(self, arguments: Mapping[str, Any]) -> str | None:
+        """Say which variant it holds where its training samples are in other answer styles already; else None."""
+        root = Path(arguments["dataset_dir"])
+        manifest = _read_manifest(root)
+        if manifest is None or not manifest["variant"].startswith("asd"):
+            return None
+        return f"the samples in {root} are of the variant {manifest['variant']!r}"
 
     def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Write the `dataset_info.json` of a run, which points to the datasets where they lie.
@@ -60,10 +83,10 @@ class PublishedBenchmark(Benchmark):
             The keys `dataset_dir` and `media_dir` for the run.
         """
         root = Path(arguments["dataset_dir"]).absolute()
-        if is_file(root / MANIFEST_FILE):
+        if is_file(root / MANIFEST_FILE) or self.own_layout is None:
             images, file_of = read_json(root / MANIFEST_FILE)["images"], dataset_file
         else:
-            images, file_of = str(root), self.unprepared
+            images, file_of = str(root), self._own_file
         entries = {**_added_entries(root), **dataset_entries(self.published, partial(file_of, root))}
         write_json(folder / "dataset_info.json", entries)
         return {"dataset_dir": str(folder), "media_dir": arguments.get("media_dir") or images}
@@ -82,13 +105,12 @@ class PublishedBenchmark(Benchmark):
         """Return where its annotations come from, and their licences."""
         return ", or ".join(dict.fromkeys(variant.origin for variant in self.published.variants.values()))
 
-    def unprepared(self, root: Path, task: str, split: str) -> Path:
-        """Return where a file of a dataset folder lies that is used without `sefe prepare`; as that writes it."""
-        return dataset_file(root, task, split)
+    def _own_file(self, root: Path, task: str, split: str) -> Path:
+        return root / self.own_layout.format(task=task, split=split)
 
     def _prepared_errors(self, root: Path, arguments: Mapping[str, Any]) -> list[str]:
-        manifest = read_json(root / MANIFEST_FILE)
-        if manifest.get("version") != MANIFEST_VERSION or "images" not in manifest:
+        manifest = _read_manifest(root)
+        if manifest is None:
             return [f"{root / MANIFEST_FILE} was not written by this version of `sefe prepare`. Run it again."]
         if manifest["benchmark"] != self.name:
             return [f"{root} holds {manifest['benchmark']}, and the recipe names `benchmark: {self.name}`. Mend one."]
@@ -100,12 +122,18 @@ class PublishedBenchmark(Benchmark):
                 f"the folder of {self.published.title}'s images, {images}, does not exist. Set `media_dir` to where "
                 "it is now."
             )
-        if manifest["variant"].startswith("asd") and arguments.get("asd_ratio"):
-            found.append(
-                f"`asd_ratio`: the samples in {root} are of the variant {manifest['variant']!r}, diversified already. "
-                "Set `asd_ratio: 0`."
-            )
         return found
+
+
+def _read_manifest(root: Path) -> dict[str, Any] | None:
+    """Return what `sefe prepare` says of a folder; None where this version of it has not written it."""
+    try:
+        manifest = read_json(root / MANIFEST_FILE)
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
+        return None
+    return manifest if all(isinstance(manifest.get(key), str) for key in _MANIFEST_TEXTS) else None
 
 
 def _added_entries(root: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from sefe_plugin.benchmarks.published.find import SPLITS, TaskFiles, find_files, read_source
 from sefe_plugin.benchmarks.published.images import ImageCheck
 from sefe_plugin.benchmarks.published.layout import (
+    DONE,
     MANIFEST_FILE,
     MANIFEST_VERSION,
     dataset_entries,
@@ -31,8 +32,6 @@ from sefe_plugin.json_lines import json_line, numbered_records
 #: Lists every record and image at fault: task, number of the record or path, and reason, separated by tabs.
 FAULTS_FILE = "faults.tsv"
 
-#: Folder that says, while a folder of datasets is not complete, which of them are.
-_DONE = ".done"
 _BATCH = 2048
 
 
@@ -154,7 +153,7 @@ def prepare(
         "tasks": tasks,
     }
     write_json(out / MANIFEST_FILE, manifest)
-    remove_folder(out / _DONE)
+    remove_folder(out / DONE)
     return manifest
 
 
@@ -184,7 +183,7 @@ class _TaskWriter:
         """
         sources = getattr(self._files, split)
         file = dataset_file(self._out, self._task.name, split)
-        record = self._out / _DONE / f"{self._task.name}_{split}.json"
+        record = self._out / DONE / f"{self._task.name}_{split}.json"
         origin = {
             "sources": [{"source": str(source.absolute()), "sha256": file_digest(source)} for source in sources],
             "golds": self._files.golds and file_digest(self._files.golds),

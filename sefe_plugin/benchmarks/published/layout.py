@@ -4,11 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sefe_plugin.benchmarks.published.tables import Published, PublishedTask
+from sefe_plugin.evaluation.scorers import scorer_of
 
 
 #: Written last: a folder without it is not complete.
 MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 2
+
+#: Folder that says, while a folder of datasets is not complete, which of them are.
+DONE = ".done"
 
 
 def dataset_file(folder: Path, task: str, split: str) -> Path:
@@ -40,4 +44,4 @@ def dataset_entries(published: Published, file_of: Callable[[str, str], Path]) -
 
 def gold_field(task: PublishedTask) -> str:
     """Return the field of a task's test records that holds the gold answer."""
-    return "answer_bbox" if task.scorer == "box" else "answer"
+    return scorer_of(task.scorer).gold

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from datasets import load_dataset
@@ -15,6 +16,10 @@ from sefe_plugin.benchmarks.coin.tasks import TASKS
 from sefe_plugin.benchmarks.published.commands import add_commands
 from sefe_plugin.benchmarks.published.convert import FAULTS_FILE, Choice, prepare
 from sefe_plugin.benchmarks.published.find import find_files
+from sefe_plugin.benchmarks.published.layout import gold_field
+from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.load import load_recipe
 
 
 NAMES = [task.name for task in TASKS]
@@ -135,18 +140,39 @@ def test_the_benchmark_names_what_has_gone_since(source, tmp_path):
     assert gone.startswith(f"{out / 'GQA' / 'train.jsonl'} is missing")
     assert "Set `media_dir` to where it is now" in moved
     assert COIN.errors({"dataset_dir": str(out), "media_dir": str(tmp_path / "moved")}) == [gone]
-    write(out / "manifest.json", {"version": 0})
-    assert "Run it again" in COIN.errors({"dataset_dir": str(out)})[0]
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["{", "[]", "{}", '{"version": 2, "images": "/tmp"}', '{"version": 0, "benchmark": "coin", "variant": "original"}']
+    + ['{"version": 2, "benchmark": "coin", "variant": null, "images": "/tmp"}'],
+)
+def test_a_manifest_that_is_damaged_or_foreign_is_named(tmp_path, manifest):
+    (tmp_path / "manifest.json").write_text(manifest)
+    arguments = {"dataset_dir": str(tmp_path), "asd_ratio": 0.2}
+    (error,) = COIN.errors(arguments)
+    assert f"{tmp_path / 'manifest.json'} was not written by this version of `sefe prepare`. Run it again." in error
+    assert COIN.diversified(arguments) is None
 
 
 def test_samples_of_other_styles_are_not_rewritten_again(source, tmp_path):
     out = tmp_path / "out"
     manifest = prepare_coin(source, out)
-    assert COIN.errors({"dataset_dir": str(out), "asd_ratio": 0.2}) == []
+    recipe = {"model_name_or_path": "owner/name", "template": "llava", "benchmark": "coin", "dataset_dir": str(out)}
+    recipe |= {"output_dir": str(tmp_path / "run")}
+    one = {"task_keys": [{"name": "GQA", "asd_ratio": 0.2}]}
+    for keys in ({"asd_ratio": 0.2}, one):
+        load_recipe(recipe | keys, "test.yaml", host_keys())
     write(out / "manifest.json", manifest | {"variant": "asd20"})
-    (error,) = COIN.errors({"dataset_dir": str(out), "asd_ratio": 0.2})
-    assert "diversified already" in error
-    assert COIN.errors({"dataset_dir": str(out), "asd_ratio": 0}) == []
+    load_recipe(recipe, "test.yaml", host_keys())
+    for keys, names in (({"asd_ratio": 0.2}, ", ".join(NAMES)), (one, "GQA")):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(recipe | keys, "test.yaml", host_keys())
+        (error,) = caught.value.errors
+        assert "of the variant 'asd20', diversified already" in error
+        assert error.endswith(f"Set `asd_ratio: 0` for {names}.")
+    none = {"task_keys": [{"name": name, "asd_ratio": 0} for name in NAMES]}
+    load_recipe(recipe | {"asd_ratio": 0.2} | none, "test.yaml", host_keys())
 
 
 @pytest.mark.parametrize("skip_broken", [False, True])
@@ -310,6 +336,13 @@ def test_missing_files_are_all_named_with_their_origin(tmp_path):
     assert "Zacks-Chen/CoIN, CC BY 4.0" in str(error.value)
     with pytest.raises(ValueError, match="CoIN-ASD, MIT"):
         find_annotations(tmp_path / "none", "asd20")
+
+
+@pytest.mark.parametrize("scorer", ["box", {"name": "box", "iou": 0.7}])
+def test_the_field_of_the_gold_answer_is_that_of_the_scorer(scorer):
+    (task,) = (task for task in TABLE.tasks if task.name == "Grounding")
+    assert gold_field(replace(task, scorer=scorer)) == "answer_bbox"
+    assert gold_field(replace(task, scorer="short_answer")) == "answer"
 
 
 def test_the_command_prepares(source, tmp_path, capsys):

@@ -19,6 +19,7 @@ from published_files import (
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.benchmarks.dcl import DCL_TABLE, FIN_LETTER_ENDING, FIN_YES_NO_ENDING, MED_ENDING
 from sefe_plugin.benchmarks.published.convert import MANIFEST_FILE, Choice, prepare
+from sefe_plugin.benchmarks.published.layout import DONE
 
 
 def rows_of(out: Path, task: str, split: str) -> list[dict]:
@@ -225,6 +226,20 @@ class TestInterrupted:
         require_whole(out)
         assert manifest["tasks"]["RS"]["train"]["written"] == 6
         assert {file.name for file in out.iterdir()} == {*DCL_QUESTIONS, MANIFEST_FILE, "dataset_info.json"}
+
+    @pytest.mark.parametrize("left", ["done", "no record of it"])
+    def test_no_recipe_starts_on_datasets_without_a_manifest(self, tmp_path, left):
+        """A prepare that was stopped just before its end: every dataset is there."""
+        source, out = tmp_path / "in", tmp_path / "out"
+        write_dcl(source)
+        prepare(DCL_TABLE, source, out)
+        (out / MANIFEST_FILE).unlink()
+        if left == "done":
+            (out / DONE).mkdir()
+        (error,) = load_benchmark("dcl").errors({"dataset_dir": str(out)})
+        assert f"{out} is not complete: it has no manifest.json" in error
+        prepare(DCL_TABLE, source, out)
+        require_whole(out)
 
     def test_other_options_start_anew(self, tmp_path, monkeypatch):
         from sefe_plugin.benchmarks.published import convert
