@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 from sefe_plugin.benchmarks.base import Benchmark, PublishedSize
 from sefe_plugin.benchmarks.published.layout import (
+    DATASET_INFO,
     DONE,
     MANIFEST_FILE,
     MANIFEST_VERSION,
     dataset_entries,
     dataset_file,
+    declared_datasets,
 )
 from sefe_plugin.benchmarks.published.tables import Published
 from sefe_plugin.files import is_file, read_json, write_json
@@ -88,7 +90,7 @@ class PublishedBenchmark(Benchmark):
         else:
             images, file_of = str(root), self._own_file
         entries = {**_added_entries(root), **dataset_entries(self.published, partial(file_of, root))}
-        write_json(folder / "dataset_info.json", entries)
+        write_json(folder / DATASET_INFO, entries)
         return {"dataset_dir": str(folder), "media_dir": arguments.get("media_dir") or images}
 
     def published_sizes(self) -> dict[str, PublishedSize]:
@@ -138,10 +140,8 @@ def _read_manifest(root: Path) -> dict[str, Any] | None:
 
 def _added_entries(root: Path) -> dict[str, Any]:
     """Return the datasets that a user has declared beside a benchmark's own, such as those of `sefe asd build`."""
-    info = root / "dataset_info.json"
-    entries = read_json(info) if is_file(info) else {}
     return {
         name: {**entry, "file_name": str(root / entry["file_name"])}
-        for name, entry in entries.items()
+        for name, entry in declared_datasets(root).items()
         if isinstance(entry, dict) and "file_name" in entry
     }

@@ -14,11 +14,13 @@ from typing import Any
 from sefe_plugin.benchmarks.published.find import SPLITS, TaskFiles, find_files, read_source
 from sefe_plugin.benchmarks.published.images import ImageCheck
 from sefe_plugin.benchmarks.published.layout import (
+    DATASET_INFO,
     DONE,
     MANIFEST_FILE,
     MANIFEST_VERSION,
     dataset_entries,
     dataset_file,
+    declared_datasets,
     gold_field,
 )
 from sefe_plugin.benchmarks.published.records import to_test_row, to_train_row
@@ -100,8 +102,9 @@ def prepare(
 ) -> dict:
     """Write `<Task>/train.jsonl` and `<Task>/test.jsonl` of all tasks, `dataset_info.json` and the manifest.
 
-    Samples of a subset are drawn without replacement, by task and seed alone, and keep their order. The manifest is
-    written last: a folder without it is not complete, and the same call goes on where the last one stopped.
+    Samples of a subset are drawn without replacement, by task and seed alone, and keep their order. Other datasets
+    that the user has declared in `dataset_info.json` stay there. The manifest is written last: a folder without it is
+    not complete, and the same call goes on where the last one stopped.
 
     Args:
         published: The benchmark.
@@ -123,6 +126,7 @@ def prepare(
     if out.resolve() == source.resolve():
         raise ValueError(f"{out} holds the published files; write to another folder.")
     found, media = find_files(published, source, images, variant, out, say)
+    declared = declared_datasets(out)
     (out / MANIFEST_FILE).unlink(missing_ok=True)
     parts: dict[str, dict[str, Part]] = {}
     tasks: dict[str, dict] = {}
@@ -139,7 +143,7 @@ def prepare(
     _require_sound(published, found, parts, out, media, choice.skip_broken)
     for note in published.notes:
         say(f"note: {note}")
-    write_json(out / "dataset_info.json", dataset_entries(published, partial(dataset_file, Path())))
+    write_json(out / DATASET_INFO, {**declared, **dataset_entries(published, partial(dataset_file, Path()))})
     manifest = {
         "version": MANIFEST_VERSION,
         "benchmark": published.name,
@@ -190,6 +194,8 @@ class _TaskWriter:
             "media": str(self._media),
             "choice": asdict(self._choice),
         }
+        if split == "train":  # whose records may share images with the test set
+            origin["tested"] = file_digest(dataset_file(self._out, self._task.name, "test"))
         part = _done(record, file, origin)
         if part is None:
             record.unlink(missing_ok=True)

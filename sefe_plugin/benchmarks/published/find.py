@@ -15,6 +15,8 @@ from sefe_plugin.words import size_in_words
 
 #: The parts of a task, tests first: what they hold may say which training records are left out.
 SPLITS = ("test", "train")
+#: The name of a shard, which says how many there are: "train-00000-of-00007".
+_SHARD = re.compile(r"(?P<name>.*)-(?P<number>\d+)-of-(?P<count>\d+)")
 
 
 class TaskFiles(NamedTuple):
@@ -90,6 +92,12 @@ def find_files(
         for task in published.tasks
         for split, names in (("train", version.train or task.train), ("test", task.test))
         if not getattr(found[task.name], split)
+    ]
+    lines += [
+        f"  - {task.name}: {', '.join(absent)}"
+        for task in published.tasks
+        for split in SPLITS
+        if (absent := _absent_shards(getattr(found[task.name], split)))
     ]
     lines += [
         f"  - {task.name}: {' or '.join(task.golds.names)}"
@@ -185,6 +193,25 @@ def _task_files(
         own[0] if published.images_by_task and own else places.images[0],
     )
     return TaskFiles(parts["train"], parts["test"], golds, finder)
+
+
+def _absent_shards(files: Iterable[Path]) -> list[str]:
+    """Return the names of the shards that are not there, of those that the names of the others count.
+
+    Example:
+        >>> _absent_shards([Path("test-00001-of-00003.jsonl")])
+        ['test-00000-of-00003.parquet', 'test-00002-of-00003.parquet']
+    """
+    there: dict[tuple[str, str], set[int]] = {}
+    for file in files:
+        if match := _SHARD.fullmatch(file.stem):
+            there.setdefault((match["name"], match["count"]), set()).add(int(match["number"]))
+    return [
+        f"{name}-{number:0{len(count)}}-of-{count}{PARQUET}"
+        for (name, count), numbers in there.items()
+        for number in range(int(count))
+        if number not in numbers
+    ]
 
 
 def _first_file(candidates: Iterable[Path]) -> Path | None:

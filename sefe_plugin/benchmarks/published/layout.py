@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sefe_plugin.benchmarks.published.tables import Published, PublishedTask
 from sefe_plugin.evaluation.scorers import scorer_of
+from sefe_plugin.files import is_file, read_json
 
 
 #: Written last: a folder without it is not complete.
@@ -13,11 +15,31 @@ MANIFEST_VERSION = 2
 
 #: Folder that says, while a folder of datasets is not complete, which of them are.
 DONE = ".done"
+#: Where LLaMA-Factory reads which datasets a folder has.
+DATASET_INFO = "dataset_info.json"
 
 
 def dataset_file(folder: Path, task: str, split: str) -> Path:
     """Return the file of a task's training ("train") or test set ("test")."""
     return folder / task / f"{split}.jsonl"
+
+
+def declared_datasets(folder: Path) -> dict[str, Any]:
+    """Return what `dataset_info.json` of a folder declares: a benchmark's datasets, and those of the user beside them.
+
+    Raises:
+        ValueError: If it is no JSON object.
+    """
+    info = folder / DATASET_INFO
+    if not is_file(info):
+        return {}
+    try:
+        entries = read_json(info)
+    except ValueError as error:
+        raise ValueError(f"{info} cannot be read: {error}. Mend it, or remove it.") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{info} must map names of datasets to what they are. Mend it, or remove it.")
+    return entries
 
 
 def dataset_entries(published: Published, file_of: Callable[[str, str], Path]) -> dict[str, dict]:

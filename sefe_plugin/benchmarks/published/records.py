@@ -38,7 +38,8 @@ def to_train_row(task: PublishedTask, record: Mapping) -> dict:
 def to_test_row(task: PublishedTask, record: Mapping, added: Mapping, gold: str) -> dict:
     """Check a test record and return all its fields, `image` and `text` in uniform shape, and what scores need.
 
-    A record without `text` may be a conversation that ends with the answer. Several gold answers in a list become
+    A record without `text` may be a conversation that ends with the answer, which counts
+    where the record has no `answer`. Several gold answers in a list become
     `answers`, and the first of them `answer`.
 
     Args:
@@ -54,7 +55,14 @@ def to_test_row(task: PublishedTask, record: Mapping, added: Mapping, gold: str)
     row = {**record, **missing, "image": _image(task, record)}
     if "text" not in row and (turns := _turns(record)):
         row = {key: value for key, value in row.items() if key not in ("conversations", "messages")}
-        row |= {"text": turns[-2][1] if len(turns) > 1 else None, "answer": turns[-1][1]}
+        if [role for role, _ in turns[-2:]] != ["human", "gpt"]:
+            raise ValueError(
+                "needs a question from 'human' and its answer from 'gpt' at the end of 'conversations', got roles "
+                f"{[role for role, _ in turns]}"
+            )
+        row["text"] = turns[-2][1]
+        if row.get("answer") is None:
+            row["answer"] = turns[-1][1]
     if isinstance(row.get("answer"), list) and row["answer"]:
         row |= {"answers": row["answer"], "answer": row["answer"][0]}
     for name in ("text", gold):

@@ -144,8 +144,14 @@ def test_the_benchmark_names_what_has_gone_since(source, tmp_path):
 
 @pytest.mark.parametrize(
     "manifest",
-    ["{", "[]", "{}", '{"version": 2, "images": "/tmp"}', '{"version": 0, "benchmark": "coin", "variant": "original"}']
-    + ['{"version": 2, "benchmark": "coin", "variant": null, "images": "/tmp"}'],
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"version": 2, "images": "/tmp"}',
+        '{"version": 0, "benchmark": "coin", "variant": "original", "images": "/tmp"}',
+        '{"version": 2, "benchmark": "coin", "variant": null, "images": "/tmp"}',
+    ],
 )
 def test_a_manifest_that_is_damaged_or_foreign_is_named(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(manifest)

@@ -86,6 +86,20 @@ def test_all_domains_from_parquet(tmp_path):
     require_whole(tmp_path / "out")
 
 
+def test_shards_that_are_missing_are_named(tmp_path):
+    for task in DCL_QUESTIONS:
+        write_shards(tmp_path / "in", task, shards=3)
+    for task, name in (("Sci", "train-00000"), ("Sci", "train-00002"), ("RS", "test-00001")):
+        (tmp_path / "in" / task / f"{name}-of-00003.parquet").unlink()
+    with pytest.raises(ValueError, match="are missing") as error:
+        prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+    assert [line for line in str(error.value).splitlines() if line.startswith("  - ")] == [
+        "  - RS: test-00001-of-00003.parquet",
+        "  - Sci: train-00000-of-00003.parquet, train-00002-of-00003.parquet",
+    ]
+    assert not (tmp_path / "out" / MANIFEST_FILE).exists()
+
+
 def test_pictures_of_one_name_are_all_kept(tmp_path):
     source = tmp_path / "in"
     write_dcl(source, [task for task in DCL_QUESTIONS if task != "Sci"])
@@ -133,6 +147,30 @@ def test_parquet_of_conversations(tmp_path, shape):
     prepare(DCL_TABLE, source, tmp_path / "out")
     require_whole(tmp_path / "out")
     assert [row["answer"] for row in rows_of(tmp_path / "out", "Med", "test")] == ["yes", "no", "liver"]
+
+
+@pytest.mark.parametrize("roles", [["user", "assistant", "user"], ["assistant"], ["assistant", "user"]])
+def test_a_test_conversation_that_does_not_end_with_an_answer_is_named(tmp_path, roles):
+    write_dcl(tmp_path / "in")
+    records = dcl_records("RS")["test"]
+    question, answer = records[1].pop("text"), records[1].pop("answer")
+    texts = {"user": question, "assistant": answer}
+    records[1]["messages"] = [{"role": role, "content": texts[role]} for role in roles]
+    write_json(tmp_path / "in" / "RS" / "test.json", records)
+    with pytest.raises(ValueError, match=r"test\.json: record 2: needs a question from 'human' and its answer from"):
+        prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+
+
+def test_the_answer_of_a_record_goes_before_that_of_its_conversation(tmp_path):
+    write_dcl(tmp_path / "in")
+    records = dcl_records("RS")["test"]
+    for record, own in zip(records, ("maybe", None, ["no", "none"]), strict=True):
+        question = record.pop("text")
+        record |= {"answer": own, "conversations": [{"from": "human", "value": question}]}
+        record["conversations"].append({"from": "gpt", "value": "yes"})
+    write_json(tmp_path / "in" / "RS" / "test.json", records)
+    prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+    assert [row["answer"] for row in rows_of(tmp_path / "out", "RS", "test")] == ["maybe", "yes", "no"]
 
 
 def test_the_endings_of_the_official_scripts_stand_in_test_questions_once(tmp_path):
@@ -240,6 +278,43 @@ class TestInterrupted:
         assert f"{out} is not complete: it has no manifest.json" in error
         prepare(DCL_TABLE, source, out)
         require_whole(out)
+
+    def test_another_test_set_makes_another_training_set(self, tmp_path, monkeypatch):
+        """Its images decide what --drop-shared leaves out."""
+        from sefe_plugin.benchmarks.published import convert
+
+        source, out, choice = tmp_path / "in", tmp_path / "out", Choice(drop_shared=True)
+        write_dcl(source)
+        with monkeypatch.context() as patch:
+            patch.setattr(convert, "_require_sound", lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                prepare(DCL_TABLE, source, out, choice=choice)
+        records = dcl_records("RS")
+        records["test"][0]["image"] = shared = records["train"][2]["image"]
+        write_json(source / "RS" / "test.json", records["test"])
+        manifest = prepare(DCL_TABLE, source, out, choice=choice)
+        assert not any(row["image"].endswith(shared) for row in rows_of(out, "RS", "train"))
+        assert manifest["shared_images"]["RS"] == 1
+
+    def test_datasets_that_the_user_has_declared_stay(self, tmp_path):
+        source, out = tmp_path / "in", tmp_path / "out"
+        write_dcl(source)
+        prepare(DCL_TABLE, source, out)
+        info = out / "dataset_info.json"
+        own = json.loads(info.read_text())
+        write_json(info, {"rs_x20": {"file_name": "rs_x20.jsonl"}, **own, "dcl_rs_train": {"file_name": "old.json"}})
+        prepare(DCL_TABLE, source, out)
+        assert json.loads(info.read_text()) == {"rs_x20": {"file_name": "rs_x20.jsonl"}, **own}
+
+    @pytest.mark.parametrize(("content", "fault"), [("[]", "must map names of datasets"), ("{", "cannot be read")])
+    def test_a_damaged_dataset_info_is_named_and_kept(self, tmp_path, content, fault):
+        write_dcl(tmp_path / "in")
+        info = tmp_path / "out" / "dataset_info.json"
+        info.parent.mkdir()
+        info.write_text(content)
+        with pytest.raises(ValueError, match=fault):
+            prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+        assert info.read_text() == content
 
     def test_other_options_start_anew(self, tmp_path, monkeypatch):
         from sefe_plugin.benchmarks.published import convert
