@@ -20,6 +20,8 @@ from sefe_plugin.data.question import question_in_record
 
 #: The first part of the file name of a Sci image -> the answer must equal the gold answer. All others are MapQA's.
 _EQUAL = ("AI2D", "TQA", "VQA", "SciVerse")
+#: What the names of Sci's images begin with.
+SCI_KINDS = (*_EQUAL, "MapQA")
 _STATES = "Which states"
 _UNANSWERABLE = "Unanswerable"
 
@@ -71,7 +73,7 @@ def sci(prediction: str, record: Mapping) -> float:
     images = listed(record.get("image")) or listed(record.get("images"))
     if not images or not isinstance(images[0], str):
         raise ValueError(f"needs the path of its image as 'image', whose name tells the rule, got {images!r}")
-    kind = PurePosixPath(images[0]).name.split("_")[0]
+    kind = sci_kind(images[0])
     question = record.get("prompt", question_in_record(record))
     if kind not in _EQUAL and not isinstance(question, str):
         raise ValueError(f"needs its question as 'text', which tells the rule, got {question!r}")
@@ -84,6 +86,16 @@ def sci(prediction: str, record: Mapping) -> float:
         states, named = gold.split(","), prediction.split(",")
         return sum(state in named for state in states) / len(states)
     return float(gold in prediction)
+
+
+def sci_kind(image: str) -> str:
+    """Return what selects the rule of a Sci image.
+
+    Example:
+        >>> sci_kind("images/AI2D_12.png")
+        'AI2D'
+    """
+    return PurePosixPath(image).name.split("_")[0]
 
 
 def finvis(prediction: str, record: Mapping) -> float:

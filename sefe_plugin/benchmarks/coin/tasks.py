@@ -1,8 +1,9 @@
 """CoIN's tasks, their published files, and where to get those that are missing."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sefe_plugin.answers.options import read_options
 from sefe_plugin.answers.text_vqa import text_vqa_answers
@@ -24,12 +25,14 @@ _VALIDATION = ("val.json", "test.json")
 _TRAIN = ("train.json", "train_ori.json")
 
 
-def _text_vqa_golds(file: Path) -> Golds:
+def _text_vqa_golds(file: Path, own: Sequence[Any], say: Callable[[str], None]) -> Golds:
     """Read TextVQA's ten answers to each test question; the most frequent stands for all where one is wanted."""
     answers = {str(entry["question_id"]): text_vqa_answers(entry) for entry in read_json(file)["data"]}
 
     def golds(number: int, record: Mapping) -> dict:
         found = record.get("answers") or answers.get(str(record.get("question_id")))
+        if found and not (isinstance(found, list) and all(isinstance(answer, str) for answer in found)):
+            raise ValueError(f"needs a list of texts as 'answers', got {str(found)[:200]}")
         return {"answers": found, "answer": Counter(found).most_common(1)[0][0]} if found else {}
 
     return golds

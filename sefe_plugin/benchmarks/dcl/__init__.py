@@ -4,6 +4,7 @@
 """
 
 from sefe_plugin.benchmarks.base import PublishedSize
+from sefe_plugin.benchmarks.official import SCI_KINDS, sci_kind
 from sefe_plugin.benchmarks.published.benchmark import PublishedBenchmark
 from sefe_plugin.benchmarks.published.tables import Published, PublishedTask, Variant
 
@@ -35,6 +36,24 @@ def with_fin_ending(row: dict) -> dict:
     return {**row, "text": _ended(row["text"], ending)}
 
 
+def of_known_sci_kind(row: dict) -> dict:
+    """Check that the name of a Sci image selects its official rule; of another name the rule would be MapQA's.
+
+    Example:
+        >>> of_known_sci_kind({"image": "images/TQA_1.png"})
+        {'image': 'images/TQA_1.png'}
+
+    Raises:
+        ValueError: If it does not, such as that of a picture without a name in its parquet shard.
+    """
+    if sci_kind(row["image"]) not in SCI_KINDS:
+        raise ValueError(
+            f"needs an image whose name begins with one of {', '.join(f'{kind}_' for kind in SCI_KINDS)}, which "
+            f"selects the official rule, got {row['image']!r}"
+        )
+    return row
+
+
 def _ended(text: str, ending: str) -> str:
     text = text.rstrip()
     return text if text.endswith(ending) else f"{text} {ending}"
@@ -58,7 +77,7 @@ DCL_TABLE = Published(
         _task("RS", "contains", "ai2d", (60_000, 10_000), (), "RSVQA"),
         _task("Med", "contains", "pvqa", (22_800, 9_800), (), "PathVQA", complete=with_med_ending),
         _task("AD", "contains", "ai2d", (60_000, 10_000), (), "DriveLM, CC BY-NC-SA 4.0; six views in one image"),
-        _task("Sci", "mixed", "sci", (33_400, 8_200), (), "AI2D, SciVerse, MapQA and TQA"),
+        _task("Sci", "mixed", "sci", (33_400, 8_200), (), "AI2D, SciVerse, MapQA and TQA", complete=of_known_sci_kind),
         _task("Fin", "mixed", "finvis", (60_000, 10_000), (), "StockQA", complete=with_fin_ending),
     ),
     {
@@ -73,7 +92,8 @@ DCL_TABLE = Published(
     notes=(
         "test questions of Med and Fin get the endings of the official scripts; that of Fin depends on the gold "
         "answer, yes or no against a letter. Training questions are as published.",
-        "images keep their names: what stands before the first _ in Sci's selects the official rule.",
+        "images keep their names: what stands before the first _ in Sci's selects the official rule; a test record whose "
+        "image has another name is at fault.",
     ),
 )
 

@@ -289,8 +289,9 @@ def _read_golds(task: PublishedTask, files: TaskFiles, say: Callable[[str], None
     if files.golds is None:
         say(f"note: {task.golds.names[0]} was not found: {task.golds.missing}.")
         return lambda number, record: {}
+    own = [record.get("answer") for record in read_source(files.test)]
     try:
-        return task.golds.read(files.golds)
+        return task.golds.read(files.golds, own, say)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{files.golds} is not {task.name}'s file of gold answers: {error!r}.") from error
 

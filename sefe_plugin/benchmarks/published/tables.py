@@ -1,9 +1,9 @@
 """What the table of a published benchmark holds: its tasks, their files, and where each of them comes from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sefe_plugin.benchmarks.base import BenchmarkTask, PublishedSize
 from sefe_plugin.evaluation.scorers import Spec
@@ -18,12 +18,13 @@ class GoldFile(NamedTuple):
 
     Attributes:
         names: Its possible paths, from the task's folder or from the root of the images.
-        read: Reads it; raises ValueError where it is something else.
+        read: Reads it; given its path, the own `answer` of each test record (None where it has none), and what is
+            told of a doubt, a line. Raises ValueError where it is something else.
         missing: What does not work without it, and where it comes from; None where the test set cannot be scored.
     """
 
     names: tuple[str, ...]
-    read: Callable[[Path], Golds]
+    read: Callable[[Path, Sequence[Any], Callable[[str], None]], Golds]
     missing: str | None = None
 
 

@@ -1,7 +1,7 @@
 """Archives and parquet shards of a download, unpacked beside the datasets: the download itself is never written to.
 
 An archive is whole or counts for nothing: a small file is written when all of it is on the disk. A second run passes
-over those that are whole, and unpacks the others again.
+over those that are whole and still there, and unpacks the others again.
 """
 
 import hashlib
@@ -54,7 +54,8 @@ def unpack(file: Path, target: Path, root: Path, say: Callable[[str], None]) -> 
     state = _state(file)
     name = hashlib.sha256(f"{file.absolute()}\n{target.relative_to(root)}".encode()).hexdigest()[:24]
     whole = root / _WHOLE / f"{name}.json"
-    if whole.is_file() and read_json(whole) == state:
+    written = shard_records(file, target) if file.suffix == PARQUET else target
+    if written.exists() and whole.is_file() and read_json(whole) == state:
         return
     whole.unlink(missing_ok=True)
     target.mkdir(parents=True, exist_ok=True)
@@ -78,10 +79,37 @@ def _ending(file: Path) -> str:
     return next((ending for ending in (*ARCHIVES, PARQUET) if file.name.endswith(ending)), "")
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive that is read to its true end: `tarfile` itself takes the first fault for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        """Read the next header.
+
+        Raises:
+            tarfile.ReadError: If it is cut or damaged, or the end is not two blocks of zeros and nothing but zeros
+                after them.
+        """
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # one block of zeros
+            if len(rest := tarfile_.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it ends too early") from None
+            while rest:
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("there is something behind its end") from None
+                rest = tarfile_.fileobj.read(tarfile.RECORDSIZE)
+            raise
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):
+            raise tarfile.ReadError("it ends too early") from None
+        except tarfile.InvalidHeaderError as error:
+            raise tarfile.ReadError(f"a member's header is damaged ({error})") from error
+
+
 def _unpack_archive(file: Path, target: Path) -> int:
     """Write an archive's files; of folders only names, of links and devices nothing."""
     count, own = 0, stem_of(file)
-    with tarfile.open(file, "r|*") as archive:
+    with tarfile.open(file, "r|*", tarinfo=_Member) as archive:
         for member in archive:
             archive.members = []  # else it keeps them all
             if member.isfile():

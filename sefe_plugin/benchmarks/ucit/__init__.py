@@ -3,12 +3,14 @@
 `dataset_dir` (default `data/ucit`) is what `sefe prepare ucit` wrote.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sefe_plugin.benchmarks.base import PublishedSize
 from sefe_plugin.benchmarks.published.benchmark import PublishedBenchmark
 from sefe_plugin.benchmarks.published.tables import GoldFile, Golds, Published, PublishedTask, Variant
+from sefe_plugin.data.layout import listed
 from sefe_plugin.files import read_json
 
 
@@ -16,14 +18,30 @@ _TEST_SIZE = 3_000
 _COCO = ("val_coco_type_3000.json", "val_coco_type.json", "test_coco_type_3000.json", "test_coco_type.json")
 
 
-def captions_in_test_order(file: Path) -> Golds:
+def captions_in_test_order(file: Path, own: Sequence[Any], say: Callable[[str], None]) -> Golds:
     """Read the captions of a COCO file whose image ids are the places in the test set, from 1.
 
     Copies from before 2025-10-28 lack the last image of VizWiz; its record is then at fault.
+
+    Args:
+        file: The file.
+        own: The own `answer` of each test record: a text, several, or None.
+        say: Told where no record's own answer is among its captions, which may then be of other images.
+
+    Raises:
+        ValueError: If it has captions of an image without a record.
     """
     captions: dict[int, list[str]] = {}
     for annotation in read_json(file)["annotations"]:
-        captions.setdefault(int(annotation["image_id"]), []).append(annotation["caption"])
+        captions.setdefault(int(annotation["image_id"]), []).append(str(annotation["caption"]))
+    if foreign := captions.keys() - range(1, len(own) + 1):
+        raise ValueError(f"it has captions of image {max(foreign)}, and the test set has {len(own)} records")
+    answers = {number: texts for number, answer in enumerate(own, start=1) if (texts := _plain(listed(answer)))}
+    if answers and not any(texts & _plain(captions.get(number, [])) for number, texts in answers.items()):
+        say(
+            f"note: no test record's own answer is among the captions that {file} has for it. See whether the file "
+            "belongs to this test set, in this order."
+        )
 
     def golds(number: int, record: Mapping) -> dict:
         if number not in captions:
@@ -34,6 +52,11 @@ def captions_in_test_order(file: Path) -> Golds:
         return {"captions": captions[number]}
 
     return golds
+
+
+def _plain(texts: Sequence[Any]) -> set[str]:
+    """Return texts in lower case, without blanks and periods at their ends, as copies of captions differ in them."""
+    return {text.strip(" .\n").lower() for text in texts if isinstance(text, str)} - {""}
 
 
 def _task(

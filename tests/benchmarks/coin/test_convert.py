@@ -310,6 +310,15 @@ def test_golds_that_no_answer_can_match_are_all_named_or_left_out(source, tmp_pa
     assert (counts["chosen"], counts["written"]) == (TEST, TEST - 6)
 
 
+@pytest.mark.parametrize("answers", [[{"answer": "a"}], "yes", ["a", 1]])
+def test_answers_of_another_shape_are_named(source, tmp_path, answers):
+    records = published_tests("TextVQA")
+    records[2]["answers"] = answers
+    write(source / "annotations" / "TextVQA" / "test.json", records)
+    with pytest.raises(ValueError, match=r"TextVQA/test\.json: record 3: needs a list of texts as 'answers', got "):
+        prepare_coin(source, tmp_path / "out")
+
+
 LAYOUTS = [
     (name, folder, file)
     for name, variant in TABLE.variants.items()

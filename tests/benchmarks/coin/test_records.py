@@ -94,7 +94,7 @@ def test_text_vqa_gets_its_ten_answers(tmp_path):
     answers = ["b"] * 6 + ["a"] * 4
     file = tmp_path / "answers.json"
     file.write_text(json.dumps({"data": [{"question_id": 9, "answers": answers}]}))
-    golds = TASKS["TextVQA"].golds.read(file)
+    golds = TASKS["TextVQA"].golds.read(file, [], print)
 
     def row_of(record):
         return to_test_row("TextVQA", record, golds(1, record))

@@ -1,6 +1,8 @@
 """`sefe prepare dcl` on small files in each published shape."""
 
+import gzip
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -149,6 +151,17 @@ def test_parquet_of_conversations(tmp_path, shape):
     assert [row["answer"] for row in rows_of(tmp_path / "out", "Med", "test")] == ["yes", "no", "liver"]
 
 
+def test_an_image_of_sci_whose_name_selects_no_rule_is_named(tmp_path):
+    write_dcl(tmp_path / "in", [task for task in DCL_QUESTIONS if task != "Sci"])
+    write_shards(tmp_path / "in", "Sci", shards=1)
+    file = tmp_path / "in" / "Sci" / "test-00000-of-00001.parquet"
+    rows = shard_rows(file)
+    rows[1]["images"][0]["path"] = None
+    write_shard(file, rows)
+    with pytest.raises(ValueError, match=r"record 2: needs an image whose name begins with one of AI2D_, .*MapQA_"):
+        prepare(DCL_TABLE, tmp_path / "in", tmp_path / "out")
+
+
 @pytest.mark.parametrize("roles", [["user", "assistant", "user"], ["assistant"], ["assistant", "user"]])
 def test_a_test_conversation_that_does_not_end_with_an_answer_is_named(tmp_path, roles):
     write_dcl(tmp_path / "in")
@@ -223,6 +236,59 @@ class TestInterrupted:
         with pytest.raises(ValueError, match=r"RS\.tar\.gz cannot be unpacked.*Download it again"):
             prepare(DCL_TABLE, source, out)
         (source / "RS.tar.gz").write_bytes(whole)
+        prepare(DCL_TABLE, source, out)
+        require_whole(out)
+
+    @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
+    @pytest.mark.parametrize(
+        ("harm", "fault"),
+        [
+            ("cut behind a member", "it ends too early"),
+            ("cut in a header", "it ends too early"),
+            ("cut in a member", "unexpected end of data"),
+            ("cut behind a block of zeros", "it ends too early"),
+            ("a bad header", "header is damaged"),
+            ("zeros for a header", "something behind its end"),
+            ("another archive behind", "something behind its end"),
+        ],
+    )
+    def test_an_archive_that_is_cut_or_damaged_is_named(self, tmp_path, ending, harm, fault):
+        source, out = tmp_path / "in", tmp_path / "out"
+        write_dcl(source)
+        pack(source / "RS", source / "RS.tar", "RS")
+        whole = (source / "RS.tar").read_bytes()
+        with tarfile.open(source / "RS.tar") as archive:
+            members = archive.getmembers()
+        (source / "RS.tar").unlink()
+        middle, last = members[len(members) // 2], members[-1]
+        end = last.offset_data + -(-last.size // 512) * 512
+        broken = {
+            "cut behind a member": whole[: middle.offset],
+            "cut in a header": whole[: middle.offset + 100],
+            "cut in a member": whole[: last.offset_data + 10],
+            "cut behind a block of zeros": whole[: end + 512],
+            "a bad header": whole[: middle.offset] + b"x" * 512 + whole[middle.offset + 512 :],
+            "zeros for a header": whole[: middle.offset] + bytes(512) + whole[middle.offset + 512 :],
+            "another archive behind": whole + whole,
+        }[harm]
+        file = source / f"RS{ending}"
+        file.write_bytes(gzip.compress(broken) if ending == ".tar.gz" else broken)
+        with pytest.raises(ValueError, match=rf"RS{ending} cannot be unpacked: .*{fault}.*Download it again"):
+            prepare(DCL_TABLE, source, out)
+        # two blocks of zeros are enough, and more do not matter
+        file.write_bytes(gzip.compress(whole[: end + 1024]) if ending == ".tar.gz" else whole + bytes(40_000))
+        prepare(DCL_TABLE, source, out)
+        require_whole(out)
+
+    @pytest.mark.parametrize("removed", ["unpacked/RS", "unpacked/Sci", "unpacked/Sci/test-00000-of-00001.jsonl"])
+    def test_what_was_unpacked_and_removed_is_unpacked_again(self, tmp_path, removed):
+        source, out = tmp_path / "in", tmp_path / "out"
+        write_dcl(source, [task for task in DCL_QUESTIONS if task != "Sci"])
+        pack(source / "RS", source / "RS.tar", "RS")
+        write_shards(source, "Sci", shards=1)
+        prepare(DCL_TABLE, source, out)
+        path = out / removed
+        path.unlink() if path.is_file() else shutil.rmtree(path)
         prepare(DCL_TABLE, source, out)
         require_whole(out)
 

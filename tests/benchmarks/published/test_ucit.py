@@ -22,7 +22,7 @@ from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.benchmarks.published.commands import PUBLISHED, add_commands
 from sefe_plugin.benchmarks.published.convert import FAULTS_FILE, MANIFEST_FILE, Choice, prepare
 from sefe_plugin.benchmarks.trigap import TRIGAP_TABLE
-from sefe_plugin.benchmarks.ucit import UCIT_TABLE
+from sefe_plugin.benchmarks.ucit import UCIT_TABLE, captions_in_test_order
 
 
 TRAIN, TEST = 8, 3
@@ -126,6 +126,45 @@ def test_a_file_of_captions_that_is_missing_or_too_short_is_named(tmp_path):
     write_json(folder / "VizWiz" / "val_coco_type.json", [1])
     with pytest.raises(ValueError, match=r"val_coco_type\.json is not VizWiz's file of gold answers"):
         prepare(UCIT_TABLE, tmp_path / "in", tmp_path / "out")
+
+
+def test_captions_of_an_image_without_a_record_are_named(tmp_path):
+    write_ucit(tmp_path / "in")
+    folder = tmp_path / "in" / "instructions" / "VizWiz"
+    records = json.loads((folder / "test_3000.json").read_text())
+    write_json(folder / "val_coco_type_3000.json", coco([*records, records[0]]))
+    with pytest.raises(ValueError, match=r"it has captions of image 4, and the test set has 3 records"):
+        prepare(UCIT_TABLE, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_doubted"),
+    [
+        ("A can on a table 1.", False),
+        (["none", "a can on a table 0"], False),
+        ("a train in snow", True),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_captions_among_which_is_no_answer_are_doubted(tmp_path, answers, is_doubted):
+    """One record's answer is enough: the published files may lack others."""
+    write_ucit(tmp_path / "in")
+    file = tmp_path / "in" / "instructions" / "VizWiz" / "test_3000.json"
+    records = json.loads(file.read_text())
+    said = []
+    golds = captions_in_test_order(
+        file.with_name("val_coco_type_3000.json"), [answers, *(None for _ in records[1:])], said.append
+    )
+    assert golds(1, {})["captions"][0] == "a can on a table 0"
+    assert any("no test record's own answer is among the captions" in line for line in said) == is_doubted
+
+
+def test_the_doubt_is_told(tmp_path):
+    write_ucit(tmp_path / "in")
+    said = []
+    prepare(UCIT_TABLE, tmp_path / "in", tmp_path / "out", say=said.append)
+    assert sum("no test record's own answer is among the captions" in line for line in said) == 2
 
 
 class TestDuplicates:
