@@ -92,8 +92,8 @@ DCL_TABLE = Published(
     notes=(
         "test questions of Med and Fin get the endings of the official scripts; that of Fin depends on the gold "
         "answer, yes or no against a letter. Training questions are as published.",
-        "images keep their names: what stands before the first _ in Sci's selects the official rule; a test record whose "
-        "image has another name is at fault.",
+        "images keep their names: what stands before the first _ in Sci's selects the official rule; a test record "
+        "whose image has another name is at fault.",
     ),
 )
 
