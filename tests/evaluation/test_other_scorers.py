@@ -67,6 +67,8 @@ CASES = [
         for text, score in (("No, there is", 1), ("piano bar", 0), ("notable", 0))
     ],
     *[("contains", text, "no", 0, None, None) for text in ("not seen", "unknown areas", "Yes, no doubt", "")],
+    *[("contains", text, "no", 0, None, None) for text in ("There is no doubt that it rose.", "No doubt it rose")],
+    ("contains", "Not yes", "yes", 0, None, None),
     *[("contains", "110 m2", "10", 0, None, None), ("contains", "10", "1", 0, None, None)],
     *[("contains", "Going ahead", "Going ahead.", 1, None, None), ("contains", "the liver", ["liver"], 1, None, None)],
     *[
@@ -96,7 +98,22 @@ CASES = [
     *[("mixed", "A", "B", 0, True, 0), ("mixed", "1", "B", 0, False, 0), ("mixed", "", "B", 0, False, 0)],
     *[("mixed", text, "No", score, True, score) for text, score in (("no", 1), ("No.", 1), ("Yes", 0))],
     *[("mixed", "No, it fell.", "No", 0, False, 1), ("mixed", "N o.", "No", 0, False, 0)],
-    *[("mixed", "three", "3", 1, True, 1), ("mixed", "0. no", "0", 1, True, 1), ("mixed", "1. yes", "0", 0, True, 0)],
+    *[
+        ("mixed", "three", "3", 1, True, 1),
+        ("mixed", "0. no", "0", 0, False, 0),
+        ("mixed", "1. yes", "0", 0, False, 0),
+    ],
+    *[
+        ("mixed", text, gold, 0, formatted, 0)
+        for text, gold, formatted in (
+            ("1.5", "1", True),
+            ("3.14", "3", True),
+            ("10.4%", "10", True),
+            ("2.5 million", "2", True),
+            ("12:30", "12", False),
+            ("3)7", "3", False),
+        )
+    ],
     *[("mixed", text, "Iowa, Ohio", score, True, score) for text, score in (("ohio,iowa", 1), ("Iowa", 0.5))],
     *[("mixed", "in $1,200", "$1,200", 1, True, 1), ("mixed", "a red car", "red", 1, True, 1)],
     *[("mixed", "reddish", "red", 0, True, 0)],
@@ -112,6 +129,16 @@ def test_each_scorer(spec, prediction, gold, correct, formatted, lenient):
     assert score.format == (None if formatted is None else 100 * formatted)
     assert score.lenient == (None if lenient is None else pytest.approx(100 * lenient))
     assert judge_predictions(spec, [prediction], [record])[0].correct == pytest.approx(correct)
+
+
+def test_a_numbered_option_is_chosen_where_the_question_has_it():
+    record = {"answer": "0", "text": "Is it round?\n0. no\n1. yes\n2. 5"}
+    answers = ["0. no", "1. yes", "0. yes", "0.5", "3. no"]
+    judged = judge_predictions("mixed", answers, [record] * 5)
+    assert [one.correct for one in judged] == [1, 0, 0, 0, 0]
+    assert [one.formatted for one in judged] == [True, True, False, True, False]
+    two = {**record, "answer": "2"}
+    assert [one.correct for one in judge_predictions("mixed", ["2. 5", "2.5"], [two] * 2)] == [1, 0]
 
 
 def test_states_are_names_even_where_one_is_right():
