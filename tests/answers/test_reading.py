@@ -43,9 +43,23 @@ def test_an_option_is_read_in_every_form(reply):
 
 @pytest.mark.parametrize(
     "reply",
-    ["", "A or B", "A, B", "(A) or (B)", "D", "It barks.", "A cat or a dog", "I do not know.", "A/B", "Bdog", "1.5"]
-    + ["It is not option A", "It isn't (A).", "The answer is not option A", "B is wrong; it's A", "option A or B"]
-    + ["A. No, it is B.", "Option A is incorrect"],
+    [
+        *(
+            "",
+            "A or B",
+            "A, B",
+            "(A) or (B)",
+            "D",
+            "It barks.",
+            "A cat or a dog",
+            "I do not know.",
+            "A/B",
+            "Bdog",
+            "1.5",
+        ),
+        *("It is not option A", "It isn't (A).", "The answer is not option A", "B is wrong; it's A", "option A or B"),
+        *("A. No, it is B.", "Option A is incorrect"),
+    ],
 )
 def test_no_option_is_read_where_a_reply_names_none_or_several(reply):
     assert said_option(reply, OPTIONS) is None

@@ -19,6 +19,7 @@ from sefe_plugin.evaluation.scorers import (
     registry,
     score_predictions,
     scorer_of,
+    settled_spec,
     spec_faults,
     spec_text,
 )
@@ -300,7 +301,7 @@ def test_a_broken_scorer_of_another_package_is_an_error_where_it_is_named_alone(
 
 @pytest.fixture
 def server(monkeypatch):
-    """A judge that gives 8 to every answer with "dog" in it and 2 to all others; counts what it was asked."""
+    """A judge that gives 8 to a dog, no rating to "odd", and 2 to all others; keeps what it was asked."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -309,9 +310,8 @@ def server(monkeypatch):
             request = body["messages"][-1]["content"]
             asked.append(request)
             answer = request.partition("[Answer to be rated]\n")[2].partition("\n\n")[0]
-            reply = json.dumps(
-                {"choices": [{"message": {"content": "8" if "dog" in answer else "Rating: 2"}}]}
-            ).encode()
+            content = {"a dog": "8", "one dog": "8", "odd": "On a scale of 0 to 10: 9"}.get(answer, "Rating: 2")
+            reply = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(reply)))
@@ -353,7 +353,70 @@ def test_what_a_judge_is_asked():
     )
     with pytest.raises(ValueError, match="needs its question"):
         judge_request("cat", {"answer": "a cat"})
-    assert [parse_rating(reply) for reply in ("", "11", "7/10", "-3")] == [0, 0, 0.7, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        *[("8", 0.8), (" 7.5\n", 0.75), ("0", 0), ("10", 1), ("7/10", 0.7), ("8 out of 10", 0.8), ("**9**", 0.9)],
+        *[("Rating: 8", 0.8), ("The rating is 6.", 0.6), ("score = 4", 0.4), ("<think>\n\n</think>\n\n8", 0.8)],
+        *[(text, None) for text in ("", "11", "100", "8/100", "-5", "nan", "none", "<think>", "10 9", "1.2.3")],
+        *[(text, None) for text in ("Rating (0-10): 8", "On a scale of 0 to 10: 9", "<think> 8", "I cannot rate 1.")],
+    ],
+)
+def test_a_rating_is_one_number_alone(reply, rating):
+    assert parse_rating(reply) == rating
+
+
+def test_replies_that_are_no_ratings_are_told_and_not_kept(server, tmp_path, caplog):
+    file = tmp_path / "ratings.jsonl"
+    spec = {"name": "judge", "model": "m", "base_url": server.url, "file": str(file)}
+    records = [{"text": "What is it?", "answer": "a dog"}] * 2
+    assert score_predictions(spec, ["a dog", "odd"], records).accuracy == pytest.approx(40)
+    assert "1 of 2 replies of the judge 'm' are no rating from 0 to 10, such as 'On a scale" in caplog.text
+    assert len(file.read_text().splitlines()) == 1
+    assert judge_predictions(spec, ["a dog", "odd"], records) is None
+    score_predictions(spec, ["a dog", "odd"], records)
+    assert len(server.asked) == 3  # the odd one again
+    with pytest.raises(ValueError, match=r"1 of 1 replies .*Name a judge that replies with the number alone"):
+        score_predictions(spec, ["odd"], records[:1])
+
+
+def test_a_kept_reply_that_is_no_rating_is_asked_for_again(server, tmp_path):
+    file = tmp_path / "ratings.jsonl"
+    spec = {"name": "judge", "model": "m", "base_url": server.url, "file": str(file)}
+    records = [{"text": "What is it?", "answer": "a dog"}]
+    score_predictions(spec, ["a dog"], records)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "reply": "<think>", "rating": 0.0}) + "\n")
+    assert score_predictions(spec, ["a dog"], records).accuracy == 80
+    assert score_predictions(spec, ["a dog"], records).accuracy == 80
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("address", ["https://u:PW@h/v1", "https://h/v1?api_key=sk-abc", "localhost:8000/v1"])
+def test_a_judges_address_is_checked_and_never_repeated(address):
+    (fault,) = spec_faults({"name": "judge", "model": "m", "file": "r.jsonl", "base_url": address})
+    assert "`scorer: judge`: `base_url`: must" in fault
+    assert not any(part in fault for part in ("PW", "sk-abc", "localhost"))
+
+
+def test_what_a_judge_needs_is_looked_for(tmp_path, monkeypatch):
+    def faults(file):
+        return scorer_of({"name": "judge", "model": "m", "file": str(file)}).setup_faults()
+
+    (tmp_path / "taken").write_text("")
+    assert faults(tmp_path / "new" / "r.jsonl") == faults(tmp_path / "taken") == []
+    for file in (tmp_path, tmp_path / "taken" / "r.jsonl"):
+        assert faults(file) == [f"`file` must be a file that can be written; got {str(file)!r}."]
+    monkeypatch.setattr("sefe_plugin.evaluation.scorers.judge.find_spec", lambda name: None)
+    assert faults(tmp_path / "r.jsonl") == ["asking a server needs: pip install 'sefe-plugin[judge]'."]
+
+
+def test_a_judge_is_the_same_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = {"name": "judge", "model": "m", "file": "r.jsonl"}
+    assert settled_spec(spec) == {**spec, "file": str(tmp_path / "r.jsonl")}
+    assert settled_spec({"name": "number", "tolerance": 0.1}) == {"name": "number", "tolerance": 0.1}
 
 
 def test_a_judge_that_does_not_answer_is_named(tmp_path, monkeypatch):
