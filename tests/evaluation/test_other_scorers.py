@@ -61,6 +61,8 @@ CASES = [
     ({"name": "exact_match", "ignore_case": True}, "Red", "red", 1, None, 1),
     ({"name": "exact_match", "ignore_punctuation": True}, "red!", "red", 1, None, 1),
     ({"name": "exact_match", "ignore_numbers": True}, "red 1", "red 2", 1, None, 1),
+    ({"name": "exact_match", "ignore_numbers": True}, "The car is red 1.", "red 2", 0, None, 1),
+    ("exact_match", "The car is red 1.", "red 2", 0, None, 0),
     ({"name": "exact_match", "ignore_articles": True}, "The red car", "a red car", 1, None, 1),
     ({"name": "exact_match", "ignore_articles": True, "ignore_case": True}, "The Red car", "a red car", 1, None, 1),
     *[

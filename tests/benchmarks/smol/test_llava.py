@@ -118,6 +118,18 @@ def test_a_projector_of_another_size_is_refused_and_nothing_is_written(language_
     assert "holds no model" in capsys.readouterr().err
 
 
+def test_a_projector_overwrites_no_file_and_takes_no_negative_number_of_steps(language_model, tmp_path, capsys):
+    file = tmp_path / "mine.safetensors"
+    command = ["smol", "projector", str(file), "--language-model", str(language_model)]
+    assert main([*command, "--steps", "-1"]) == 1
+    assert "--steps must be a whole number of at least 0; got -1." in capsys.readouterr().err
+    assert not file.exists()
+    file.write_text("mine")
+    assert main([*command, "--steps", "0"]) == 1
+    assert "mine.safetensors exists. Name another one, or remove it first." in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
 def test_the_shipped_projector_is_small_and_fits_smollm2():
     weights = load_file(llava.PROJECTOR)
     assert llava.PROJECTOR.stat().st_size < 900_000
