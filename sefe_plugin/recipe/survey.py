@@ -98,7 +98,7 @@ def candidate(entry: str, names: Iterable[str]) -> tuple[Candidate, str | None]:
         The task, and its scorer if one is named.
 
     Raises:
-        ValueError: If a name is not declared, a scorer is none or needs options, or no test set is named and none found.
+        ValueError: If a name is not declared, a scorer is none or needs options, or there is no test set.
     """
     names = list(names)
     train, test, scorer, *more = [*(part.strip() for part in entry.split(":")), "", ""][: max(3, entry.count(":") + 1)]
