@@ -22,6 +22,20 @@ class RefusedOptionError(ConnectionError):
     """The server takes no request with one of the options."""
 
 
+def address_fault(base_url: str | None) -> str | None:
+    """Say what is wrong with a server's address, as a clause whose subject it is and which does not repeat it.
+
+    Example:
+        >>> address_fault("http://localhost:8000/v1") is None, address_fault("localhost:8000")
+        (True, 'must begin with http:// or https://')
+    """
+    if base_url and ("@" in base_url or "?" in base_url):
+        return "must hold no password and no query; use OPENAI_API_KEY for the key"
+    if base_url and not base_url.startswith(("http://", "https://")):
+        return "must begin with http:// or https://"
+    return None
+
+
 class OpenAIClient:
     """A model behind a server that speaks OpenAI's protocol.
 
@@ -39,8 +53,8 @@ class OpenAIClient:
 
     Raises:
         ImportError: Without the `openai` package.
-        ValueError: If the address holds a password or a query, which would be a secret outside the environment; or
-            without a key that is needed.
+        ValueError: If the address is none, or holds a password or a query, which would be a secret outside the
+            environment; or without a key that is needed.
     """
 
     def __init__(
@@ -58,8 +72,8 @@ class OpenAIClient:
             import openai
         except ImportError as error:
             raise ImportError(f"asking a server needs: pip install 'sefe-plugin[{extra}]'") from error
-        if base_url and ("@" in base_url or "?" in base_url):
-            raise ValueError("the server's address must hold no password and no query; use OPENAI_API_KEY for the key")
+        if fault := address_fault(base_url):
+            raise ValueError(f"the server's address {fault}")
         if needs_key and not os.environ.get("OPENAI_API_KEY"):
             raise ValueError("put the server's key into OPENAI_API_KEY; any text for a server without keys")
         self.model = model

@@ -29,11 +29,22 @@ _LETTER_AT_START = re.compile(
 )
 _ANOTHER = re.compile(r"(?:\s*(?:or|and|/|,|&)\s*|(?<=[,;])\s*)[(]?[A-HJ-Z]\)?(?![A-Za-z])")
 _BARE_LETTER = re.compile(r"([B-HJ-Z])\s+\S")
+_LONE_LETTER = re.compile(r"\b([B-HJ-Z]|A(?=\W*$|\s+(?:is|was)\b))(?![\w'’])")
 _OPTION = re.compile(r"\(([A-Za-z])\)|\b(?i:option|choice|letter)\s+\(?([A-Z])\b")
-_YES_NO = re.compile(r"\b(yes|no|yeah|yep|yup|nope)\b(?!\.\s?\d)", re.IGNORECASE)
+_YES_NO = r"\b(yes|no|yeah|yep|yup|nope)\b(?!\.\s?\d)"
+_ANY_YES_NO = re.compile(_YES_NO, re.IGNORECASE)
+_FIRST_YES_NO = re.compile(rf"{_YES_NO}(?!\s+(?:doubt|question|wonder|and|or)\b)", re.IGNORECASE)
+#: A clause that ends with one of the two words, and what stands before that.
+_LAST_YES_NO = re.compile(
+    rf"(?:^|[.,;:!?(])([^.,;:!?()]*?){_YES_NO}(?=[\"'“”’]*\s*(?:$|[.,;:!)]|\b(?:because|since|as)\b))", re.IGNORECASE
+)
 _YES = ("yes", "yeah", "yep", "yup")
 #: Words beside which a text that holds the gold answer may say something else.
-_HEDGES = re.compile(r"\b(?:not|no|never|neither|nor|none|or|either|except|without|cannot|unlike)\b|n['’]t\b")
+_HEDGES = re.compile(
+    r"\b(?:not|no|never|neither|nor|none|or|either|except|without|cannot|unlike|wrong|incorrect)\b|n['’]t\b"
+)
+#: From here on a reply says why.
+_REASON = re.compile(r"(?:\b(?:because|since|as)\b).*", re.IGNORECASE | re.DOTALL)
 
 
 def unwrapped(reply: str) -> str:
@@ -73,29 +84,39 @@ def said_option(reply: str, options: Options = Options("")) -> str | None:  # no
         return marks[place]
     start = _LETTER_AT_START.match(text)
     if start and not _ANOTHER.match(text, start.end()):
-        sign = _sign(start.group(1))
+        sign, behind = _sign(start.group(1)), text[start.end() :]
+        if _corrected(behind, sign):
+            return None
         return sign if not marks or sign in marks else None
     bare = _BARE_LETTER.match(text)
     if bare and not re.match(r".\s+(?:or|and)\b", text) and (not marks or bare.group(1) in marks):
-        return bare.group(1)
+        return None if _hedged(text) else bare.group(1)
     named = {_sign(one or other) for one, other in _OPTION.findall(text)}
     named = named & {*marks} if marks else named
     if len(named) == 1:
-        return named.pop()
+        return None if _hedged(text) else named.pop()
     held = [mark for mark, option in zip(marks, options.texts, strict=True) if says(text, option)]
     return held[0] if len(held) == 1 and not named else None
 
 
 def said_yes_no(reply: str) -> str | None:
-    """Return "yes" or "no" where a reply says one of them: first of all, or nowhere the other; None otherwise.
+    """Return "yes" or "no" where a reply says one of them; None otherwise.
+
+    It is the first word, or else the last one of a clause that nothing before it turns; "no doubt" is no answer.
 
     Example:
-        >>> said_yes_no("No, it is not."), said_yes_no("**Yes**"), said_yes_no("It is red.")
-        ('no', 'yes', None)
+        >>> said_yes_no("No, it is not."), said_yes_no("**Yes**"), said_yes_no("I would say no.")
+        ('no', 'yes', 'no')
+        >>> said_yes_no("Not yes"), said_yes_no("There is no doubt that it rose.")
+        (None, None)
     """
     text = unwrapped(reply)
-    first = _YES_NO.match(text)
-    found = {word.lower() in _YES for word in ([first.group(1)] if first else _YES_NO.findall(text))}
+    if first := _FIRST_YES_NO.match(text):
+        words = [first.group(1)]
+    else:
+        parts = _LAST_YES_NO.findall(text)
+        words = [word for before, word in parts if not _hedged(before) and not _ANY_YES_NO.search(before)]
+    found = {word.lower() in _YES for word in words}
     return ("yes" if found.pop() else "no") if len(found) == 1 else None
 
 
@@ -105,12 +126,15 @@ def said_quantity(reply: str) -> Quantity | None:
     Example:
         >>> said_quantity("There are three dogs."), said_quantity("3 + 4 = 7"), said_quantity("3 or 4")
         (Quantity(value=3.0, unit='dog'), Quantity(value=7.0, unit=''), None)
+        >>> said_quantity("It is not 5.") is None
+        True
     """
     text = unwrapped(reply)
     if (whole := read_quantity(text)) is not None:
         return whole
     _, sign, behind = text.rpartition("=")
-    found = quantities_in(behind if sign else text)
+    said = behind if sign else text
+    found = [] if _hedged(said) else quantities_in(said)
     return found[0] if found and len({one.value for one in found}) == 1 else None
 
 
@@ -154,6 +178,17 @@ def says_phrase(reply: str, golds: Sequence[str]) -> bool:
         elif content_key(text) == content_key(gold) or says(text, gold):
             return True
     return False
+
+
+def _hedged(text: str) -> bool:
+    """Tell whether a text may turn what it names; why it names that does not matter."""
+    return _HEDGES.search(_REASON.sub("", text).lower()) is not None
+
+
+def _corrected(behind: str, sign: str) -> bool:
+    """Tell whether what follows an option's mark takes it back: "A. No, it is B."."""
+    others = {_sign(other) for other in _LONE_LETTER.findall(_REASON.sub("", behind))} - {sign}
+    return bool(others) and _hedged(behind)
 
 
 def _sign(letter: str) -> str:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sefe_plugin.benchmarks import OWN_ORDER, benchmark_names, load_benchmark
 from sefe_plugin.benchmarks.base import Benchmark
 from sefe_plugin.carry import CARRIES
+from sefe_plugin.evaluation.scorers import scorer_of, settled_spec
 from sefe_plugin.files import MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, looked_at, methods
 from sefe_plugin.recipe.checks import name_errors, other_methods_errors, other_training_errors, value_errors
@@ -116,6 +117,8 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     retention = retention_errors(common, [task.name for task in tasks], benchmark, check_data)
     if not retention and benchmark is None:
         retention = retention_data_errors(common, keys_of_tasks(common, tasks))
+    if check_data:
+        errors += _scorer_errors(tasks, () if retention else common.get("retention_sets") or ())
     errors += retention + (single_task_errors(common, [t.name for t in tasks if t.is_scored]) if tasks else [])
     if tasks and common.get("score_unseen") and not any(task.test_dataset for task in tasks):
         errors.append("`score_unseen` has no effect: no task has a `test_dataset`. Remove it.")
@@ -130,7 +133,21 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
 
     if errors:
         raise RecipeError(source, errors)
+    tasks = [replace(task, scorer=settled_spec(task.scorer)) if task.scorer else task for task in tasks]
+    if sets := common.get("retention_sets"):
+        common["retention_sets"] = [{**one, "scorer": settled_spec(one["scorer"])} for one in sets]
     return Recipe(source, common, tuple(tasks), Path(common["output_dir"]), name, order)
+
+
+def _scorer_errors(tasks: Sequence[Task], retention_sets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """List what the scorers do not find on this machine, each once."""
+    specs = [(task.name, task.scorer) for task in tasks if task.scorer]
+    specs += [(one["name"], one["scorer"]) for one in retention_sets]
+    named: dict[str, list[str]] = {}
+    for name, spec in specs:
+        for fault in scorer_of(spec).setup_faults():
+            named.setdefault(fault, []).append(name)
+    return [f"`scorer` of {', '.join(names)}: {fault}" for fault, names in named.items()]
 
 
 def recipe_warnings(recipe: Recipe) -> list[str]:

@@ -13,7 +13,7 @@ from statistics import median
 from sefe_plugin.answers.texts import count_words
 from sefe_plugin.data.layout import read_info
 from sefe_plugin.data.test_sets import read_test_set
-from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, Scorer, scorers
+from sefe_plugin.evaluation.scorers import NO_SCORER, SCORERS, Scorer, spec_faults
 from sefe_plugin.recipe.retention import name_rule_errors
 from sefe_plugin.words import near
 
@@ -98,7 +98,7 @@ def candidate(entry: str, names: Iterable[str]) -> tuple[Candidate, str | None]:
         The task, and its scorer if one is named.
 
     Raises:
-        ValueError: If a name is not declared, no scorer, or no test set is named and none found.
+        ValueError: If a name is not declared, a scorer is none or needs options, or there is no test set.
     """
     names = list(names)
     train, test, scorer, *more = [*(part.strip() for part in entry.split(":")), "", ""][: max(3, entry.count(":") + 1)]
@@ -108,8 +108,8 @@ def candidate(entry: str, names: Iterable[str]) -> tuple[Candidate, str | None]:
     for name in (train,) if untested or not test else (train, test):
         if name not in names:
             raise ValueError(f"{name!r} is not declared in dataset_info.json.{near(name, names)}")
-    if scorer and scorer not in scorers():
-        raise ValueError(f"the scorer must be one of {', '.join(scorers())}; got {scorer!r}.{near(scorer, scorers())}")
+    if scorer and (faults := spec_faults(scorer)):
+        raise ValueError(f"{' '.join(faults)} Options are written into the recipe, under `scorer`.")
     found = next((one for one in candidates(names) if one.dataset == train), Candidate(_task_name(train), train, None))
     if untested:
         if scorer:

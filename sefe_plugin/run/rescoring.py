@@ -8,7 +8,7 @@ from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import gold_faults, listed_faults
 from sefe_plugin.evaluation.report import load_report, write_report
 from sefe_plugin.evaluation.results import SCORES_FILE, predictions_file, rows_with_golds, score_rows
-from sefe_plugin.evaluation.scorers import Spec, scorer_of, spec_faults, spec_text
+from sefe_plugin.evaluation.scorers import Spec, scorer_of, settled_spec, spec_faults, spec_text
 from sefe_plugin.files import write_json
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.run.details import run_details
@@ -60,7 +60,7 @@ def rescore_run(path: Path, scorers: Mapping[str, Spec]) -> dict:
                 raise RunFolderError("\n".join(faults))
         if not complete:
             raise RunFolderError(f"{path} has no complete task whose answers could be scored.")
-        changed = with_scorers(recipe, scorers)
+        changed = with_scorers(recipe, {task: settled_spec(scorer) for task, scorer in scorers.items()})
         finished = folder.finished_stages(recipe, len(complete))
         scores = _new_scores(folder, changed, finished, set(known))
         names = [task["name"] for task in recipe["tasks"]]

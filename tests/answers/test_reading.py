@@ -28,6 +28,12 @@ OPTIONS = Options("Which?", ("A", "B", "C"), ("a cat", "a dog", "two dogs"))
         ),
         *("The correct answer is **(B)**.", "So the final answer is \\boxed{B}.", "$\\boxed{\\text{B}}$", "Option B"),
         *("I think it is (B).", "a dog", "A dog.", "The answer is a dog.", '"B"', "B because it barks", "B, I think"),
+        *(
+            "B because it is not a cat",
+            "It is option B, since A is wrong",
+            "(B) because A cannot bark",
+            "B. not A cat",
+        ),
         *("It must be option B, as it barks.", "Answer:\nB", "### Answer\nB", "Not a cat, so the answer is B"),
     ],
 )
@@ -37,7 +43,23 @@ def test_an_option_is_read_in_every_form(reply):
 
 @pytest.mark.parametrize(
     "reply",
-    ["", "A or B", "A, B", "(A) or (B)", "D", "It barks.", "A cat or a dog", "I do not know.", "A/B", "Bdog", "1.5"],
+    [
+        *(
+            "",
+            "A or B",
+            "A, B",
+            "(A) or (B)",
+            "D",
+            "It barks.",
+            "A cat or a dog",
+            "I do not know.",
+            "A/B",
+            "Bdog",
+            "1.5",
+        ),
+        *("It is not option A", "It isn't (A).", "The answer is not option A", "B is wrong; it's A", "option A or B"),
+        *("A. No, it is B.", "Option A is incorrect"),
+    ],
 )
 def test_no_option_is_read_where_a_reply_names_none_or_several(reply):
     assert said_option(reply, OPTIONS) is None
@@ -55,6 +77,9 @@ def test_options_by_number_and_without_their_texts():
         *[(text, "yes") for text in ("Yes", "yes.", "**Yes**", "Yes, it is.", "The answer is yes.", "Yeah", "YES!")],
         *[(text, "no") for text in ("No", "No, there is none.", "I would say no.", "Answer: no", "nope")],
         *[(text, None) for text in ("", "Maybe", "It is yes or no.", "notable", "Eyes", "It is red.")],
+        *[(text, None) for text in ("Not yes", "There is no doubt that it rose.", "No doubt it rose", "Yes and no")],
+        *[(text, None) for text in ("It isn't a no.", "It is No. 5", "Some say yes, some say no.", "red, no?")],
+        *[(text, "no") for text in ('I say "no".', "It is not a yes, it is a no", "I say no because it fell")],
     ],
 )
 def test_yes_and_no_are_read_in_sentences(reply, said):
@@ -87,6 +112,7 @@ def test_quantities(text, quantity):
     [
         *[("There are three dogs.", 3), ("3 + 4 = 7", 7), ("The answer is 12.", 12), ("**12**", 12), ("12 dogs", 12)],
         *[("3 of the 3 dogs", 3), ("It costs $1,200 a year", 1200), ("Between 3 and 4", None), ("none here", None)],
+        *[("It is not 5.", None), ("It isn't 5", None), ("2 + 3 = 5, not", None), ("5 dogs because none fell", 5)],
     ],
 )
 def test_numbers_are_read_in_sentences(reply, value):

@@ -19,6 +19,7 @@ from sefe_plugin.evaluation.scorers import (
     registry,
     score_predictions,
     scorer_of,
+    settled_spec,
     spec_faults,
     spec_text,
 )
@@ -60,6 +61,8 @@ CASES = [
     ({"name": "exact_match", "ignore_case": True}, "Red", "red", 1, None, 1),
     ({"name": "exact_match", "ignore_punctuation": True}, "red!", "red", 1, None, 1),
     ({"name": "exact_match", "ignore_numbers": True}, "red 1", "red 2", 1, None, 1),
+    ({"name": "exact_match", "ignore_numbers": True}, "The car is red 1.", "red 2", 0, None, 1),
+    ("exact_match", "The car is red 1.", "red 2", 0, None, 0),
     ({"name": "exact_match", "ignore_articles": True}, "The red car", "a red car", 1, None, 1),
     ({"name": "exact_match", "ignore_articles": True, "ignore_case": True}, "The Red car", "a red car", 1, None, 1),
     *[
@@ -67,6 +70,8 @@ CASES = [
         for text, score in (("No, there is", 1), ("piano bar", 0), ("notable", 0))
     ],
     *[("contains", text, "no", 0, None, None) for text in ("not seen", "unknown areas", "Yes, no doubt", "")],
+    *[("contains", text, "no", 0, None, None) for text in ("There is no doubt that it rose.", "No doubt it rose")],
+    ("contains", "Not yes", "yes", 0, None, None),
     *[("contains", "110 m2", "10", 0, None, None), ("contains", "10", "1", 0, None, None)],
     *[("contains", "Going ahead", "Going ahead.", 1, None, None), ("contains", "the liver", ["liver"], 1, None, None)],
     *[
@@ -96,7 +101,22 @@ CASES = [
     *[("mixed", "A", "B", 0, True, 0), ("mixed", "1", "B", 0, False, 0), ("mixed", "", "B", 0, False, 0)],
     *[("mixed", text, "No", score, True, score) for text, score in (("no", 1), ("No.", 1), ("Yes", 0))],
     *[("mixed", "No, it fell.", "No", 0, False, 1), ("mixed", "N o.", "No", 0, False, 0)],
-    *[("mixed", "three", "3", 1, True, 1), ("mixed", "0. no", "0", 1, True, 1), ("mixed", "1. yes", "0", 0, True, 0)],
+    *[
+        ("mixed", "three", "3", 1, True, 1),
+        ("mixed", "0. no", "0", 0, False, 0),
+        ("mixed", "1. yes", "0", 0, False, 0),
+    ],
+    *[
+        ("mixed", text, gold, 0, formatted, 0)
+        for text, gold, formatted in (
+            ("1.5", "1", True),
+            ("3.14", "3", True),
+            ("10.4%", "10", True),
+            ("2.5 million", "2", True),
+            ("12:30", "12", False),
+            ("3)7", "3", False),
+        )
+    ],
     *[("mixed", text, "Iowa, Ohio", score, True, score) for text, score in (("ohio,iowa", 1), ("Iowa", 0.5))],
     *[("mixed", "in $1,200", "$1,200", 1, True, 1), ("mixed", "a red car", "red", 1, True, 1)],
     *[("mixed", "reddish", "red", 0, True, 0)],
@@ -112,6 +132,16 @@ def test_each_scorer(spec, prediction, gold, correct, formatted, lenient):
     assert score.format == (None if formatted is None else 100 * formatted)
     assert score.lenient == (None if lenient is None else pytest.approx(100 * lenient))
     assert judge_predictions(spec, [prediction], [record])[0].correct == pytest.approx(correct)
+
+
+def test_a_numbered_option_is_chosen_where_the_question_has_it():
+    record = {"answer": "0", "text": "Is it round?\n0. no\n1. yes\n2. 5"}
+    answers = ["0. no", "1. yes", "0. yes", "0.5", "3. no"]
+    judged = judge_predictions("mixed", answers, [record] * 5)
+    assert [one.correct for one in judged] == [1, 0, 0, 0, 0]
+    assert [one.formatted for one in judged] == [True, True, False, True, False]
+    two = {**record, "answer": "2"}
+    assert [one.correct for one in judge_predictions("mixed", ["2. 5", "2.5"], [two] * 2)] == [1, 0]
 
 
 def test_states_are_names_even_where_one_is_right():
@@ -273,7 +303,7 @@ def test_a_broken_scorer_of_another_package_is_an_error_where_it_is_named_alone(
 
 @pytest.fixture
 def server(monkeypatch):
-    """A judge that gives 8 to every answer with "dog" in it and 2 to all others; counts what it was asked."""
+    """A judge that gives 8 to a dog, no rating to "odd", and 2 to all others; keeps what it was asked."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -282,9 +312,8 @@ def server(monkeypatch):
             request = body["messages"][-1]["content"]
             asked.append(request)
             answer = request.partition("[Answer to be rated]\n")[2].partition("\n\n")[0]
-            reply = json.dumps(
-                {"choices": [{"message": {"content": "8" if "dog" in answer else "Rating: 2"}}]}
-            ).encode()
+            content = {"a dog": "8", "one dog": "8", "odd": "On a scale of 0 to 10: 9"}.get(answer, "Rating: 2")
+            reply = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(reply)))
@@ -326,7 +355,70 @@ def test_what_a_judge_is_asked():
     )
     with pytest.raises(ValueError, match="needs its question"):
         judge_request("cat", {"answer": "a cat"})
-    assert [parse_rating(reply) for reply in ("", "11", "7/10", "-3")] == [0, 0, 0.7, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        *[("8", 0.8), (" 7.5\n", 0.75), ("0", 0), ("10", 1), ("7/10", 0.7), ("8 out of 10", 0.8), ("**9**", 0.9)],
+        *[("Rating: 8", 0.8), ("The rating is 6.", 0.6), ("score = 4", 0.4), ("<think>\n\n</think>\n\n8", 0.8)],
+        *[(text, None) for text in ("", "11", "100", "8/100", "-5", "nan", "none", "<think>", "10 9", "1.2.3")],
+        *[(text, None) for text in ("Rating (0-10): 8", "On a scale of 0 to 10: 9", "<think> 8", "I cannot rate 1.")],
+    ],
+)
+def test_a_rating_is_one_number_alone(reply, rating):
+    assert parse_rating(reply) == rating
+
+
+def test_replies_that_are_no_ratings_are_told_and_not_kept(server, tmp_path, caplog):
+    file = tmp_path / "ratings.jsonl"
+    spec = {"name": "judge", "model": "m", "base_url": server.url, "file": str(file)}
+    records = [{"text": "What is it?", "answer": "a dog"}] * 2
+    assert score_predictions(spec, ["a dog", "odd"], records).accuracy == pytest.approx(40)
+    assert "1 of 2 replies of the judge 'm' are no rating from 0 to 10, such as 'On a scale" in caplog.text
+    assert len(file.read_text().splitlines()) == 1
+    assert judge_predictions(spec, ["a dog", "odd"], records) is None
+    score_predictions(spec, ["a dog", "odd"], records)
+    assert len(server.asked) == 3  # the odd one again
+    with pytest.raises(ValueError, match=r"1 of 1 replies .*Name a judge that replies with the number alone"):
+        score_predictions(spec, ["odd"], records[:1])
+
+
+def test_a_kept_reply_that_is_no_rating_is_asked_for_again(server, tmp_path):
+    file = tmp_path / "ratings.jsonl"
+    spec = {"name": "judge", "model": "m", "base_url": server.url, "file": str(file)}
+    records = [{"text": "What is it?", "answer": "a dog"}]
+    score_predictions(spec, ["a dog"], records)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "reply": "<think>", "rating": 0.0}) + "\n")
+    assert score_predictions(spec, ["a dog"], records).accuracy == 80
+    assert score_predictions(spec, ["a dog"], records).accuracy == 80
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("address", ["https://u:PW@h/v1", "https://h/v1?api_key=sk-abc", "localhost:8000/v1"])
+def test_a_judges_address_is_checked_and_never_repeated(address):
+    (fault,) = spec_faults({"name": "judge", "model": "m", "file": "r.jsonl", "base_url": address})
+    assert "`scorer: judge`: `base_url`: must" in fault
+    assert not any(part in fault for part in ("PW", "sk-abc", "localhost"))
+
+
+def test_what_a_judge_needs_is_looked_for(tmp_path, monkeypatch):
+    def faults(file):
+        return scorer_of({"name": "judge", "model": "m", "file": str(file)}).setup_faults()
+
+    (tmp_path / "taken").write_text("")
+    assert faults(tmp_path / "new" / "r.jsonl") == faults(tmp_path / "taken") == []
+    for file in (tmp_path, tmp_path / "taken" / "r.jsonl"):
+        assert faults(file) == [f"`file` must be a file that can be written; got {str(file)!r}."]
+    monkeypatch.setattr("sefe_plugin.evaluation.scorers.judge.find_spec", lambda name: None)
+    assert faults(tmp_path / "r.jsonl") == ["asking a server needs: pip install 'sefe-plugin[judge]'."]
+
+
+def test_a_judge_is_the_same_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = {"name": "judge", "model": "m", "file": "r.jsonl"}
+    assert settled_spec(spec) == {**spec, "file": str(tmp_path / "r.jsonl")}
+    assert settled_spec({"name": "number", "tolerance": 0.1}) == {"name": "number", "tolerance": 0.1}
 
 
 def test_a_judge_that_does_not_answer_is_named(tmp_path, monkeypatch):

@@ -53,6 +53,24 @@ def test_sound_recipe_is_resolved(recipe):
     assert loaded.to_dict()["tasks"] == recipe["tasks"]
 
 
+def test_what_a_scorer_needs_is_looked_for_with_the_recipe(recipe, tmp_path, monkeypatch):
+    judge = {"name": "judge", "model": "m", "file": str(tmp_path)}
+    (tmp_path / "a_test.json").write_text('[{"instruction": "What is it?", "output": "red"}]')
+    recipe["tasks"][0]["scorer"] = judge
+    (recipe["tasks"][1]["test_dataset"], recipe["tasks"][1]["scorer"]) = ("a_test", judge)
+    assert errors_of(recipe) == [f"`scorer` of A, B: `file` must be a file that can be written; got '{tmp_path}'."]
+    monkeypatch.chdir(tmp_path)
+    for task in recipe["tasks"]:
+        task["scorer"] = {**judge, "file": "r.jsonl"}
+    recipe["retention_sets"] = [{"name": "R", "dataset": "c_test", "scorer": {**judge, "file": "r.jsonl"}}]
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    (tmp_path / "c_test.json").write_text('[{"instruction": "What now?", "output": "blue"}]')
+    (tmp_path / "dataset_info.json").write_text(json.dumps({**info, "c_test": {"file_name": "c_test.json"}}))
+    loaded = load_recipe(recipe, "test.yaml", host_keys())
+    scorers = [task.scorer for task in loaded.tasks] + [one["scorer"] for one in loaded.arguments["retention_sets"]]
+    assert [one["file"] for one in scorers] == [str(tmp_path / "r.jsonl")] * 3
+
+
 def test_test_sets_are_read_before_anything_starts(recipe, tmp_path):
     (tmp_path / "b_test.json").write_text('[{"output": "red"}]')
     assert errors_of(recipe) == [

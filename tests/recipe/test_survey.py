@@ -69,6 +69,8 @@ def test_a_task_may_name_its_test_set_and_scorer():
         ("a_tran", "'a_tran' is not declared in dataset_info.json. Did you mean `a_train`?"),
         ("a_train:tset", "'tset' is not declared"),
         ("a_train:a_test:yes_on", "Did you mean `yes_no`?"),
+        ("a_train:a_test:regex", "`scorer: regex`: `pattern` is required: a regular expression such as"),
+        ("a_train:a_test:judge", "`model` is required: the name of the judge on its server. "),
         ("other", "such as other_test, says what tests 'other'. Write other:TEST"),
         ("a_train:none:yes_no", "a task without a test set has no scorer"),
         ("a_train:a_test:yes_no:more", "must be TRAIN, TRAIN:TEST or TRAIN:TEST:SCORER"),

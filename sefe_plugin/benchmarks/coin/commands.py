@@ -23,10 +23,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _judge(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from sefe_plugin.benchmarks.coin.judge import judge_file, open_judge
+    from sefe_plugin.benchmarks.coin.judge import judge_file
+    from sefe_plugin.evaluation.judging import open_judge
 
     out = options.out or options.file.with_suffix(".judged.jsonl")
-    ask = open_judge(options.model, options.base_url)
+    ask = open_judge(options.model, options.base_url, needs_key=True)
     result = judge_file(options.task, options.file, out, options.model, ask, options.workers, tqdm)
     print(result, flush=True)
     print(f"{options.task}: knowledge capability {result} by {options.model}; judgements: {out}", file=sys.stderr)

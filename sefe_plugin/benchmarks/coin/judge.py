@@ -15,10 +15,8 @@ from pathlib import Path
 from sefe_plugin.benchmarks.coin import TASKS
 from sefe_plugin.benchmarks.coin.score_file import read_rows
 from sefe_plugin.json_lines import GrowingFile
-from sefe_plugin.openai_client import NoReplyError, NoTextError, OpenAIClient
 
 
-_SYSTEM = "You are a careful examiner who compares answers with their solutions."
 _RULE = (
     "Compare the candidate's answer with the reference answer above and rate how accurate it is. Judge what it says, "
     "not how it is put. The rating is a number from 0 (wrong) to 10 (fully right). Reply with the number alone, on a "
@@ -28,7 +26,6 @@ _BOX_RULE = (
     "The question asks for a region of an image. A region is written as [x1, y1, x2, y2], its left, upper, right and "
     "lower edge, each as a share of the image between 0 and 1. " + _RULE
 )
-_MAX_TOKENS = 20
 
 
 def judge_request(task: str, row: Mapping) -> str:
@@ -153,33 +150,3 @@ def _judged_before(judged: GrowingFile, rows: Sequence[Mapping], judge: Mapping[
             "another file with --out."
         )
     return [row["rating"] for row in found]
-
-
-def open_judge(model: str, base_url: str | None = None) -> Callable[[str], str]:
-    """Connect to an OpenAI-compatible server.
-
-    Args:
-        model: The judge's name on the server.
-        base_url: The server's address; by default `OPENAI_BASE_URL`, or OpenAI's own server.
-
-    Returns:
-        A function that sends a request and returns the reply; nothing where the judge gave no text.
-
-    Raises:
-        ValueError: If the client is not installed, there is no key in `OPENAI_API_KEY`, or the address holds a secret.
-    """
-    try:
-        client = OpenAIClient(model, base_url, extra="judge", needs_key=True, temperature=0.0, max_tokens=_MAX_TOKENS)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
-    send = client.asker()
-
-    def ask(request: str) -> str:
-        try:
-            return send([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": request}])
-        except NoTextError:
-            return ""
-        except (NoReplyError, ConnectionError) as error:
-            raise ValueError(f"the judge {model!r} at {client.address} does not answer: {error}") from error
-
-    return ask

@@ -83,6 +83,9 @@ def _llava(options: argparse.Namespace) -> None:
 def _projector(options: argparse.Namespace) -> None:
     import logging
 
+    if options.steps is not None and options.steps < 0:
+        raise ValueError(f"--steps must be a whole number of at least 0; got {options.steps}.")
+    _require_new(options.file)
     _require_model(options.language_model)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     from sefe_plugin.benchmarks.smol.llava import ANSWERING_STEPS, train_projector
@@ -91,9 +94,9 @@ def _projector(options: argparse.Namespace) -> None:
     train_projector(options.file, options.language_model, options.seed, answering_steps=steps)
 
 
-def _require_new(folder: Path) -> None:
-    if folder.exists():
-        raise ValueError(f"{folder} exists. Name another folder, or remove it first.")
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists. Name another one, or remove it first.")
 
 
 def _require_model(folder: Path) -> None:

@@ -13,6 +13,7 @@ from sefe_plugin.evaluation.scorers.registry import (
     read_spec,
     scorer_of,
     scorers,
+    settled_spec,
     spec_faults,
     spec_text,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "score_predictions",
     "scorer_of",
     "scorers",
+    "settled_spec",
     "spec_faults",
     "spec_text",
 ]

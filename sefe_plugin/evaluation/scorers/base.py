@@ -102,6 +102,14 @@ class Scorer(ABC):
         """List what is wrong with its options beyond each one's own rule, one sentence each."""
         return []
 
+    def setup_faults(self) -> list[str]:
+        """List what it needs on this machine and does not find, one sentence each; asked before a run starts."""
+        return []
+
+    def settled_options(self) -> dict[str, Any]:
+        """Return the options that a run records otherwise than written, so that no working folder counts."""
+        return {}
+
     @abstractmethod
     def check(self, record: Mapping) -> None:
         """Check that a record can be scored: repeating its gold answer must be right, and silence wrong.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from sefe_plugin.answers.numbers import read_quantity
-from sefe_plugin.answers.options import option_mark
+from sefe_plugin.answers.options import chosen_option, option_mark
 from sefe_plugin.answers.reading import said_option
 from sefe_plugin.answers.texts import answer_key
 from sefe_plugin.data.question import question_in_record
@@ -47,7 +47,7 @@ def score_mixed(prediction: str, record: Mapping) -> Score:
     r"""Score an answer by the rule of its gold answer's kind.
 
     - option: the letter, in upper or lower case, as ``B``, ``B.``, ``(B)``, ``B)`` or with a text after it;
-    - yes_no, number and names: as the scorers of these names; of numbered options also ``2. text``;
+    - yes_no, number and names: as the scorers of these names; of a numbered list in the question also ``2. text``;
     - words: as `contains`, in every format.
 
     Example:
@@ -83,7 +83,8 @@ def read_mixed(prediction: str, record: Mapping) -> float:
 
 
 def _number(prediction: str, record: Mapping) -> Score:
-    score, mark = score_number(prediction, record, NumberOptions()), option_mark(prediction.strip())
-    if score.correct or mark is None or not mark.text or not mark.sign.isdigit():
-        return score
-    return Score(float(mark.sign == golds_of(record)[0].strip()), True)
+    score, options = score_number(prediction, record, NumberOptions()), options_of(record)
+    if score.formatted:
+        return score  # 1.5 is a number, and no first option with the text 5
+    place = chosen_option(options, prediction.strip())
+    return score if place is None else Score(float(options.marks[place] == golds_of(record)[0].strip()), True)

@@ -205,6 +205,17 @@ def plain_spec(spec: Any) -> Any:
     return spec[_NAME] if isinstance(spec, Mapping) and [*spec] == [_NAME] else spec
 
 
+def settled_spec(spec: Spec) -> Spec:
+    """Return a scorer as a run records it: the same in whatever folder a later command is given.
+
+    Example:
+        >>> settled_spec("number")
+        'number'
+    """
+    settled = scorer_of(spec).settled_options()
+    return {**spec, **settled} if isinstance(spec, Mapping) and settled else spec
+
+
 def spec_text(spec: Spec) -> str:
     """Write a scorer in one line, as a recipe and a command may have it.
 

@@ -72,14 +72,24 @@ def score_exact_match(prediction: str, record: Mapping, options: ExactMatchOptio
 
 
 def read_exact_match(prediction: str, record: Mapping, options: ExactMatchOptions) -> float:
-    """Give 1 where the answer says a gold answer, also in a sentence; what the options leave out never counts here."""
-    return read_phrase(prediction, record)
+    """Give 1 where the answer says a gold answer, also in a sentence.
+
+    Case, punctuation and articles never count here, and digits as the options say.
+
+    Example:
+        >>> read_exact_match("The car is red 1.", {"answer": "red 2"}, ExactMatchOptions(ignore_numbers=True))
+        1.0
+    """
+    if not options.ignore_numbers:
+        return read_phrase(prediction, record)
+    golds = [bare for gold in golds_of(record) if (bare := gold.translate(_DIGITS).strip())]
+    return read_phrase(prediction.translate(_DIGITS), {"answer": golds}) if golds else 0.0
 
 
 def score_contains(prediction: str, record: Mapping) -> Score:
     """Score 1 where the answer has a gold answer as whole words in a row, whatever stands beside them.
 
-    A yes or no must be what the answer says first of the two.
+    A yes or no must be what the answer says, as `said_yes_no` reads it.
 
     Example:
         >>> [score_contains(text, {"answer": "no"}).correct for text in ("No, never", "piano bar", "notable")]

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from sefe_plugin.benchmarks.coin.commands import add_commands
-from sefe_plugin.benchmarks.coin.judge import judge_file, judge_request, knowledge_capability, open_judge, parse_rating
+from sefe_plugin.benchmarks.coin.judge import judge_file, judge_request, knowledge_capability, parse_rating
+from sefe_plugin.evaluation.judging import open_judge
 from sefe_plugin.json_lines import GrowingFile
 
 
@@ -245,7 +246,7 @@ def test_a_wrong_out_loses_nothing(predictions, tmp_path):
 def test_the_key_comes_from_the_environment_only(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
-        open_judge("judge-1", "http://127.0.0.1:1/v1")
+        open_judge("judge-1", "http://127.0.0.1:1/v1", needs_key=True)
 
 
 def test_a_missing_client_says_what_to_install(monkeypatch):

@@ -119,3 +119,15 @@ def test_a_projector_of_another_size_is_refused_and_nothing_is_written(language_
     assert main([*command[:-1], "none.safetensors", "--language-model", str(language_model)]) == 1
     assert "`sefe smol projector none.safetensors` trains one" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["cut.safetensors"]
+
+
+def test_a_projector_overwrites_no_file_and_takes_no_negative_number_of_steps(language_model, tmp_path, capsys):
+    file = tmp_path / "mine.safetensors"
+    command = ["smol", "projector", str(file), "--language-model", str(language_model)]
+    assert main([*command, "--steps", "-1"]) == 1
+    assert "--steps must be a whole number of at least 0; got -1." in capsys.readouterr().err
+    assert not file.exists()
+    file.write_text("mine")
+    assert main([*command, "--steps", "0"]) == 1
+    assert "mine.safetensors exists. Name another one, or remove it first." in capsys.readouterr().err
+    assert file.read_text() == "mine"
