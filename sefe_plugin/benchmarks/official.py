@@ -20,8 +20,6 @@ from sefe_plugin.data.question import question_in_record
 
 #: The first part of the file name of a Sci image -> the answer must equal the gold answer. All others are MapQA's.
 _EQUAL = ("AI2D", "TQA", "VQA", "SciVerse")
-#: What the names of Sci's images begin with.
-SCI_KINDS = (*_EQUAL, "MapQA")
 _STATES = "Which states"
 _UNANSWERABLE = "Unanswerable"
 

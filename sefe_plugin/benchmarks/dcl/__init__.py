@@ -4,9 +4,9 @@
 """
 
 from sefe_plugin.benchmarks.base import PublishedSize
-from sefe_plugin.benchmarks.official import SCI_KINDS, sci_kind
 from sefe_plugin.benchmarks.published.benchmark import PublishedBenchmark
 from sefe_plugin.benchmarks.published.tables import Published, PublishedTask, Variant
+from sefe_plugin.benchmarks.published.unpack import is_unnamed
 
 
 #: What the official scripts put at the end of test questions.
@@ -36,20 +36,20 @@ def with_fin_ending(row: dict) -> dict:
     return {**row, "text": _ended(row["text"], ending)}
 
 
-def of_known_sci_kind(row: dict) -> dict:
-    """Check that the name of a Sci image selects its official rule; of another name the rule would be MapQA's.
+def with_own_image_name(row: dict) -> dict:
+    """Check that a Sci image has the name that it was published with, since that selects the official rule.
 
     Example:
-        >>> of_known_sci_kind({"image": "images/TQA_1.png"})
+        >>> with_own_image_name({"image": "images/TQA_1.png"})
         {'image': 'images/TQA_1.png'}
 
     Raises:
-        ValueError: If it does not, such as that of a picture without a name in its parquet shard.
+        ValueError: If it has none, as a picture without a path in its parquet shard.
     """
-    if sci_kind(row["image"]) not in SCI_KINDS:
+    if is_unnamed(row["image"]):
         raise ValueError(
-            f"needs an image whose name begins with one of {', '.join(f'{kind}_' for kind in SCI_KINDS)}, which "
-            f"selects the official rule, got {row['image']!r}"
+            f"needs an image with a name of its own, such as TQA_1.png, which selects the official rule; got "
+            f"{row['image']!r}, a name that was made for a picture without one"
         )
     return row
 
@@ -77,7 +77,9 @@ DCL_TABLE = Published(
         _task("RS", "contains", "ai2d", (60_000, 10_000), (), "RSVQA"),
         _task("Med", "contains", "pvqa", (22_800, 9_800), (), "PathVQA", complete=with_med_ending),
         _task("AD", "contains", "ai2d", (60_000, 10_000), (), "DriveLM, CC BY-NC-SA 4.0; six views in one image"),
-        _task("Sci", "mixed", "sci", (33_400, 8_200), (), "AI2D, SciVerse, MapQA and TQA", complete=of_known_sci_kind),
+        _task(
+            "Sci", "mixed", "sci", (33_400, 8_200), (), "AI2D, SciVerse, MapQA and TQA", complete=with_own_image_name
+        ),
         _task("Fin", "mixed", "finvis", (60_000, 10_000), (), "StockQA", complete=with_fin_ending),
     ),
     {

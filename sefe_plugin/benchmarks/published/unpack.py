@@ -25,6 +25,8 @@ PARQUET = ".parquet"
 UNPACKED, _WHOLE = "unpacked", ".whole"
 
 _BATCH = 64
+#: What the name of a picture begins with that has none in its shard.
+_UNNAMED = "unnamed-"
 #: The fields that take the place of a shard's image column.
 _IMAGE_COLUMNS = ("images", "image")
 
@@ -183,7 +185,7 @@ def _keep_picture(picture: Mapping[str, Any], record: str, target: Path) -> str:
     One of the same name that is there, and is another picture, is kept: then this one gets a folder called `record`.
     """
     content = picture["bytes"]
-    path = PurePosixPath(picture.get("path") or f"{hashlib.sha256(content).hexdigest()[:24]}{_suffix(content)}")
+    path = PurePosixPath(picture.get("path") or _name(content))
     if path.is_absolute() or ".." in path.parts:
         path = PurePosixPath(path.name)
     path = path if path.parts[0] == "images" else PurePosixPath("images", path)
@@ -193,6 +195,15 @@ def _keep_picture(picture: Mapping[str, Any], record: str, target: Path) -> str:
         place = target / path
     _write(place, lambda out: out.write(content))
     return str(path)
+
+
+def _name(content: bytes) -> str:
+    return f"{_UNNAMED}{hashlib.sha256(content).hexdigest()[:24]}{_suffix(content)}"
+
+
+def is_unnamed(image: str) -> bool:
+    """Tell whether an image has got its name here, because its shard gives it none."""
+    return PurePosixPath(image).name.startswith(_UNNAMED)
 
 
 def _suffix(content: bytes) -> str:
