@@ -30,6 +30,8 @@ WRITERS = {
     "methods/reglora/config.py": "PEFT's own file in the folder of a training, before the training counts",
     "hosts/llamafactory/node_link.py": "the secret of a run over nodes, made with its mode, gone at the end",
     "hosts/llamafactory/sequence.py": "the device that keeps nothing, once nobody reads the lines",
+    "hosts/llamafactory/vllm_engine.py": "answers for the process that asks, in a folder that goes with it",
+    "hosts/llamafactory/vllm_scoring.py": "a picture kept in memory",
     "hosts/llamafactory/trial_process.py": "what is told to a process, in a folder that is gone when it ends",
 }
 

@@ -1,11 +1,11 @@
 """A Python that has loaded LLaMA-Factory already: a process of its is a fork, which starts in no time.
 
 `warm_environment` starts a server, which loads the host once, and writes small programs `python`, `llamafactory-cli`
-and `torchrun`. The first takes `-m llamafactory.cli ...`, hands its arguments, working folder, environment and streams
-to the server, and ends as the fork ends which the server makes for it. Any other command line it leaves to the real
-Python. What runs in a fork takes this program for `sys.executable`. So a sequence, its trial and its tasks are
-separate processes as ever, each with its own streams, signals and end; only the loading of the host is shared, most of
-the seconds that such a process takes.
+and `torchrun`. The first takes `-m llamafactory.cli ...`, or the same as `-c`, hands its arguments, working folder,
+environment and streams to the server, and ends as the fork ends which the server makes for it. Any other command line
+it leaves to the real Python. What runs in a fork takes this program for `sys.executable`. So a sequence, its trial and
+its tasks are separate processes as ever, each with its own streams, signals and end; only the loading of the host is
+shared, most of the seconds that such a process takes.
 """
 
 import contextlib
@@ -41,6 +41,8 @@ PROGRAM = """#!{python} -IS
 import json, os, signal, socket, sys
 
 arguments = [word for word in sys.argv[1:] if word not in ("-P", "-u")]
+if arguments[:2] == ["-c", "from llamafactory.cli import main; main()"]:
+    arguments = ["-m", "llamafactory.cli", *arguments[2:]]
 module = arguments[:1] == ["-m"] and arguments[1] in {modules}
 file = sys.argv[1:2] == ["-u"] and arguments[:1] and arguments[0].endswith(".py")
 environment = {{name: value for name, value in os.environ.items() if name.startswith({loaded_with})}}
@@ -175,5 +177,6 @@ if __name__ == "__main__":
         sys.argv = sys.argv[1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
+        sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as Python does
         sys.path.append(str(Path(__file__).parent))  # for a file of the tests
         runpy.run_path(sys.argv[0], run_name="__main__")

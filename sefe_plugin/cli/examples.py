@@ -25,7 +25,7 @@ EXAMPLES = {
     "judge": "sefe judge GQA runs/coin/predictions/GQA.jsonl --model Qwen1.5-32B-Chat",
     "smol": "sefe smol fetch models/smol",
     "smol fetch": "sefe smol fetch models/smol",
-    "smol llava": "sefe smol llava models/smol-llava",
+    "smol llava": "sefe smol llava models/smol-llava --projector projector.safetensors",
     "smol projector": "sefe smol projector projector.safetensors --steps 800",
     "minicoin": "sefe minicoin data data/minicoin",
     "minicoin data": "sefe minicoin data data/minicoin",

@@ -91,7 +91,8 @@ def build_report(
         matrices (T x T), the metrics "mft", "mfn", "maa", "bwt" (over T tasks), "bwt_earlier" (over T - 1) and
         "forgetting" (None where an entry is missing), and "losses": for each task its drop and the superficial and
         essential parts of it, or None; and, with an official matrix, "official": that "accuracy_matrix" and its
-        metrics; likewise "lenient". With the others: "zero_shot" and "retention" as given, this with its "losses";
+        metrics, which are None where it lacks a score that the strict one has; likewise "lenient". With
+        the others: "zero_shot" and "retention" as given, this with its "losses";
         "forward_transfer" with what can be computed of "unseen" and "learning", each with its mean, and with
         "single_task"; "trained_alone", "stderr_matrix" and "counts"; "unscored", a list in the order of tasks and
         sets.
@@ -117,7 +118,11 @@ def build_report(
     for name, matrix in (("official", official_matrix), ("lenient", lenient_matrix)):
         if matrix is not None:
             counted = _checked(f"{name}_matrix", matrix, len(tasks), len(tasks))
-            metrics = _metrics(counted, places) if name == "official" else _lenient_metrics(counted, accuracy, places)
+            whole = counted if name == "official" else _lenient_or_strict(counted, accuracy)
+            same = [[value is None for value in row] for row in whole] == [
+                [v is None for v in row] for row in accuracy
+            ]
+            metrics = _metrics(whole, places) if same else dict.fromkeys(METRICS)
             report[name] = {"accuracy_matrix": counted, **metrics}
     if zero_shot is not None:
         report["zero_shot"] = {
@@ -190,20 +195,13 @@ def _metrics(accuracy: Matrix, unscored: Collection[int]) -> dict[str, float | N
     }
 
 
-def _lenient_metrics(lenient: Matrix, accuracy: Matrix, unscored: Collection[int]) -> dict[str, float | None]:
-    """Compute the metrics of the lenient count; a task whose scorer makes no difference counts as in the strict one.
-
-    They are None where a task has both strict and lenient scores and not all of them, as where an earlier version
-    scored the first stages.
-    """
+def _lenient_or_strict(lenient: Matrix, accuracy: Matrix) -> Matrix:
+    """Return the lenient count, and the strict one for a task whose scorer makes no difference between the two."""
     makes_none = {j for j in range(len(accuracy)) if all(row[j] is None for row in lenient)}
-    whole = [
+    return [
         [strict if j in makes_none else counted for j, (strict, counted) in enumerate(zip(*rows, strict=True))]
         for rows in zip(accuracy, lenient, strict=True)
     ]
-    if [[value is None for value in row] for row in whole] != [[value is None for value in row] for row in accuracy]:
-        return dict.fromkeys(METRICS)
-    return _metrics(whole, unscored)
 
 
 def _forward_transfer(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from bench_whole_model import DEVICE, llava_config
+from bench_whole_model import DEVICE, DTYPE, llava_config
 from transformers import LlavaForConditionalGeneration
 
 from sefe_plugin.benchmarks.minicoin import BASE
@@ -27,16 +27,16 @@ from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
 TRAIN_SAMPLES, TEST_SAMPLES = 64, 8
 
 
-def write_base(folder: Path) -> None:
-    """Write a LLaVA-1.5-7B of random weights in bf16, with mini-CoIN's tokenizer and processor."""
+def write_base(folder: Path, shrink: int = 1) -> None:
+    """Write a LLaVA-1.5-7B of random weights, on a GPU in bf16, with mini-CoIN's tokenizer and processor."""
     own = json.loads((BASE / "config.json").read_text())
-    config = llava_config()
+    config = llava_config(shrink)
     config.image_token_index = config.image_token_id = own["image_token_index"]
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(config.text_config, key, own["text_config"][key])
     torch.manual_seed(0)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(DTYPE)
     try:
         with torch.device(DEVICE):
             model = LlavaForConditionalGeneration(config)
@@ -91,10 +91,11 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("changes", nargs="*", metavar="key=value")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--shrink", type=int, default=1, help="divide the sizes of the model by this, at most 16")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_intermixed_args()
     if not (options.folder / "base" / "config.json").is_file():
-        write_base(options.folder / "base")
+        write_base(options.folder / "base", options.shrink)
     recipe = own_recipe(options.recipe, options.folder)
     planned = subprocess.run(
         [sys.executable, "-m", "sefe_plugin.cli", "plan", recipe, "--gpus", "1", "--json", *options.changes],
@@ -109,6 +110,7 @@ def main() -> None:
     content = {
         "recipe": options.recipe.name,
         "changes": options.changes,
+        "shrink": options.shrink,
         "seconds": time.perf_counter() - start,
         "tasks": costs,
         "run_folder_bytes": sum(file.stat().st_size for file in run.rglob("*") if file.is_file()),

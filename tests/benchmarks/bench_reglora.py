@@ -1,11 +1,12 @@
 # ruff: noqa: N803 - A and B are the names of the factors in the papers
 """Measure RegLoRA's penalty, its memory and its key elements at the shapes of LLaVA-1.5-7B, rank 128, M = 2 %.
 
-    python tests/benchmarks/bench_reglora.py [--quick] [--device cpu|cuda] --json FILE
+    python tests/benchmarks/bench_reglora.py [--quick] [--device cpu|cuda] [--fused] [--shrink N] --json FILE
 
 On a CPU the seven matrices of one decoder layer are measured, on a GPU all 224 of the model. A and B are random; the
 key elements are those of other random A and B. Times are the least of several rounds in which all ways take turns, so
-that ratios do not depend on what else the machine does.
+that ratios do not depend on what else the machine does. `--shrink` divides the sizes of all matrices and the rank: a
+rehearsal, whose ratios say nothing.
 """
 
 import argparse
@@ -33,15 +34,18 @@ LAYER = {(4096, 4096): 4, (11008, 4096): 2, (4096, 11008): 1}
 WAYS = ("ours", "dense_reference", "gemm_floor", "olora")
 
 
-def factors(shape: tuple[int, int], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def factors(shape: tuple[int, int], rank: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Random A and B."""
-    return torch.randn(RANK, shape[1], device=device), torch.randn(shape[0], RANK, device=device)
+    return torch.randn(rank, shape[1], device=device), torch.randn(shape[0], rank, device=device)
 
 
 def ways_to_penalise(
-    A: torch.Tensor, B: torch.Tensor, union: KeyUnion, lists: torch.Tensor, earlier_A: torch.Tensor
+    A: torch.Tensor, B: torch.Tensor, union: KeyUnion, lists: torch.Tensor, earlier_A: torch.Tensor, fused: bool
 ) -> dict[str, Callable]:
-    """Value and gradient of one matrix, in every way; `lists` holds (row, column) of all tasks, int64."""
+    """Value and gradient of one matrix, in every way; `lists` holds (row, column) of all tasks, int64.
+
+    With `fused`, ours is that with Triton's kernels.
+    """
     A_leaf, B_leaf = A.clone().requires_grad_(), B.clone().requires_grad_()
     G = torch.randn(len(B), A.shape[1], device=A.device)
 
@@ -58,7 +62,7 @@ def ways_to_penalise(
         B @ A, B.T @ G, G @ A.T
 
     def ours():
-        matrix_penalty(A, B, union, 1.0)
+        matrix_penalty(A, B, union, 1.0, fused)
 
     return {"ours": ours, "dense_reference": dense_reference, "gemm_floor": gemm_floor, "olora": olora}
 
@@ -102,12 +106,14 @@ def resident_set(entry: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(entry))
 
 
-def measure_shape(shape: tuple[int, int], numbers: tuple[int, ...], rounds: int, device: str) -> dict:
+def measure_shape(
+    shape: tuple[int, int], rank: int, numbers: tuple[int, ...], rounds: int, device: str, fused: bool
+) -> dict:
     """All figures of one matrix: finding and loading, and per number of earlier tasks the penalty."""
     numel, count = shape[0] * shape[1], key_count(RATIO, *shape)
-    adapters = [factors(shape, device) for _ in range(max(numbers))]
+    adapters = [factors(shape, rank, device) for _ in range(max(numbers))]
     codes = [encode(find_key_elements(A, B, RATIO), numel) for A, B in adapters]
-    A, B = factors(shape, device)
+    A, B = factors(shape, rank, device)
     finding = {
         "find": lambda: find_key_elements(A, B, RATIO),
         "full_topk": lambda: (B @ A).abs_().flatten().topk(count),
@@ -120,13 +126,15 @@ def measure_shape(shape: tuple[int, int], numbers: tuple[int, ...], rounds: int,
         figures["find"].update(seconds({"read_file": lambda: read_key_elements(file)}, rounds, device))
     for number in numbers:
         union = KeyUnion.of_tasks(codes[:number], shape, A.device)
-        peak = extra_peak(lambda union=union: matrix_penalty(A, B, union, 1.0), device)
         flat = torch.cat([decode(task, numel) for task in codes[:number]])
         lists = torch.stack([flat // shape[1], flat % shape[1]], 1)
         earlier_A = torch.cat([earlier for earlier, _ in adapters[:number]])
+        ways = ways_to_penalise(A, B, union, lists, earlier_A, fused)
+        ways["ours"]()  # compiles the kernels, if any
+        peak = extra_peak(ways["ours"], device)
         load = {"load": lambda number=number: KeyUnion.of_tasks(codes[:number], shape, A.device)}
         figures["tasks"][number] = {
-            **seconds(ways_to_penalise(A, B, union, lists, earlier_A), rounds, device),
+            **seconds(ways, rounds, device),
             **seconds(load, 1, device),
             "bytes_per_element_resident": len(union.codes) / (count * number),
             "extra_peak_mb": peak,
@@ -135,10 +143,10 @@ def measure_shape(shape: tuple[int, int], numbers: tuple[int, ...], rounds: int,
     return figures
 
 
-def summarise(shapes: dict[tuple[int, int], dict], number: int, device: str) -> dict:
+def summarise(shapes: dict[tuple[int, int], dict], layer: dict, number: int, device: str) -> dict:
     """The figures of a layer (CPU) or of the model (GPU) at one number of earlier tasks, the issue of ratios."""
     times = LAYERS if device == "cuda" else 1
-    weights = {shape: LAYER[shape] * times for shape in shapes}
+    weights = {shape: layer[shape] * times for shape in shapes}
     elements = {shape: key_count(RATIO, *shape) for shape in shapes}
 
     def total(value: Callable) -> float:
@@ -169,19 +177,25 @@ def main() -> None:
         "--quick", action="store_true", help="only 7 earlier tasks of a 4096 x 4096 matrix, two rounds"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--fused", action="store_true", help="ours with Triton's kernels; needs a GPU")
+    parser.add_argument("--shrink", type=int, default=1, help="divide the sizes by this, at most 16")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     torch.manual_seed(0)
     numbers, rounds = ((7,), 2) if options.quick else ((1, 3, 7, 15), 3)
+    rank = RANK // options.shrink
+    layer = {(rows // options.shrink, cols // options.shrink): count for (rows, cols), count in LAYER.items()}
     measured = {
-        shape: measure_shape(shape, numbers, rounds, options.device)
-        for shape in (list(LAYER)[:1] if options.quick else LAYER)
+        shape: measure_shape(shape, rank, numbers, rounds, options.device, options.fused)
+        for shape in (list(layer)[:1] if options.quick else layer)
     }
     device = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
     content = {
-        **summarise(measured, 7, options.device),
-        "by_number_of_tasks": {number: summarise(measured, number, options.device) for number in numbers},
+        **summarise(measured, layer, 7, options.device),
+        "by_number_of_tasks": {number: summarise(measured, layer, number, options.device) for number in numbers},
         "by_shape": {f"{rows}x{cols}": figures for (rows, cols), figures in measured.items()},
+        "shrink": options.shrink,
+        "fused": options.fused,
         "device": device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -110,7 +110,7 @@ def test_the_model_and_the_recipe_of_true_size_in_small(monkeypatch, tmp_path):
         setattr(config.vision_config, name, value)
     config.text_config.num_attention_heads = config.text_config.num_key_value_heads = 4
     config.text_config.head_dim = config.vision_config.num_attention_heads = 16
-    monkeypatch.setattr(bench_real_size, "llava_config", lambda: config)
+    monkeypatch.setattr(bench_real_size, "llava_config", lambda shrink: config)
     bench_real_size.write_base(tmp_path / "base")
     recipe = bench_real_size.own_recipe(FOLDER.parents[1] / "recipes" / "coin_sefe_qlora.yaml", tmp_path)
     keys = yaml.safe_load(recipe.read_text())

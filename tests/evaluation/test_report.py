@@ -71,6 +71,10 @@ def test_what_a_reader_would_accept_stands_beside_the_strict_numbers_by_its_name
     assert both["lenient"]["mfn"] == pytest.approx((70 + 80 + 40) / 3)
     half = build_report(TASKS, ACCURACY, FORMATS, lenient_matrix=[[None] * 3, *lenient[1:]])
     assert half["lenient"]["mfn"] is None  # an earlier version scored the first stage
+    # what lacks a task would be the mean of others
+    partly = [[90.0, None, None], [80.0, None, None], [70.0, None, 60.0]]
+    official = build_report(TASKS, ACCURACY, FORMATS, official_matrix=partly)["official"]
+    assert (official["mft"], official["mfn"], official["accuracy_matrix"]) == (None, None, partly)
     write_report(tmp_path, both, "a title")
     assert load_report(tmp_path) == both
     text = (tmp_path / "report.md").read_text(encoding="utf-8")

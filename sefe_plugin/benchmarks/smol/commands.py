@@ -29,7 +29,13 @@ def add_commands(commands: argparse._SubParsersAction) -> argparse._SubParsersAc
     )
     llava.add_argument("folder", type=Path, metavar="FOLDER", help="where to write")
     _add_language_model(llava)
-    llava.add_argument("--projector", type=Path, metavar="FILE", help="its projector (default: the one that ships)")
+    llava.add_argument(
+        "--projector",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="its projector, as `sefe smol projector` writes it",
+    )
     llava.set_defaults(run=_llava)
     projector = smol_commands.add_parser("projector", help="train a projector for `sefe smol llava` (long on a CPU)")
     projector.add_argument("file", type=Path, metavar="FILE", help="where to write; a .safetensors file")
@@ -63,9 +69,11 @@ def _fetch(options: argparse.Namespace) -> None:
 def _llava(options: argparse.Namespace) -> None:
     _require_model(options.language_model)
     _require_new(options.folder)
-    from sefe_plugin.benchmarks.smol.llava import PROJECTOR, build
+    if not options.projector.is_file():
+        raise ValueError(f"{options.projector} is no file. `sefe smol projector {options.projector}` trains one.")
+    from sefe_plugin.benchmarks.smol.llava import build
 
-    build(options.folder, options.language_model, options.projector or PROJECTOR)
+    build(options.folder, options.language_model, options.projector)
     print(  # noqa: T201
         f"{options.folder}: name it as `model_name_or_path`, with `template: llava` and `default_system: ''`, for "
         "`benchmark: minicoin`."

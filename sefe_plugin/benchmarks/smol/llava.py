@@ -1,6 +1,6 @@
 """A LLaVA with a real language model: mini-CoIN's vision tower, a small projector, and SmolLM2 or another Llama.
 
-Only the projector ships, for SmolLM2-135M-Instruct. It is trained with tower and language model frozen, in two steps:
+The projector is trained with tower and language model frozen, in two steps:
 first each image token is drawn to the mean embedding of the words that name what it shows, then the language model
 answers mini-CoIN's pre-training questions about pictures (`minicoin.corpus`), and only the projector learns.
 """
@@ -26,8 +26,6 @@ from sefe_plugin.files import replacing, replacing_folder
 
 logger = logging.getLogger(__name__)
 
-#: The projector that ships.
-PROJECTOR = Path(__file__).parent / "projector.safetensors"
 NAMING_STEPS, ANSWERING_STEPS = 3000, 800
 _BATCH, _NAMING_BATCH = 8, 64
 _NAMING_RATE, _ANSWERING_RATE = 1e-3, 5e-4
@@ -35,7 +33,7 @@ _NAMING_RATE, _ANSWERING_RATE = 1e-3, 5e-4
 PICTURES = 4000
 
 
-def build(folder: Path, language_model: Path, projector: Path = PROJECTOR) -> None:
+def build(folder: Path, language_model: Path, projector: Path) -> None:
     """Write the model as a folder for `model_name_or_path`, with `template: llava` and `default_system: ""`.
 
     Args:

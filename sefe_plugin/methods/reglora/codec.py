@@ -87,7 +87,7 @@ def decode(codes: torch.Tensor, numel: int) -> torch.Tensor:
         raise ValueError("codes end in a skip that leads to no position")
     if (~marks[:-1] & (codes[:-1] < _LARGEST) & (codes[1:] >= codes[:-1])).any():
         raise ValueError("codes skip in steps that do not fall")
-    indices = torch.cumsum(_steps(codes, marks), 0, dtype=torch.int64)[marks] - 1
+    indices = torch.cumsum(steps_of(codes), 0, dtype=torch.int64)[marks] - 1
     if indices[-1] >= numel:
         raise ValueError(f"codes lead to position {int(indices[-1])} of a matrix of {numel} elements")
     return indices
@@ -110,10 +110,14 @@ def walk(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         (tensor([  0,   3, 251, 300], dtype=torch.int32), tensor([ True,  True, False,  True]))
     """
     marks = codes < _SKIP
-    return torch.cumsum(_steps(codes, marks), 0, dtype=torch.int32) - 1, marks
+    return torch.cumsum(steps_of(codes), 0, dtype=torch.int32) - 1, marks
 
 
-def _steps(codes: torch.Tensor, marks: torch.Tensor) -> torch.Tensor:
-    """Return by how many positions every byte moves on, int16."""
+def steps_of(codes: torch.Tensor) -> torch.Tensor:
+    """Return by how many positions every byte moves on: int16, the shape of `codes`.
+
+    Args:
+        codes: uint8.
+    """
     codes = codes.short()
-    return torch.where(marks, codes + 1, _SKIP << (codes - _SKIP).clamp_(min=0))
+    return torch.where(codes < _SKIP, codes + 1, _SKIP << (codes - _SKIP).clamp_(min=0))

@@ -48,7 +48,7 @@ class MatrixPenalty(torch.autograd.Function):
 
 @torch.no_grad()
 def matrix_penalty(
-    A: torch.Tensor, B: torch.Tensor, union: KeyUnion, weight: float
+    A: torch.Tensor, B: torch.Tensor, union: KeyUnion, weight: float, fused: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute the penalty on one matrix and its gradient, in fp32.
 
@@ -59,6 +59,7 @@ def matrix_penalty(
         B: Shape (out_features, rank).
         union: The key elements of the earlier tasks.
         weight: Factor of the whole.
+        fused: Whether a GPU takes the kernels of `fused`; not timed yet. A small matrix never does.
 
     Returns:
         The penalty, shape (); its gradient by A, shape of `A`; its gradient by B, shape of `B`. All fp32.
@@ -66,6 +67,11 @@ def matrix_penalty(
     with torch.autocast(A.device.type, enabled=False):
         A_T, B = A.T.float().contiguous(), B.float().contiguous()
         total, grad_A_T, grad_B = A_T.new_zeros(()), torch.zeros_like(A_T), torch.zeros_like(B)
+        if fused and union.decoded is None:
+            from sefe_plugin.methods.reglora.fused import add_fused
+
+            total = add_fused(A_T, B, union, grad_A_T, grad_B)
+            return weight * total, grad_A_T.mul_(weight).T, grad_B.mul_(weight)
         add_panel = _add_at_positions if A.device.type == "cpu" and len(B) >= _LARGE else _add_dense
         for panel in union.decode(A.device):
             span = slice(panel.start, panel.start + panel.width)

@@ -117,10 +117,22 @@ class KeyUnion:
             for start, width, positions, times in self.decoded:
                 yield Panel(start, width, positions.to(device), times.to(device))
             return
+        for start, width, codes, sets in self.coded(device):
+            yield Panel(start, width, *_united(codes, sets))
+
+    def coded(self, device: torch.device) -> Iterator[tuple[int, int, torch.Tensor, list[int]]]:
+        """Yield the panels that have key elements as they are kept.
+
+        Args:
+            device: Where the codes lie; what lies elsewhere is brought there.
+
+        Yields:
+            First column, number of columns, the codes of the sets one after another, and their lengths.
+        """
         pieces = self.codes.to(device, non_blocking=True).split([sum(sets) for *_, sets in self.panels])
         for codes, (start, width, sets) in zip(pieces, self.panels, strict=True):
             if sets:
-                yield Panel(start, width, *_united(codes, sets))
+                yield start, width, codes, sets
 
 
 def _united(codes: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
