@@ -109,6 +109,7 @@ def test_datasets_that_a_user_has_added_reach_the_run(tmp_path):
     entry = {"file_name": "VizWiz/train_x20.json", "formatting": "sharegpt"}
     own = {"file_name": "VizWiz/train.jsonl"}
     (tmp_path / "dataset_info.json").write_text(json.dumps({"vizwiz_x20": entry, "ucit_vizwiz_train": own}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"images": str(tmp_path)}))
     load_benchmark("ucit").prepare(tmp_path / "run", {"dataset_dir": str(tmp_path)})
     info = json.loads((tmp_path / "run" / "dataset_info.json").read_text())
     assert info["vizwiz_x20"] == entry | {"file_name": str(tmp_path / "VizWiz/train_x20.json")}
