@@ -122,7 +122,12 @@ def test_the_base_is_scored_first_and_all_tasks_after_each(run, tmp_path):
     assert lines[0].endswith(" s | A 50.0  B 50.0  C 50.0  general 100.0")
     assert lines[1].endswith(" s | A 100.0 | mean 100.0 | general 50.0")
     report = read_json(tmp_path / "run/report.json")
-    assert report["zero_shot"] == {"accuracy": [50.0] * 3, "format": [100.0] * 3, "stderr": [25.0] * 3}
+    assert report["zero_shot"] == {
+        "accuracy": [50.0] * 3,
+        "format": [100.0] * 3,
+        "stderr": [25.0] * 3,
+        "lenient": [50.0] * 3,
+    }
     assert report["retention"]["stderr_matrix"] == [[0.0], [25.0], [25.0], [25.0]]
     assert report["accuracy_matrix"] == [[100, 50, 50], [100, 100, 50], [100, 100, 100]]
     assert report["forward_transfer"] == {"unseen": [0.0, 0.0], "unseen_mean": 0.0}

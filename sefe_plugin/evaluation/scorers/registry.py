@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-import yaml
-
 from sefe_plugin.answers.styles import BRIEF, MULTIPLE_CHOICE, SHORT_ANSWER, YES_NO
 from sefe_plugin.answers.texts import BOX
 from sefe_plugin.evaluation.scorers.base import NoScorer, RecordScorer, Scorer
@@ -225,6 +223,8 @@ def spec_text(spec: Spec) -> str:
     """
     if isinstance(spec, str):
         return spec
+    import yaml
+
     return yaml.safe_dump(
         dict(spec), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True
     ).strip()
@@ -242,6 +242,8 @@ def read_spec(text: str) -> Any:
     """
     if not text.lstrip().startswith("{"):
         return text
+    import yaml
+
     try:
         return plain_spec(yaml.safe_load(text))
     except yaml.YAMLError as error:
