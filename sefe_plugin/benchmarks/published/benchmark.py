@@ -1,5 +1,6 @@
 """A published benchmark in a recipe: it runs on what `sefe prepare` wrote."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,7 @@ class PublishedBenchmark(Benchmark):
                     f"data of {task.name} is missing: {' and '.join(absent)}. Get the annotations ({self.origins()}) "
                     f"and the images ({task.images}), then: sefe prepare {self.name} SOURCE --out {root}"
                 )
-        if (root / DONE).is_dir() or (self.own_layout is None and not missing):
+        if os.path.isdir(root / DONE) or (self.own_layout is None and not missing):  # noqa: PTH112 - no name is too long for it
             return [
                 f"{root} is not complete: it has no {MANIFEST_FILE}, which `sefe prepare` writes last. Run the same "
                 f"`sefe prepare {self.name}` again; it goes on where it stopped."
@@ -131,7 +132,7 @@ def _read_manifest(root: Path) -> dict[str, Any] | None:
     """Return what `sefe prepare` says of a folder; None where this version of it has not written it."""
     try:
         manifest = read_json(root / MANIFEST_FILE)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         return None
