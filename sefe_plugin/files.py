@@ -45,6 +45,11 @@ def is_file(path: str | Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - `Path.is_file` fails at such a path
 
 
+def is_folder(path: str | Path) -> bool:
+    """Tell whether a folder exists; there is none at a path that is too long for the system."""
+    return os.path.isdir(path)  # noqa: PTH112 - as above
+
+
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield the path of a folder beside `folder`, which takes its place when the block ends without an error.

@@ -33,16 +33,16 @@ def tokenizer_with(tokens: list[str], named: dict[str, str] | None = None):
 
 
 def _tokenizer():
-    """Return the tokenizer with Qwen's special tokens, and their ids by name."""
+    """Return the tokenizer with Qwen's special tokens, and the keys of a configuration that name them."""
     names = {name: f"<|{name}|>" for name in _SPECIAL}
     tokenizer = tokenizer_with(list(names.values()), {"image_token": names["image_pad"]})
-    return tokenizer, {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    keys = {"vision_start": "vision_start", "vision_end": "vision_end", "image": "image_pad", "video": "video_pad"}
+    return tokenizer, {f"{key}_token_id": tokenizer.convert_tokens_to_ids(names[name]) for key, name in keys.items()}
 
 
-def write_tiny_qwen2_vl(folder: Path, tied: bool = False) -> None:
-    """Write a Qwen2-VL with its tokenizer and processor; a picture of mini-CoIN is four tokens."""
-    tokenizer, ids = _tokenizer()
-    text = {
+def _text(tokenizer) -> dict:
+    """Return the configuration of the language model."""
+    return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -51,13 +51,16 @@ def write_tiny_qwen2_vl(folder: Path, tied: bool = False) -> None:
         "num_key_value_heads": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
     }
+
+
+def write_tiny_qwen2_vl(folder: Path, tied: bool = False) -> None:
+    """Write a Qwen2-VL with its tokenizer and processor; a picture of mini-CoIN is four tokens."""
+    tokenizer, ids = _tokenizer()
     config = Qwen2VLConfig(
-        text_config=text,
+        text_config=_text(tokenizer),
         vision_config={"depth": 1, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2},
         tie_word_embeddings=tied,
-        **{f"{name}_token_id": ids[name] for name in ("vision_start", "vision_end")},
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
+        **ids,
     )
     torch.manual_seed(0)
     Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
@@ -70,23 +73,12 @@ def write_tiny_qwen2_vl(folder: Path, tied: bool = False) -> None:
 def write_tiny_qwen2_5_vl(folder: Path, tied: bool = False) -> None:
     """Write a Qwen2.5-VL with its tokenizer and processor; a picture of mini-CoIN is four tokens."""
     tokenizer, ids = _tokenizer()
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-    }
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
     config = Qwen2_5_VLConfig(
-        text_config=text,
+        text_config=_text(tokenizer),
         vision_config={**vision, "fullatt_block_indexes": [0]},
         tie_word_embeddings=tied,
-        **{f"{name}_token_id": ids[name] for name in ("vision_start", "vision_end")},
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
+        **ids,
     )
     torch.manual_seed(0)
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
@@ -99,24 +91,12 @@ def write_tiny_qwen2_5_vl(folder: Path, tied: bool = False) -> None:
 def write_tiny_qwen3_vl(folder: Path, tied: bool = False) -> None:
     """Write a Qwen3-VL likewise, whose vision tower also adds to later layers of the language model."""
     tokenizer, ids = _tokenizer()
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
-    }
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
     config = Qwen3VLConfig(
-        text_config=text,
+        text_config=_text(tokenizer) | {"num_hidden_layers": 3, "head_dim": 16},
         vision_config={**vision, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
         tie_word_embeddings=tied,
-        **{f"{name}_token_id": ids[name] for name in ("vision_start", "vision_end")},
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
+        **ids,
     )
     torch.manual_seed(0)
     Qwen3VLForConditionalGeneration(config).save_pretrained(folder)

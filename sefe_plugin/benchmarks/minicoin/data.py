@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from sefe_plugin.benchmarks.base import VALIDATION_SEEDS
 from sefe_plugin.benchmarks.minicoin.draw import SIDE, Picture
 from sefe_plugin.benchmarks.minicoin.tasks import TASKS, Item, Task
 from sefe_plugin.files import write_text
@@ -16,8 +17,6 @@ from sefe_plugin.files import write_text
 __all__ = ["TASKS", "VALIDATION_SEEDS", "write_data"]
 
 IMAGE_TAG = "<image>\n"
-#: Data of this seed and above is for choosing settings: its test files never share an item with those of lower seeds.
-VALIDATION_SEEDS = 1000
 #: The smallest part of the smallest task holds over twice as many different items.
 MAX_SIZE = 10_000
 

@@ -1,6 +1,5 @@
 """A published benchmark in a recipe: it runs on what `sefe prepare` wrote."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from sefe_plugin.benchmarks.published.layout import (
     declared_datasets,
 )
 from sefe_plugin.benchmarks.published.tables import Published
-from sefe_plugin.files import is_file, read_json, write_json
+from sefe_plugin.files import is_file, is_folder, read_json, write_json
 
 
 #: What a recipe reads in a manifest beside its version.
@@ -60,7 +59,7 @@ class PublishedBenchmark(Benchmark):
                     f"data of {task.name} is missing: {' and '.join(absent)}. Get the annotations ({self.origins()}) "
                     f"and the images ({task.images}), then: sefe prepare {self.name} SOURCE --out {root}"
                 )
-        if os.path.isdir(root / DONE) or (self.own_layout is None and not missing):  # noqa: PTH112 - no name is too long for it
+        if is_folder(root / DONE) or (self.own_layout is None and not missing):
             return [
                 f"{root} is not complete: it has no {MANIFEST_FILE}, which `sefe prepare` writes last. Run the same "
                 f"`sefe prepare {self.name}` again; it goes on where it stopped."
@@ -119,8 +118,8 @@ class PublishedBenchmark(Benchmark):
             return [f"{root} holds {manifest['benchmark']}, and the recipe names `benchmark: {self.name}`. Mend one."]
         files = [dataset_file(root, task.name, split) for task in self.tasks for split in ("train", "test")]
         found = [f"{file} is missing. Run `sefe prepare {self.name}` again." for file in files if not is_file(file)]
-        images = Path(arguments.get("media_dir") or manifest["images"])
-        if not images.is_dir():
+        images = arguments.get("media_dir") or manifest["images"]
+        if not is_folder(images):
             found.append(
                 f"the folder of {self.published.title}'s images, {images}, does not exist. Set `media_dir` to where "
                 "it is now."

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sefe_plugin.benchmarks.base import VALIDATION_SEEDS
 from sefe_plugin.benchmarks.styles.tasks import TASKS, Item, Task
 from sefe_plugin.files import read_json, replacing_folder, write_json
 
 
-#: Data of this seed and above is for choosing settings: its test files never share an item with those of lower seeds.
-VALIDATION_SEEDS = 1000
 #: Test samples of each task.
 TEST_SIZE = 40
 

@@ -1,7 +1,7 @@
 """The seven tasks of `styles`: questions on text in seven answer formats, drawn by rule.
 
-Every task asks for its own form of answer, and all but Choices and Counting also teach something that no model knows,
-such as nicknames, so that both the style and the content of a task can be lost. Lines that ask for a form are CoIN's.
+Example: Choices wants a letter, Reasons a sentence. Classes, Reasons, Boxes and Reading also teach something that no
+model knows, such as nicknames. So both the style and the content of a task can be lost.
 """
 
 import random

@@ -23,7 +23,7 @@ from sefe_plugin.cli import main
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory):
-    """A random Llama with the tokenizer of the tiny base, less its image token."""
+    """A random Llama with the tokenizer of the tiny base, which has an image token already."""
     folder = tmp_path_factory.mktemp("llama")
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     torch.manual_seed(0)
