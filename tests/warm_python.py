@@ -177,6 +177,6 @@ if __name__ == "__main__":
         sys.argv = sys.argv[1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
-        sys.path.insert(0, str(Path(sys.argv[0]).parent))  # as Python does
-        sys.path.append(str(Path(__file__).parent))  # for a file of the tests
+        # for a file of the tests, whose `conftest` is theirs and not that of a folder; then for what lies beside a file
+        sys.path += [str(Path(__file__).parent), str(Path(sys.argv[0]).parent)]
         runpy.run_path(sys.argv[0], run_name="__main__")

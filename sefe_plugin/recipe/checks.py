@@ -5,8 +5,9 @@ from typing import Any
 
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.methods import methods, unusable_methods
+from sefe_plugin.recipe.combinations import key_value_errors
 from sefe_plugin.recipe.keys import HostKeys
-from sefe_plugin.recipe.options import key_value_errors, plugin_keys
+from sefe_plugin.recipe.options import plugin_keys
 from sefe_plugin.words import near, shown
 from sefe_plugin.zero import read_deepspeed
 

@@ -7,7 +7,7 @@ import pytest
 
 from sefe_plugin.data import added
 from sefe_plugin.data.added import added_samples, draw, mix_names, replay_counts
-from sefe_plugin.recipe.options import key_value_errors
+from sefe_plugin.recipe.combinations import key_value_errors
 
 
 def test_examples():

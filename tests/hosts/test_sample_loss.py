@@ -13,7 +13,7 @@ from transformers.integrations.deepspeed import is_deepspeed_available, unset_hf
 
 from sefe_plugin.hosts.llamafactory.sample_loss import sample_loss, sample_weighted
 from sefe_plugin.methods.gradients import gathered
-from sefe_plugin.recipe.options import key_value_errors
+from sefe_plugin.recipe.combinations import key_value_errors
 
 
 ZERO2 = Path(__file__).parents[1] / "deepspeed" / "zero2.json"

@@ -9,8 +9,9 @@ from safetensors.numpy import save_file
 from sefe_plugin.methods.reglora.config import RegLoraConfig
 from sefe_plugin.methods.reglora.model import OFFLOADS
 from sefe_plugin.options import choices_of, option_types
-from sefe_plugin.recipe import options
-from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, key_value_errors, plugin_keys
+from sefe_plugin.recipe import combinations
+from sefe_plugin.recipe.combinations import key_value_errors
+from sefe_plugin.recipe.options import SEQUENCE_KEYS, all_keys_of_scope, plugin_keys
 
 
 def test_choices_are_those_of_reglora():
@@ -83,12 +84,12 @@ def test_stacked_adapter_must_be_there(tmp_path):
 
 
 def test_vllm_is_asked_for_only_where_it_is_installed(monkeypatch):
-    monkeypatch.setattr(options, "find_spec", lambda name: None)
+    monkeypatch.setattr(combinations, "find_spec", lambda name: None)
     (error,) = key_value_errors({"scoring_backend": "vllm"})
     assert "needs vLLM, which is not installed here" in error
     assert "`scoring_python: PATH`" in error
     assert key_value_errors({"scoring_backend": "vllm", "scoring_python": sys.executable}) == []
-    monkeypatch.setattr(options, "find_spec", lambda name: name)
+    monkeypatch.setattr(combinations, "find_spec", lambda name: name)
     assert key_value_errors({"scoring_backend": "vllm"}) == []
     (error,) = key_value_errors({"scoring_backend": "vlm"})
     assert "must be one of ('generate', 'vllm'); got 'vlm'" in error

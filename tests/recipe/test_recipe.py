@@ -452,7 +452,7 @@ def test_scores_and_merged_models_follow_training():
 
 
 def test_vllm_scores_sequences_only(monkeypatch):
-    monkeypatch.setattr("sefe_plugin.recipe.options.find_spec", lambda name: name)
+    monkeypatch.setattr("sefe_plugin.recipe.combinations.find_spec", lambda name: name)
     keys = {"do_train": True, "test_sets": [{"name": "A"}], "scoring_backend": "vllm"}
     (error,) = single_run_errors(keys, host_keys())
     assert error.startswith("`scoring_backend` belongs to a sequence")
@@ -507,7 +507,7 @@ def test_a_comma_in_the_run_folder_is_refused_where_adapters_are_trained(recipe)
 
 @pytest.mark.parametrize("carry", ["stack", "continue"])
 def test_vllm_needs_merged_models_for_padding_and_whole_modules(recipe, monkeypatch, carry):
-    monkeypatch.setattr("sefe_plugin.recipe.options.find_spec", lambda name: name)
+    monkeypatch.setattr("sefe_plugin.recipe.combinations.find_spec", lambda name: name)
     keys = {"carry": carry, "scoring_backend": "vllm", "pad_images": True, "additional_target": "lm_head"}
     assert [error.split(" with")[0] for error in errors_of(recipe | keys)] == ["`pad_images`", "`additional_target`"]
 

@@ -160,7 +160,7 @@ def test_faults_of_a_reference(recipe, tmp_path, made, expected):
     ],
 )
 def test_what_cannot_be_combined(recipe, monkeypatch, changes, expected):
-    monkeypatch.setattr("sefe_plugin.recipe.options.find_spec", lambda name: True)
+    monkeypatch.setattr("sefe_plugin.recipe.combinations.find_spec", lambda name: True)
     assert any(expected in error for error in errors_of(recipe | changes))
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from sefe_plugin.methods import methods
 from sefe_plugin.options import option_types, own_options
+from sefe_plugin.recipe.combinations import key_value_errors
 from sefe_plugin.recipe.options import (
     DATA_OPTIONS,
     SEQUENCE_KEYS,
     ImageOptions,
-    key_value_errors,
     method_options,
 )
 
