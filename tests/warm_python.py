@@ -167,7 +167,8 @@ def _load() -> None:
     import sefe_plugin.hosts.llamafactory.trial  # noqa: F401
 
     gc.freeze()  # no fork looks through what was loaded
-    tqdm.set_lock(threading.RLock())  # its own is one of all forks: one that is killed with it would stop all others
+    # its own lock is one of all forks: one that is killed with it would stop all others
+    tqdm.set_lock(threading.RLock())
 
 
 if __name__ == "__main__":
@@ -177,6 +178,6 @@ if __name__ == "__main__":
         sys.argv = sys.argv[1:]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
-        # for a file of the tests, whose `conftest` is theirs and not that of a folder; then for what lies beside a file
+        # for a file of the tests, whose `conftest` is theirs and not a folder's; then for what lies beside a file
         sys.path += [str(Path(__file__).parent), str(Path(sys.argv[0]).parent)]
         runpy.run_path(sys.argv[0], run_name="__main__")
