@@ -10,10 +10,10 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     """Add `score` to the subcommands of `sefe`."""
     score = commands.add_parser(
         "score",
-        help="score answers again, without the model: those of a run, or one file of CoIN's",
-        usage="sefe score RUN [--scorer TASK=NAME ...] | sefe score TASK FILE.jsonl [--mode MODE]",
+        help="score answers again, without the model: those of a run, or one file of a benchmark's task",
+        usage="sefe score RUN [--scorer TASK=NAME ...] | sefe score TASK FILE.jsonl [--benchmark NAME] [--mode MODE]",
     )
-    score.add_argument("target", metavar="RUN | TASK", help="run folder; or a task of CoIN, such as ScienceQA")
+    score.add_argument("target", metavar="RUN | TASK", help="run folder; or a task, such as ScienceQA")
     score.add_argument("file", nargs="?", type=Path, metavar="FILE.jsonl", help="predictions/TASK.jsonl of a run")
     score.add_argument(
         "--scorer",
@@ -22,6 +22,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         metavar="TASK=NAME",
         help="of a run: another scorer for a task or retention set",
     )
+    score.add_argument("--benchmark", metavar="NAME", help="of a file: the task's benchmark (default: coin)")
     score.add_argument(
         "--mode",
         help="of a file: official, equal to the official scripts; clean, their quirks mended (default: clean)",
@@ -30,14 +31,15 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    if options.file is None and options.mode:
-        raise ValueError("`--mode` is for a file: sefe score TASK FILE.jsonl --mode MODE.")
+    for flag in ("mode", "benchmark"):
+        if options.file is None and getattr(options, flag):
+            raise ValueError(f"`--{flag}` is for a file: sefe score TASK FILE.jsonl --{flag} {flag.upper()}.")
     if options.file is not None and options.scorer:
         raise ValueError("`--scorer` is for a run: sefe score RUN --scorer TASK=NAME.")
     if options.file is None:
         _score_run(Path(options.target), options.scorer)
     else:
-        _score_file(options.target, options.file, options.mode or "clean")
+        _score_file(options.target, options.file, options.mode or "clean", options.benchmark or "coin")
 
 
 def _score_run(run: Path, scorers: list[str]) -> None:
@@ -54,14 +56,11 @@ def _score_run(run: Path, scorers: list[str]) -> None:
         print("Change `scorer` in the recipe too: a run of it scores by what it says.", file=sys.stderr)
 
 
-def _score_file(task: str, file: Path, mode: str) -> None:
-    from sefe_plugin.benchmarks.coin.score_file import score_file
+def _score_file(task: str, file: Path, mode: str, benchmark: str) -> None:
+    from sefe_plugin.benchmarks.score_file import score_file
 
-    result = score_file(task, file, mode)
+    result = score_file(task, file, mode, benchmark)
     # the accuracy alone goes to standard output, so that scripts can read it
     print(f"{result.accuracy:.4f}", flush=True)
-    print(
-        f"{task}, {mode}: accuracy {result.accuracy:.4f} %, right format {result.formatted:.4f} %, "
-        f"{result.count} answers",
-        file=sys.stderr,
-    )
+    formatted = "" if result.formatted is None else f"right format {result.formatted:.4f} %, "
+    print(f"{task}, {mode}: accuracy {result.accuracy:.4f} %, {formatted}{result.count} answers", file=sys.stderr)

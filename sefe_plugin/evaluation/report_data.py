@@ -63,6 +63,7 @@ def build_report(
     counts: Mapping[str, int] | None = None,
     unscored: Collection[str] = (),
     lenient_matrix: Matrix | None = None,
+    parts: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
 ) -> dict:
     """Compute everything that a report says.
 
@@ -85,6 +86,7 @@ def build_report(
             go over the others. With such tasks the accuracy matrix must have the rows of finished tasks alone.
         lenient_matrix: Accuracy as a reader counts it, whatever the format of the answers, in the same shape; None
             where a scorer makes no such difference.
+        parts: What the accuracies of some tasks are the means of: task -> "learned" and "end" -> part -> percent.
 
     Returns:
         Plain data for JSON: "tasks", "num_scored_tasks" (the metrics describe these first tasks, see `metrics`), both
@@ -94,8 +96,8 @@ def build_report(
         metrics, which are None where it lacks a score that the strict one has; likewise "lenient". With
         the others: "zero_shot" and "retention" as given, this with its "losses";
         "forward_transfer" with what can be computed of "unseen" and "learning", each with its mean, and with
-        "single_task"; "trained_alone", "stderr_matrix" and "counts"; "unscored", a list in the order of tasks and
-        sets.
+        "single_task"; "trained_alone", "stderr_matrix", "counts" and "parts"; "unscored", a list in the order of tasks
+        and sets.
 
     Raises:
         ValueError: Where there are no tasks, or a matrix does not fit them or holds anything but percentages.
@@ -141,6 +143,8 @@ def build_report(
         if not all(type(count) is int and count > 0 for count in counts.values()):
             raise ValueError(f"counts must be whole numbers above 0, got {dict(counts)}")
         report["counts"] = dict(counts)
+    if parts:
+        report["parts"] = parts
     if names := [name for name in (*tasks, *(retention or {}).get("sets", ())) if name in unscored]:
         report["unscored"] = names
     return report

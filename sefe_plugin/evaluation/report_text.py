@@ -28,6 +28,11 @@ ABOUT_LENIENT = (
     "difference; in the metrics such a task counts as in the strict table."
 )
 
+ABOUT_PARTS = "The accuracy of these tasks is the mean of several scores of the whole test set."
+
+#: The rows of the parts of an accuracy.
+PART_STAGES = {"learned": "just learned", "end": "at the end"}
+
 #: The row of the standard errors.
 _ERRORS = "±"
 
@@ -65,6 +70,7 @@ def format_report(report: dict, title: str) -> str:
         "## What was forgotten",
         "Points lost from just learned to the end: superficial by a lost answer format, essential by lost content.",
         _loss_table("task", tasks, report["losses"]),
+        *_parts_part(report),
         *_transfer_part(report),
         *_retention_part(report),
     ]
@@ -159,6 +165,16 @@ def _lenient_part(report: dict) -> list[str]:
         ABOUT_LENIENT,
         _matrix_table(report["tasks"], report["lenient"]["accuracy_matrix"], before),
     ]
+
+
+def _parts_part(report: dict) -> list[str]:
+    if "parts" not in report:
+        return []
+    tables = []
+    for task, stages in report["parts"].items():
+        rows = [[PART_STAGES[stage], *map(_number, values.values())] for stage, values in stages.items()]
+        tables += [f"{task}:", markdown_table(["", *stages["end"]], rows)]
+    return ["## Parts of the accuracy", ABOUT_PARTS, *tables]
 
 
 def _transfer_part(report: dict) -> list[str]:

@@ -349,6 +349,25 @@ class RunFolder:
         known = any(value is not None for row in errors for value in row)
         return errors if known else None, counts
 
+    def parts(self, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+        """Read what accuracies are the means of, as those of captions are: of BLEU, ROUGE-L and others.
+
+        Returns:
+            Task -> "learned", just after it was learned, and "end", after the last task that is complete -> part ->
+            percent. Tasks whose accuracy is one number alone are not there.
+        """
+        rows = [self._row(index) for index in range(len(tasks))]
+        last = next((row for row in reversed(rows) if row), {})
+        stages = {
+            task: {"learned": row.get(task, {}), "end": last.get(task, {})}
+            for task, row in zip(tasks, rows, strict=True)
+        }
+        return {
+            task: {stage: scores["parts"] for stage, scores in of_task.items()}
+            for task, of_task in stages.items()
+            if all("parts" in scores for scores in of_task.values())
+        }
+
     def _row(self, index: int) -> dict[str, dict[str, float]]:
         """Read the scores of a stage by test set; none where it is not complete, or the recipe has it no more."""
         manifest = self.read_manifest()

@@ -17,7 +17,7 @@ from sefe_plugin.run.stages import unscored_sets
 DEFAULT_SEED = 42
 
 #: What a report says beside its numbers; one that an earlier version of this plugin wrote may lack it.
-ABOUT_KEYS = ("seed", "versions", "counts", "stderr_matrix", "lenient", "bwt_earlier")
+ABOUT_KEYS = ("seed", "versions", "counts", "stderr_matrix", "lenient", "bwt_earlier", "parts")
 
 
 def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
@@ -50,6 +50,7 @@ def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
         counts=counts,
         unscored=unscored,
         lenient_matrix=folder.lenient(tasks),
+        parts=folder.parts(tasks),
     )
     return {**report, **provenance(recipe, manifest["complete"])}
 

@@ -96,6 +96,19 @@ def test_captions_may_exceed_100(tmp_path):
     assert "140.90" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+def test_what_an_accuracy_is_the_mean_of_stands_in_the_reports(tmp_path):
+    parts = {"a": {"learned": {"CIDEr": 100.0, "ROUGE-L": 40.0}, "end": {"CIDEr": 60.0, "ROUGE-L": 30.0}}}
+    report = build_report(["a", "b"], [[70.0, None], [45.0, 80.0]], [[None] * 2] * 2, parts=parts)
+    write_report(tmp_path, report, "a title")
+    assert load_report(tmp_path) == report
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    part = text.partition("## Parts of the accuracy")[2].partition("##")[0]
+    cells = [re.split(r" *\| *", line)[1:-1] for line in part.splitlines() if line.startswith("|")]
+    assert cells[0] == ["", "CIDEr", "ROUGE-L"]
+    assert cells[2:] == [["just learned", "100.00", "40.00"], ["at the end", "60.00", "30.00"]]
+    assert "## Parts" not in format_report(build_report(["a"], [[1.0]], [[1.0]]), "none")
+
+
 def test_equal_results_give_equal_bytes(tmp_path, report):
     for name in ("a", "b"):
         write_report(tmp_path / name, report, "a title")

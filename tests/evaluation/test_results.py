@@ -7,7 +7,7 @@ import pytest
 
 from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.benchmarks.coin import TASKS
-from sefe_plugin.benchmarks.coin.score_file import score_file
+from sefe_plugin.benchmarks.score_file import score_file
 from sefe_plugin.evaluation.results import score_rows, write_predictions, write_scores
 
 

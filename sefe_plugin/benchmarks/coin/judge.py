@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sefe_plugin.benchmarks.coin import TASKS
-from sefe_plugin.benchmarks.coin.score_file import read_rows
+from sefe_plugin.benchmarks.score_file import read_rows
 from sefe_plugin.json_lines import GrowingFile
 
 

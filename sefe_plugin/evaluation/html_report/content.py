@@ -24,8 +24,10 @@ from sefe_plugin.evaluation.html_report.pictures import Pictures
 from sefe_plugin.evaluation.report_data import FURTHER, TRANSFER, further_values, metric_rows
 from sefe_plugin.evaluation.report_text import (
     ABOUT_LENIENT,
+    ABOUT_PARTS,
     ALONE,
     BEFORE,
+    PART_STAGES,
     metric_columns,
     provenance_in_words,
     unscored_in_words,
@@ -80,6 +82,8 @@ def page_content(title: str, runs: Sequence[PageRun]) -> dict[str, Any]:
         "tasks": first.report["tasks"],
         "before": BEFORE,
         "lenient": ABOUT_LENIENT,
+        "about_parts": ABOUT_PARTS,
+        "part_stages": PART_STAGES,
         "runs": [_run(run) for run in runs],
         "metrics": _metrics(runs),
         "sets": sets,

@@ -19,6 +19,7 @@ function build() {
         forEachRun((run) => lossTable("task", page.tasks, run.report.losses)),
       ],
     ],
+    any((run) => run.report.parts) && ["parts", "Parts of the accuracy", () => [forEachRun(partTables)]],
     any((run) => run.report.forward_transfer) && ["transfer", "Forward transfer", () => [forEachRun(transferTable)]],
     any((run) => run.report.retention) && [
       "retention",

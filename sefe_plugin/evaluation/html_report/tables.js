@@ -82,6 +82,18 @@ function transferTable(run) {
   return el("div", {}, el("p", {}, about), table(null, ["after", ...columns.map(([head]) => head)], rows));
 }
 
+function partTables(run) {
+  if (!run.report.parts) return null;
+  const tables = Object.entries(run.report.parts).map(([task, stages]) => {
+    const rows = Object.entries(stages).map(([stage, values]) => [
+      page.part_stages[stage],
+      ...Object.values(values).map((value) => number(value)),
+    ]);
+    return table(task, ["", ...Object.keys(stages.end)], rows);
+  });
+  return el("div", {}, el("p", {}, page.about_parts), tables);
+}
+
 function costTable(run) {
   if (!run.costs.length) return el("p", {}, "No complete task, or no record of what it took.");
   const known = (value, divisor, digits) => (value === null ? "-" : number(value / divisor, digits));

@@ -10,13 +10,13 @@ from datasets import load_dataset
 from PIL import Image
 
 from sefe_plugin.benchmarks import load_benchmark
-from sefe_plugin.benchmarks.coin.score_file import score_file
 from sefe_plugin.benchmarks.coin.tasks import COIN as TABLE
 from sefe_plugin.benchmarks.coin.tasks import TASKS
 from sefe_plugin.benchmarks.published.commands import add_commands
 from sefe_plugin.benchmarks.published.convert import FAULTS_FILE, Choice, prepare
 from sefe_plugin.benchmarks.published.find import find_files
 from sefe_plugin.benchmarks.published.layout import gold_field
+from sefe_plugin.benchmarks.score_file import score_file
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.load import load_recipe

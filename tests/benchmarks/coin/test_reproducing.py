@@ -10,9 +10,9 @@ import pytest
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.benchmarks.coin import commands as coin_cli
-from sefe_plugin.benchmarks.coin.score_file import MODES
 from sefe_plugin.benchmarks.coin.tasks import COIN, TASKS
 from sefe_plugin.benchmarks.published import commands as published_cli
+from sefe_plugin.benchmarks.score_file import MODES
 from sefe_plugin.cli import plan as plan_cli
 from sefe_plugin.cli import score as score_cli
 from sefe_plugin.recipe.options import plugin_keys

@@ -96,6 +96,9 @@ def test_a_mini_ucit_of_three_tasks(mini_recipe, ucit, warm, capsys):
         assert [value is None for value in report["accuracy_matrix"][row]] == [column > row for column in range(3)]
     # captions have no format apart from their content
     assert report["accuracy_matrix"][2][2] >= 0
+    assert [*report["parts"]] == ["VizWiz"]
+    of_captions = report["parts"]["VizWiz"]["end"]
+    assert report["accuracy_matrix"][2][2] == pytest.approx(sum(of_captions.values()) / len(of_captions))
     answers = lines_of(run / "3_VizWiz" / "predictions" / "VizWiz.jsonl")
     assert [len(row["captions"]) for row in answers] == [5] * TEST
     earlier = [report["accuracy_matrix"][2][i] - report["accuracy_matrix"][i][i] for i in range(2)]
