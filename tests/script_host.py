@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from sefe_plugin.files import write_json
+from sefe_plugin.run.process import spawn
 
 
 class ScriptHost:
@@ -14,6 +15,8 @@ class ScriptHost:
     Args:
         script: Path of the script.
     """
+
+    start = staticmethod(spawn)
 
     def __init__(self, script):
         self.script = script

@@ -7,7 +7,7 @@ from sefe_plugin.run.job import Host as TaskHost
 
 
 class Host(TaskHost, Protocol):
-    """A training framework: its keys, and a command line for each step of a task and for a sequence.
+    """A training framework: its keys, a command line for each step of a task and for a sequence, and their start.
 
     In the process of a task a host also has to set up what the method trains (`Method.adapt`), drive it through the
     training (`MethodCallback`), rewrite the data (ASD), answer the test sets, and record the steps

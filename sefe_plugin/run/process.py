@@ -10,9 +10,9 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import psutil
 
@@ -35,7 +35,67 @@ _TAIL = 1 << 16
 _SIGNS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def call(command: Sequence[str], log: Path, held: Sequence[int] = (), shows: bool = True) -> int:
+class Started(Protocol):
+    """A process that has been started.
+
+    Attributes:
+        pid: Its number.
+    """
+
+    pid: int
+
+    def wait(self) -> int:
+        """Wait for its end; return its exit status, negative where a signal ended it."""
+
+
+#: Starts a command line, given the file descriptors of its output and its errors, and those that it inherits.
+Start = Callable[[Sequence[str], tuple[int, int], Sequence[int]], Started]
+
+
+def spawn(command: Sequence[str], outputs: tuple[int, int], held: Sequence[int] = ()) -> Started:
+    """Start a command line, in this environment and unbuffered; it ends with this process.
+
+    Args:
+        command: The command line.
+        outputs: File descriptors of its output and of its errors.
+        held: File descriptors that it inherits.
+    """
+    return subprocess.Popen(
+        command,
+        stdout=outputs[0],
+        stderr=outputs[1],
+        pass_fds=held,
+        env=task_environment(),
+        preexec_fn=end_with_parent,
+    )
+
+
+def task_environment() -> dict[str, str]:
+    """Return the environment of the processes that this one starts."""
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def end_with_parent() -> None:
+    """Leave a Ctrl-C to the parent, and, on Linux, end with it even if it is killed; called in a new process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if _prctl:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait_for(process: Started) -> int:
+    """Wait for the end of a process; where that is broken off, end it with all that it has started.
+
+    Returns:
+        Its exit status, negative where a signal ended it.
+    """
+    try:
+        return process.wait()
+    except BaseException:
+        _end(process.pid)
+        raise
+
+
+def call(command: Sequence[str], log: Path, held: Sequence[int] = (), shows: bool = True, start: Start = spawn) -> int:
     """Run a command line to its end, and add what it says to a file as soon as it says it.
 
     Where it is shown as well and this process writes to a terminal, so does the command: progress bars stay as they
@@ -48,6 +108,7 @@ def call(command: Sequence[str], log: Path, held: Sequence[int] = (), shows: boo
         log: The file.
         held: File descriptors that the command inherits.
         shows: Whether this process also shows what the command says.
+        start: Starts it.
 
     Returns:
         Its exit status, negative where a signal ended it.
@@ -57,14 +118,7 @@ def call(command: Sequence[str], log: Path, held: Sequence[int] = (), shows: boo
         _keep(file, f"{_HEAD}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
         readers, writers = zip(*(_channel(stream, shows) for stream in (1, 2)), strict=True)
         try:
-            process = subprocess.Popen(
-                command,
-                stdout=writers[0],
-                stderr=writers[1],
-                pass_fds=held,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                preexec_fn=_bind_to_this_process,
-            )
+            process = start(command, writers, held)
         finally:
             for end in writers:
                 os.close(end)
@@ -75,10 +129,7 @@ def call(command: Sequence[str], log: Path, held: Sequence[int] = (), shows: boo
         for copy in copies:
             copy.start()
         try:
-            return process.wait()
-        except BaseException:
-            _end(process.pid)
-            raise
+            return wait_for(process)
         finally:
             for copy in copies:
                 copy.join(_GRACE)
@@ -114,13 +165,6 @@ def last_lines(log: Path, count: int) -> list[str]:
     heads = [index for index, line in enumerate(lines) if line.startswith(_HEAD)]
     said = lines[heads[-1] + 1 if heads else 0 :]
     return [line for line in said if line][-count:]
-
-
-def _bind_to_this_process() -> None:
-    """Leave a Ctrl-C to this process, and, on Linux, end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if _prctl:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _channel(stream: int, shows: bool) -> tuple[int, int]:

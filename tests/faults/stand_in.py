@@ -107,6 +107,9 @@ def merge(adapter: Path, folder: Path) -> None:
 class StandIn:
     """The host; the process of a task merges too, if it is not ended before."""
 
+    def __init__(self, start):
+        self.start = start
+
     def train(self, file, keys):
         file.write_text(yaml.safe_dump(dict(keys)))
         return [sys.executable, __file__, "train", str(file)]
@@ -139,7 +142,7 @@ def run(folder: Path) -> None:
     recipe = Recipe("stand_in.yaml", keys, tasks, folder / "run", None)
     sequence.read_recipe_with_places = lambda file, overrides: ({"tasks": []}, {})
     sequence.load_recipe = lambda *arguments: recipe
-    sequence.require_trial = lambda recipe, say: None  # which asks LLaMA-Factory
+    sequence.require_trial = lambda *given: None  # which asks LLaMA-Factory
     sequence.LlamaFactory = StandIn
     StandIn.keys = lambda self: sequence.host_keys()
     sequence.intercept(["stand_in.yaml"])

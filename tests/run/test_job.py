@@ -13,6 +13,7 @@ from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run import job
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.job import Job, TaskFailedError
+from sefe_plugin.run.process import spawn
 from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, steps_of
 from sefe_plugin.run.view import View
 
@@ -56,6 +57,8 @@ for name in whole:
 
 class FakeHost:
     """Every step is the script of `HOST`."""
+
+    start = staticmethod(spawn)
 
     def __init__(self, script):
         self.script = script

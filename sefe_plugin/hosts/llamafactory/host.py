@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.include import INCLUDE, resolve_includes
 from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.options import plugin_keys
+from sefe_plugin.run.process import Start, Started, spawn
 
 
 _SECTIONS = ("model", "method", "dataset", "output", "train", "generation")
@@ -70,10 +71,11 @@ class LlamaFactory(Host):
 
     Args:
         announce: given "train" or "score" and the file of every step in which other nodes take part, before it begins.
+        start: starts a command line.
     """
 
-    def __init__(self, announce: Callable[[str, Path], None] = lambda step, file: None):
-        self._announce = announce
+    def __init__(self, announce: Callable[[str, Path], None] = lambda step, file: None, start: Start = spawn):
+        self._announce, self._start = announce, start
 
     def keys(self) -> HostKeys:
         """Return its recipe keys, read from its source."""
@@ -82,6 +84,10 @@ class LlamaFactory(Host):
     def sequence_command(self) -> list[str]:
         """Return the command line of `llamafactory-cli train` in this interpreter."""
         return [sys.executable, "-P", "-c", "from llamafactory.cli import main; main()", "train"]
+
+    def start(self, command: Sequence[str], outputs: tuple[int, int], held: Sequence[int]) -> Started:
+        """Start one of the command lines."""
+        return self._start(command, outputs, held)
 
     def train(self, file: Path, keys: Mapping[str, Any]) -> list[str]:
         """Write a task's recipe; return the command that trains it."""

@@ -8,6 +8,7 @@ from sefe_plugin.carry.quantized import quantization_of
 from sefe_plugin.evaluation.report_text import format_report
 from sefe_plugin.hosts.llamafactory.host import LlamaFactory, on_command_line, read_recipe_with_places
 from sefe_plugin.hosts.llamafactory.keys import host_keys
+from sefe_plugin.hosts.llamafactory.launcher import Launcher
 from sefe_plugin.hosts.llamafactory.nodes import environment_errors, follow, lead, num_nodes
 from sefe_plugin.hosts.llamafactory.patch_table import switched_off_errors
 from sefe_plugin.hosts.llamafactory.switches import switch_errors
@@ -108,9 +109,10 @@ def _run(recipe: Recipe, source: str, accept: bool, verbose: bool) -> dict | Non
         raise RecipeError(source, errors)
     if num_nodes() == 1:
         require_whole(recipe)
-        require_trial(recipe, _say)
-        host = LlamaFactory()
-        return run_sequence(recipe, host, host.keys(), _say, accept, **shown)
+        with Launcher(_say) as launcher:
+            require_trial(recipe, _say, None, launcher.start)
+            host = LlamaFactory(start=launcher.start)
+            return run_sequence(recipe, host, host.keys(), _say, accept, **shown)
     os.environ["FORCE_TORCHRUN"] = "1"  # the host joins nodes by torchrun only
     if int(os.environ["NODE_RANK"]) > 0:
         follow(recipe)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -32,8 +31,12 @@ from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.load import Recipe, recipe_warnings
 from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.process import Start, spawn, wait_for
 from sefe_plugin.run.stages import BASE
 
+
+#: This module, as the command line of the trial has it.
+TRIAL_MODULE = "sefe_plugin.hosts.llamafactory.trial_process"
 
 _PACKAGES = ("llamafactory", "transformers", "peft", "datasets", "pillow", "sefe-plugin")
 
@@ -41,13 +44,16 @@ _PACKAGES = ("llamafactory", "transformers", "peft", "datasets", "pillow", "sefe
 _LAST_LINES = 15
 
 
-def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | None = None) -> None:
+def require_trial(
+    recipe: Recipe, say: Callable[[str], None], trial: Callable | None = None, start: Start = spawn
+) -> None:
     """Let the host try what a sequence has still to do, before it does anything.
 
     Args:
         recipe: The checked recipe.
         say: Given one line to show for what is done, not tried or doubtful.
         trial: Tries a recipe and the data of tasks (`trial.try_sequence`); in a process of its own if None.
+        start: Starts that process.
 
     Raises:
         RecipeError: With all that the host would refuse, of all tasks, and what `scoring_python` lacks.
@@ -69,7 +75,7 @@ def require_trial(recipe: Recipe, say: Callable[[str], None], trial: Callable | 
             known = _names(recipe, (index for index in ahead if index not in to_try))
             data = f" and the data of {names}" if names else ""
             say(f"Trying the keys{data} in LLaMA-Factory before the start{known and f' ({known}: tried before)'}.")
-            found = (trial or _in_a_process)(ready, to_try)
+            found = trial(ready, to_try) if trial else _in_a_process(ready, to_try, start)
             errors += found["errors"]
             if not found["errors"]:
                 keys.record([], found["notes"])
@@ -205,22 +211,14 @@ def _model_files(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {str(file.absolute()): _state(file) for file in sorted(folder.glob("*")) if file.suffix != ".safetensors"}
 
 
-def _in_a_process(recipe: Recipe, tasks: list[int]) -> dict[str, Any]:
+def _in_a_process(recipe: Recipe, tasks: list[int], start: Start) -> dict[str, Any]:
     """Run `trial.try_sequence` in a process that loads the host."""
     with tempfile.TemporaryDirectory() as folder:
         job, result, log = (Path(folder) / name for name in ("job.json", "result.json", "log"))
         content = {**asdict(recipe), "output_dir": str(recipe.output_dir)}
         job.write_text(json.dumps({"recipe": content, "tasks": tasks}, default=str), encoding="utf-8")
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "sefe_plugin.hosts.llamafactory.trial_process",
-            str(job),
-            str(result),
-            str(log),
-        ]
-        status = subprocess.run(command, check=False).returncode
+        command = [sys.executable, "-P", "-m", TRIAL_MODULE, str(job), str(result), str(log)]
+        status = wait_for(start(command, (1, 2), ()))
         if status == 0 and result.is_file():
             return read_json(result)
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []

@@ -1,0 +1,224 @@
+"""The process that has loaded LLaMA-Factory's libraries, and forks for each process of a sequence.
+
+`launcher` starts it with one end of a pair of sockets, on which each side writes lines of JSON::
+
+    <-  null                                     it is ready; or a text: why it does not fork, and it ends
+    ->  {"words": [...], "folder": ...}          run a module with these arguments there; with it come the file
+                                                 descriptors of output and errors, and others that are held
+    <-  4711                                     the number of the fork
+    <-  0                                        its exit status, negative where a signal ended it
+
+It loads libraries and nothing of LLaMA-Factory or this plugin's own, so that a fork is what a new Python is: hooks,
+patches and all that is read at the start of the host are the fork's. It computes nothing and touches no device.
+"""
+
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import runpy
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sefe_plugin.run.process import end_with_parent
+
+
+#: What the host loads first, which starts threads of linear algebra; they end before a fork and begin again behind it.
+_FIRST = ("numpy", "scipy.linalg", "torch")
+
+#: What else it loads for a training, as far as that is installed.
+_FURTHER = (
+    "transformers.trainer_seq2seq",
+    "transformers.training_args_seq2seq",
+    "transformers.hf_argparser",
+    "transformers.models.auto.processing_auto",
+    "transformers.models.auto.video_processing_auto",
+    "transformers.models.mllama.processing_mllama",
+    "transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe",
+    "datasets",
+    "peft",
+    "trl",
+    "matplotlib.pyplot",
+    "omegaconf",
+    "torchaudio",
+    "av",
+    "rich",
+)
+
+#: PyTorch's variable: who asks whether there is CUDA does not start it.
+_ASK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+#: A thread of pyarrow's memory, which bears a fork.
+_HARMLESS = Counter({"jemalloc_bg_thd": 1})
+
+
+def main() -> None:
+    """Load the libraries, and fork until the other side is gone; what comes back here is a fork."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    with tempfile.TemporaryFile() as said:
+        with _kept_output(said.fileno()):
+            reason = _load()
+        said.seek(0)
+        heard = said.read()
+    _answer(connection, reason)
+    if reason is not None:
+        return
+    words = _serve(connection)
+    if words is None:
+        return
+    with open(2, "wb", closefd=False) as errors:
+        errors.write(heard)  # as if it had loaded them itself
+    sys.argv = words
+    sys.orig_argv = [sys.executable, "-P", "-m", *words]
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+@contextmanager
+def _kept_output(file: int) -> Iterator[None]:
+    """Have all that is said go to a file."""
+    own = [os.dup(stream) for stream in (1, 2)]
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    try:
+        yield
+    finally:
+        for stream, kept in zip((1, 2), own, strict=True):
+            os.dup2(kept, stream)
+            os.close(kept)
+
+
+def _load() -> str | None:
+    """Load the libraries; return why they do not bear a fork, None if they do."""
+    asked = os.environ.get(_ASK_ONLY)
+    os.environ[_ASK_ONLY] = "1"
+    try:
+        _import(_FIRST)
+        known = _threads() + _HARMLESS
+        if reason := _other_devices():
+            return reason
+        _import(_FURTHER)
+        reason = _started(known)
+    except Exception:  # where it is an obstacle to the host, the host says so itself
+        return f"they could not be loaded ahead; {traceback.format_exc(limit=0).strip().splitlines()[-1]}"
+    if asked is None:
+        del os.environ[_ASK_ONLY]
+    else:
+        os.environ[_ASK_ONLY] = asked
+    gc.collect()
+    gc.freeze()  # no fork looks through what was loaded
+    return reason
+
+
+def _import(names: Iterable[str]) -> None:
+    for name in names:
+        if importlib.util.find_spec(name.partition(".")[0]):
+            importlib.import_module(name)
+
+
+def _other_devices() -> str | None:
+    """Return which devices speak against forks, None if none does."""
+    import torch
+
+    if torch.cuda.device_count() > 1:
+        return "LLaMA-Factory starts a process for each GPU"
+    if torch.xpu.is_available() or importlib.util.find_spec("torch_npu"):
+        return "forks were tried on a CPU and are meant for CUDA, and this device is neither"
+    return None
+
+
+def _started(known: Counter) -> str | None:
+    """Return what has been started that does not bear a fork, None if nothing has.
+
+    Args:
+        known: The names of threads that do.
+    """
+    import torch
+
+    if torch.cuda.is_initialized() or _fails_in_a_fork():
+        return "loading them starts CUDA"
+    if threading.active_count() > 1 or _threads() - known:
+        return "loading them starts threads"
+    return None
+
+
+def _fails_in_a_fork() -> bool:
+    """Tell whether a fork of this process could not start CUDA."""
+    from torch.cuda import _is_in_bad_fork  # PyTorch has no public name for it
+
+    fork = _fork()
+    if fork == 0:
+        os._exit(_is_in_bad_fork())
+    return os.waitpid(fork, 0)[1] != 0
+
+
+def _threads() -> Counter:
+    """Return the names of this process's threads, those that Python does not know among them, and how many each."""
+    return Counter(file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm"))
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: `_obstacle` knows which there are
+        return os.fork()
+
+
+def _answer(connection: socket.socket, content: str | int | None) -> None:
+    connection.sendall(json.dumps(content).encode() + b"\n")
+
+
+def _serve(connection: socket.socket) -> list[str] | None:
+    """Fork for each request, one after the other; return its words in a fork, and None when there is no other."""
+    parent = os.getpid()
+    while received := _receive(connection):
+        request, (output, errors, *held) = received
+        fork = _fork()
+        if fork == 0:
+            connection.close()
+            end_with_parent()
+            if os.getppid() != parent:
+                os._exit(1)
+            _become(request["folder"], (output, errors), held)
+            return request["words"]
+        for descriptor in (output, errors, *held):
+            os.close(descriptor)
+        _answer(connection, fork)
+        _, status = os.waitpid(fork, 0)
+        _answer(connection, os.waitstatus_to_exitcode(status))
+    return None
+
+
+def _receive(connection: socket.socket) -> tuple[dict, list[int]] | None:
+    """Return the next request and its file descriptors; None where the other side is gone."""
+    line, descriptors, *_ = socket.recv_fds(connection, 1 << 16, 16)
+    while line and not line.endswith(b"\n"):
+        more = connection.recv(1 << 16)
+        line = line + more if more else b""
+    return (json.loads(line), descriptors) if line else None
+
+
+def _become(folder: str, outputs: Sequence[int], held: Sequence[int]) -> None:
+    """Make this fork what a new process would be.
+
+    Args:
+        folder: Its working folder.
+        outputs: File descriptors of its output and errors.
+        held: File descriptors that it and its own processes hold.
+    """
+    import numpy as np
+
+    for descriptor, number in zip(outputs, (1, 2), strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    for descriptor in held:
+        os.set_inheritable(descriptor, True)
+    os.chdir(folder)
+    np.random.seed()  # as Python's own generator does behind a fork
