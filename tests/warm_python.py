@@ -95,7 +95,8 @@ def warm_environment(environment: dict[str, str]) -> Iterator[dict[str, str]]:
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as server:
             try:
                 assert any(line == b"ready\n" for line in server.stdout), "the server did not start"
-                yield environment | {"PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+                # a sequence needs no process that has loaded the libraries when all of its processes are forks
+                yield environment | {"PATH": f"{folder}{os.pathsep}{environment['PATH']}", "SEFE_PRELOAD": "0"}
             finally:
                 server.terminate()
 

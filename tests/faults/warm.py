@@ -85,11 +85,11 @@ def run_sequence(arguments: list[str]) -> None:
     from sefe_plugin.hosts.llamafactory.sequence import intercept
     from sefe_plugin.run import process
 
-    def call(command: list[str], log: Path, held: tuple[int, ...]) -> int:
+    def call(command: list[str], log: Path, *given: object) -> int:
         def work() -> None:
             from llamafactory.train.tuner import export_model, run_exp
 
-            process._bind_to_this_process()
+            process.end_with_parent()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             {"train": run_exp, "export": export_model}[command[-2]](yaml.safe_load(Path(command[-1]).read_text()))
 

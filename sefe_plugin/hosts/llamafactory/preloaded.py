@@ -26,7 +26,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sefe_plugin.run.process import end_with_parent
@@ -47,14 +47,16 @@ _FURTHER = (
     "datasets",
     "peft",
     "trl",
-    "matplotlib.pyplot",
     "omegaconf",
     "torchaudio",
     "av",
     "rich",
 )
 
-#: PyTorch's variable: who asks whether there is CUDA does not start it.
+#: What makes a folder of its own where it finds no home, which the end of one fork would take from all.
+_AT_HOME = ("matplotlib.pyplot",)
+
+#: PyTorch's variable that has it say whether there is CUDA without starting it.
 _ASK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 #: A thread of pyarrow's memory, which bears a fork.
@@ -75,8 +77,7 @@ def main() -> None:
     words = _serve(connection)
     if words is None:
         return
-    with open(2, "wb", closefd=False) as errors:
-        errors.write(heard)  # as if it had loaded them itself
+    sys.stderr.buffer.write(heard)  # as if it had loaded them itself
     sys.argv = words
     sys.orig_argv = [sys.executable, "-P", "-m", *words]
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
@@ -98,29 +99,40 @@ def _kept_output(file: int) -> Iterator[None]:
 
 def _load() -> str | None:
     """Load the libraries; return why they do not bear a fork, None if they do."""
-    asked = os.environ.get(_ASK_ONLY)
-    os.environ[_ASK_ONLY] = "1"
     try:
-        _import(_FIRST)
-        known = _threads() + _HARMLESS
-        if reason := _other_devices():
-            return reason
-        _import(_FURTHER)
-        reason = _started(known)
+        with _asking_only():
+            _import(_FIRST)
+            known = _threads() + _HARMLESS
+            if reason := _other_devices():
+                return reason
+            _import(_FURTHER)
+            if (home := os.environ.get("HOME")) and Path(home).is_dir() and os.access(home, os.W_OK):
+                _import(_AT_HOME)
+            if reason := _started(known):
+                return reason
     except Exception:  # where it is an obstacle to the host, the host says so itself
         return f"they could not be loaded ahead; {traceback.format_exc(limit=0).strip().splitlines()[-1]}"
-    if asked is None:
-        del os.environ[_ASK_ONLY]
-    else:
-        os.environ[_ASK_ONLY] = asked
     gc.collect()
     gc.freeze()  # no fork looks through what was loaded
-    return reason
+    return None
+
+
+@contextmanager
+def _asking_only() -> Iterator[None]:
+    """Have libraries that ask for CUDA not start it."""
+    before = os.environ.get(_ASK_ONLY)
+    os.environ[_ASK_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_ASK_ONLY]
+        if before is not None:
+            os.environ[_ASK_ONLY] = before
 
 
 def _import(names: Iterable[str]) -> None:
     for name in names:
-        if importlib.util.find_spec(name.partition(".")[0]):
+        with suppress(ModuleNotFoundError):  # not installed, or not in this version
             importlib.import_module(name)
 
 
@@ -213,12 +225,18 @@ def _become(folder: str, outputs: Sequence[int], held: Sequence[int]) -> None:
         outputs: File descriptors of its output and errors.
         held: File descriptors that it and its own processes hold.
     """
-    import numpy as np
-
     for descriptor, number in zip(outputs, (1, 2), strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)
     for descriptor in held:
         os.set_inheritable(descriptor, True)
     os.chdir(folder)
-    np.random.seed()  # as Python's own generator does behind a fork
+    _reseed()
+
+
+def _reseed() -> None:
+    """Give new seeds to the generators that every process has, as Python does with its own behind a fork."""
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    if torch := sys.modules.get("torch"):
+        torch.default_generator.seed()
