@@ -445,7 +445,7 @@ def test_what_writes_into_the_home_is_loaded_where_there_is_one(module, monkeypa
     monkeypatch.delenv("HOME", raising=False)
     if home:
         monkeypatch.setenv("HOME", str(tmp_path / home))
-    library = module("", f"home_library_{'.' == home}_{len(home or '')}")
+    library = module("", f"home_library_{home == '.'}_{len(home or '')}")
     for names, libraries in (("_FIRST", ()), ("_FURTHER", ()), ("_AT_HOME", (library,))):
         monkeypatch.setattr(preloaded, names, libraries)
     monkeypatch.setattr(preloaded.gc, "freeze", lambda: None)
