@@ -78,6 +78,36 @@ def test_every_task_says_what_it_took(finished):
         assert cost["peak_memory"] > 2 * (folder / "merged" / "model.safetensors").stat().st_size
 
 
+def test_every_task_says_where_its_time_went(finished):
+    run, said = finished
+    found = read(run / "report.json")["ledger"]
+    complete = read(run / "manifest.json")["complete"]
+    assert [task["task"] for task in found["tasks"]] == NAMES
+    for index, (task, entry) in enumerate(zip(found["tasks"], complete, strict=True)):
+        folder = run / f"{index + 1}_{task['task']}"
+        phases = {phase["phase"]: phase for phase in task["phases"]}
+        assert list(phases) == [
+            *("start-up", "data", "model", "method", "training", "saving", "scoring", "carry", "rest")
+        ]
+        assert task["seconds"] == pytest.approx(entry["seconds"], abs=0.1)
+        cost = read(folder / "cost.json")
+        # cost.json counts from before the method's work until all is saved
+        inner = sum(phases[name]["seconds"] for name in ("method", "training", "saving"))
+        assert phases["training"]["seconds"] < cost["seconds"] < inner
+        assert (phases["data"]["count"], phases["data"]["unit"]) == (64, "samples")
+        assert phases["training"]["count"] == 2 * 64  # epochs
+        assert phases["scoring"]["count"] == 16 * (index + 1)
+        memory = [phases[name].get("peak_memory") for name in ("start-up", "data", "training", "scoring", "carry")]
+        assert memory == sorted(memory)
+        assert memory[2] <= cost["peak_memory"] <= memory[-1]
+        if sys.platform == "linux":
+            merged = (folder / "merged" / "model.safetensors").stat().st_size
+            assert phases["carry"]["written"] >= merged > phases["model"]["written"]
+            assert phases["method"]["written"] >= (folder / "key_elements.safetensors").stat().st_size
+            assert phases["saving"]["written"] >= (folder / "adapter_model.safetensors").stat().st_size
+    assert "## Where the time went" in said
+
+
 def test_asd_is_recorded_with_exact_counts(finished):
     run, _ = finished
     rows = [json.loads(line) for line in (run / "1_ScienceQA" / "asd.jsonl").read_text().splitlines()]
