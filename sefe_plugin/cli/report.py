@@ -25,7 +25,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from sefe_plugin.evaluation.report_text import format_report, format_table
+    from sefe_plugin.evaluation.report_text import format_ledgers, format_report, format_table
 
     if options.html == _IN_THE_RUN and len(options.runs) > 1:
         raise ValueError("`--html` needs a file where there are several runs: sefe report A B --html FILE.")
@@ -37,6 +37,8 @@ def _report(options: argparse.Namespace) -> None:
         print(format_report(report, run))
     else:
         print(format_table(reports))
+        if times := format_ledgers(reports):
+            print(times)
 
 
 def _read_report(run: Path) -> dict:

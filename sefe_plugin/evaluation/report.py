@@ -20,7 +20,8 @@ REPORT_FILES = (_TEXT_FILE, _MATRIX_FILE, _CURVES_FILE, PAGE_FILE, REPORT_FILE)
 def write_report(folder: Path, report: dict, title: str, details: RunDetails | None = None) -> None:
     """Write ``report.md``, ``matrix.png``, ``curves.png``, ``report.html`` and, last, ``report.json`` into a folder.
 
-    Each file appears whole or not at all; ``report.json`` holds no times, so equal results give equal bytes.
+    Each file appears whole or not at all. ``report.json`` holds times only in its "ledger", so beside that equal
+    results give equal bytes.
 
     Args:
         folder: Created where it is missing.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from sefe_plugin.evaluation.ledger import ABOUT, ABOUT_PHASES, phase_table, run_table, task_table
 from sefe_plugin.evaluation.metrics import Loss, Matrix, mean_of
 from sefe_plugin.evaluation.report_data import FURTHER, METRICS, TRANSFER, further_values, metric_rows, scored
 from sefe_plugin.evaluation.transfer import Row
@@ -29,6 +30,9 @@ ABOUT_LENIENT = (
 )
 
 ABOUT_PARTS = "The accuracy of these tasks is the mean of several scores of the whole test set."
+
+#: The head of the part on time.
+LEDGER_HEAD = "Where the time went"
 
 #: The rows of the parts of an accuracy.
 PART_STAGES = {"learned": "just learned", "end": "at the end"}
@@ -73,6 +77,7 @@ def format_report(report: dict, title: str) -> str:
         *_parts_part(report),
         *_transfer_part(report),
         *_retention_part(report),
+        *_ledger_part(report),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -114,6 +119,21 @@ def format_table(reports: Mapping[str, dict]) -> str:
     lenient = [LENIENT_HEAD] * any("lenient" in report for report in reports.values())
     heads = [*(head for head, _ in METRICS.values()), "Format", *lenient, *(FURTHER[key] for key in present)]
     return markdown_table(["run", *tasks, *heads], rows)
+
+
+def format_ledgers(reports: Mapping[str, dict]) -> str:
+    """Put side by side where the time of runs went.
+
+    Args:
+        reports: Run name -> report.
+
+    Returns:
+        A part of a page in Markdown, with a row for each run that has a ledger; empty where none has.
+    """
+    ledgers = {name: report["ledger"] for name, report in reports.items() if "ledger" in report}
+    if not ledgers:
+        return ""
+    return f"\n## {LEDGER_HEAD}\n\n{ABOUT}\n\n{markdown_table(*run_table(ledgers))}"
 
 
 def unscored_in_words(report: dict) -> list[str]:
@@ -218,6 +238,14 @@ def _retention_part(report: dict) -> list[str]:
         "content.",
         _loss_table("set", sets, retention["losses"]),
     ]
+
+
+def _ledger_part(report: dict) -> list[str]:
+    if "ledger" not in report:
+        return []
+    found = report["ledger"]
+    tables = [ABOUT, markdown_table(*task_table(found)), ABOUT_PHASES, markdown_table(*phase_table(found))]
+    return [f"## {LEDGER_HEAD}", *tables]
 
 
 def _loss_table(head: str, names: Sequence[str], losses: Sequence[Mapping[str, float] | None]) -> str:

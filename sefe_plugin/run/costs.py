@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import psutil
+
 from sefe_plugin.data.added import KEPT_FOLDER
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, bytes_of, write_json
 from sefe_plugin.run.records import read_record
@@ -87,6 +89,19 @@ def bytes_left(folder: Path, method_file: str | None) -> int:
 def peak_memory_of_process() -> int:
     """Return the most bytes of memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MEMORY_UNIT
+
+
+def bytes_written_by_process() -> int | None:
+    """Return the bytes that this process has written so far, to files and to its log; None where it is not told.
+
+    Linux alone tells it. What is written through memory that a file is mapped to is not counted.
+    """
+    if not psutil.LINUX:
+        return None
+    try:
+        return psutil.Process().io_counters().write_chars
+    except (psutil.AccessDenied, OSError, RuntimeError):  # a system that keeps it from its processes
+        return None
 
 
 def _is_cost(content: object) -> bool:

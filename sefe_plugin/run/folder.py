@@ -13,6 +13,7 @@ single_task.json          with `single_task_run`: the accuracy of each task trai
     log.txt                 what its processes said
     steps.json              which of its steps are whole: trained, scored, carried
     cost.json               what its training took
+    ledger.json             what each of its phases took, process by process
     progress.json           while it is at work: how far it is
     key_elements.safetensors  or what else the method leaves for later tasks
     asd.jsonl               every rewritten sample, before and after
@@ -47,6 +48,7 @@ from sefe_plugin.recipe.keys import HostKeys
 from sefe_plugin.recipe.options import TEST_KEYS, all_keys_of_scope, plugin_keys
 from sefe_plugin.run.checkpoints import is_whole_checkpoint, whole_checkpoints
 from sefe_plugin.run.inputs import INPUTS_FILE
+from sefe_plugin.run.ledger import LEDGER_FILE
 from sefe_plugin.run.process import LOG_FILE
 from sefe_plugin.run.records import RunFolderError, is_manifest, is_scores, read_record
 from sefe_plugin.run.stages import (
@@ -277,13 +279,13 @@ class RunFolder:
         """Ready the folder of a task, or of one of its phases, that is not trained.
 
         Whole checkpoints of an interrupted run stay, so that the host continues from the last of them, with what
-        TensorBoard has been told of the steps before; and phases that are trained or have such checkpoints, and the
-        log. Everything else is written anew.
+        TensorBoard has been told of the steps before; and phases that are trained or have such checkpoints, the log
+        and the ledger. Everything else is written anew.
         """
         folder.mkdir(exist_ok=True)
         goes_on = bool(whole_checkpoints(folder))
         for entry in folder.iterdir():
-            if entry.name in (INPUTS_FILE, LOG_FILE) or (goes_on and entry.name == _EVENTS_FOLDER):
+            if entry.name in (INPUTS_FILE, LOG_FILE, LEDGER_FILE) or (goes_on and entry.name == _EVENTS_FOLDER):
                 continue
             if entry.name.startswith("checkpoint-") and is_whole_checkpoint(entry):
                 continue

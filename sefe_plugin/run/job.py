@@ -2,7 +2,9 @@
 
 import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,8 +27,10 @@ from sefe_plugin.recipe.options import DATA_OPTIONS, KEYS_OF_SEQUENCE_ALONE, TES
 from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.costs import read_costs
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.ledger import record_process, record_rest, record_stopped
 from sefe_plugin.run.process import LOG_FILE, Started, call, ended_how, last_lines
-from sefe_plugin.run.progress import CARRYING, PREPARING, ProgressFile, forget_progress
+from sefe_plugin.run.progress import CARRYING, PREPARING, Phase, ProgressFile, forget_progress, newest_progress
+from sefe_plugin.run.records import RunFolderError
 from sefe_plugin.run.stages import BASE, SCORE_FILE, TASK_FILE, asked_in, scored_after
 from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, forget_step, record_step, steps_of
 from sefe_plugin.run.view import View
@@ -87,6 +91,15 @@ class _Work:
         self._title, self._view = title, view
         #: The measured time of a step, and of which task.
         self._step_seconds: tuple[float, str] | None = None
+        self._in_processes = 0.0
+
+    def record_rest(self, began: float) -> None:
+        """Record what the sequence itself took, beside the processes of this work.
+
+        Args:
+            began: When the work began, in seconds of Unix time.
+        """
+        record_rest(self.folder, began, time.time() - began - self._in_processes)
 
     def _do(self, command: Sequence[str], phase: str = "") -> None:
         """Run a command of the host to its end.
@@ -96,10 +109,22 @@ class _Work:
             phase: Name of the phase of a method, whose training this is, and of its folder.
         """
         place = self.folder / phase
+        began = time.time()
         ProgressFile(place).start(PREPARING)
         title = f"{self._title}, {phase}" if phase else self._title
         with self._view.following(place, title, self._step_seconds):
             self._call(command)
+        self._record(place, began)
+
+    def _record(self, place: Path, began: float) -> None:
+        """Record what a process took that has just ended, by what it has said of its progress in `place`."""
+        ended = time.time()
+        self._in_processes += ended - began
+        phases: list[Phase] = []
+        with suppress(RunFolderError):  # of which nothing depends
+            phases = newest_progress(place)
+        if phases and phases[0].began >= began:  # on a full disk it may be an earlier process's
+            record_process(self.folder, phases, ended)
 
     def _call(self, command: Sequence[str]) -> None:
         log = self.folder / LOG_FILE
@@ -152,6 +177,7 @@ class BaseJob(_Work):
             TaskFailedError: If the process fails or leaves no scores.
         """
         self.folder.mkdir(exist_ok=True)
+        record_stopped(self.folder)
         if SCORED in steps_of(self.folder):
             forget_step(self.folder, SCORED)
         self._do(self._host.score_base(self.folder / SCORE_FILE, self._keys))
@@ -197,6 +223,7 @@ class Job(_Work):
         Raises:
             TaskFailedError: If a process fails or leaves no result.
         """
+        record_stopped(self.folder)
         after_training = [(SCORED, self._score), (CARRIED, self._carry_on)]
         if self._keys.get("scoring_backend", "generate") != "generate":
             after_training.reverse()  # another engine answers with what is carried on
@@ -244,10 +271,12 @@ class Job(_Work):
             self._finish_carrying()
         else:
             progress = ProgressFile(self.folder)
+            began = time.time()
             progress.start(CARRYING)
             with self._view.following(self.folder, self._title):
                 self._finish_carrying()
                 progress.end()
+            self._record(self.folder, began)
         if result is not None:
             self._require(result)
 

@@ -10,6 +10,7 @@ Example: a task of 700 samples that has answered 32 of its 64 questions::
 import json
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,14 @@ from sefe_plugin.run.records import RunFolderError, read_record
 
 PROGRESS_FILE = "progress.json"
 
-#: The phases of a task: until its first step; its steps; until its results are saved; its answers; what is carried on.
-PREPARING, TRAINING, SAVING, SCORING, CARRYING = "preparing", "training", "saving", "scoring", "carrying on"
+#: The phases of a task: until the plugin is called in a host that is loaded; records read and tokenized; tokenizer,
+#: model and adapter; what the method does before the first step and after the last one; the steps.
+PREPARING, DATA, LOADING, METHOD, TRAINING = "preparing", "data", "loading", "method", "training"
+#: Until its results are saved; its answers; what is carried on.
+SAVING, SCORING, CARRYING = "saving", "scoring", "carrying on"
 
 #: What is counted in a phase; nothing in the others.
-UNITS = {TRAINING: "steps", SCORING: "answers"}
+UNITS = {DATA: "samples", TRAINING: "steps", SCORING: "answers"}
 
 #: Seconds between two writings within one phase.
 _INTERVAL = 1.0
@@ -40,6 +44,11 @@ class Phase(NamedTuple):
         done: What is done, with `before`.
         total: What there is to do; 0 where nothing is counted.
         samples: Training samples; None where they are unknown, or nothing is trained.
+        trained: Samples that the steps have gone through, each as often as it was; None where that is not known.
+        tokens: Tokens of them, where the host counts them (`include_num_input_tokens_seen`).
+        memory: Most bytes that the process has held until the end of the phase; None where it has not said so.
+        device_memory: The same on its GPU.
+        written: Bytes that the process has written in the phase.
     """
 
     name: str
@@ -49,6 +58,11 @@ class Phase(NamedTuple):
     done: int = 0
     total: int = 0
     samples: int | None = None
+    trained: int | None = None
+    tokens: int | None = None
+    memory: int | None = None
+    device_memory: int | None = None
+    written: int | None = None
 
     @property
     def rate(self) -> float | None:
@@ -62,6 +76,20 @@ class Phase(NamedTuple):
         return (self.total - self.done) / self.rate if self.rate else None
 
 
+class Usage(NamedTuple):
+    """What a process has used since it started, in bytes.
+
+    Attributes:
+        memory: The most that it has held.
+        device_memory: The most on its GPU; None without one.
+        written: What it has written; None where the system does not tell.
+    """
+
+    memory: int
+    device_memory: int | None
+    written: int | None
+
+
 class ProgressFile:
     """Writes how far a task is, at most once a second while a phase lasts.
 
@@ -70,12 +98,20 @@ class ProgressFile:
 
     Args:
         folder: Where the task leaves its results; None writes nothing, as in all processes but the first.
+        used: Says what this process has used; by default nothing is said of it.
     """
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path | None, used: Callable[[], Usage] | None = None):
         self._file = folder and folder / PROGRESS_FILE
+        self._used = used
         self._phases: list[Phase] = []
         self._written = 0.0
+        self._bytes_before = 0
+
+    @property
+    def phase(self) -> str | None:
+        """The phase that is at work; None before the first."""
+        return self._phases[-1].name if self._phases else None
 
     def start(self, name: str) -> None:
         """Begin anew with a phase; what an earlier process has left is forgotten."""
@@ -92,7 +128,7 @@ class ProgressFile:
         """Begin a phase; the one before it is over."""
         now = time.time()
         if self._phases:
-            self._phases[-1] = self._phases[-1]._replace(seen=now)
+            self._close(now)
         self._phases.append(Phase(name, now, now, done, done, total, samples))
         self._write()
 
@@ -102,10 +138,26 @@ class ProgressFile:
         if done == self._phases[-1].total or time.monotonic() - self._written >= _INTERVAL:
             self._write()
 
+    def note(self, trained: int | None, tokens: int | None) -> None:
+        """Say what the steps have gone through; see `Phase`. It is written with what comes next."""
+        self._phases[-1] = self._phases[-1]._replace(trained=trained, tokens=tokens)
+
     def end(self) -> None:
         """Say that the last phase is over."""
-        self._phases[-1] = self._phases[-1]._replace(seen=time.time())
+        self._close(time.time())
         self._write()
+
+    def _close(self, now: float) -> None:
+        """Say of the phase that is over when that was, and what it has used."""
+        self._phases[-1] = self._phases[-1]._replace(seen=now)
+        if self._used is None:
+            return
+        used = self._used()
+        written = None if used.written is None else used.written - self._bytes_before
+        self._bytes_before = used.written or 0
+        self._phases[-1] = self._phases[-1]._replace(
+            memory=used.memory, device_memory=used.device_memory, written=written
+        )
 
     def _write(self) -> None:
         self._written = time.monotonic()
@@ -129,7 +181,7 @@ def newest_progress(folder: Path) -> list[Phase]:
         RunFolderError: If the file is damaged.
     """
     times = {}
-    for file in (*folder.glob(f"*/{PROGRESS_FILE}"), folder / PROGRESS_FILE):
+    for file in _files(folder):
         with suppress(FileNotFoundError):
             times[file] = file.stat().st_mtime_ns
     if not times:
@@ -143,10 +195,23 @@ def newest_progress(folder: Path) -> list[Phase]:
         return []
 
 
+def all_progress(folder: Path) -> list[list[Phase]]:
+    """Return what the processes in a task's folder have said last, the oldest first; nothing of damaged files."""
+    found = []
+    for file in _files(folder):
+        with suppress(RunFolderError):
+            found.append(_read(file))
+    return sorted(found, key=lambda phases: phases[0].began)
+
+
 def forget_progress(folder: Path) -> None:
     """Remove what a task has said of its progress, once it is complete."""
-    for file in (*folder.glob(f"*/{PROGRESS_FILE}"), folder / PROGRESS_FILE):
+    for file in _files(folder):
         file.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [*folder.glob(f"*/{PROGRESS_FILE}"), folder / PROGRESS_FILE]
 
 
 def _read(file: Path) -> list[Phase]:
@@ -162,10 +227,10 @@ def _is_phase(content: Any) -> bool:
     numbers = ("began", "seen", "before", "done", "total")
     return (
         isinstance(content, dict)
-        and set(content) == set(Phase._fields)
+        and {"name", *numbers} <= set(content) <= set(Phase._fields)
         and isinstance(content["name"], str)
         and all(_is_number(content[key]) for key in numbers)
-        and (content["samples"] is None or _is_number(content["samples"]))
+        and all(content.get(key) is None or _is_number(content[key]) for key in set(content) - {"name", *numbers})
     )
 
 

@@ -5,19 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.carry import CARRIES
+from sefe_plugin.evaluation.ledger import ledger
 from sefe_plugin.evaluation.report_data import build_report
 from sefe_plugin.files import write_json
 from sefe_plugin.recipe.single_task import single_task_accuracy
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.ledger import read_ledger
 from sefe_plugin.run.records import is_accuracies, read_record
-from sefe_plugin.run.stages import unscored_sets
+from sefe_plugin.run.stages import BASE, BASE_NAME, has_base_row, unscored_sets
 
 
 #: The host's default of `seed`.
 DEFAULT_SEED = 42
 
 #: What a report says beside its numbers; one that an earlier version of this plugin wrote may lack it.
-ABOUT_KEYS = ("seed", "versions", "counts", "stderr_matrix", "lenient", "bwt_earlier", "parts")
+ABOUT_KEYS = ("seed", "versions", "counts", "stderr_matrix", "lenient", "bwt_earlier", "parts", "ledger")
 
 
 def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
@@ -52,7 +54,16 @@ def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
         lenient_matrix=folder.lenient(tasks),
         parts=folder.parts(tasks),
     )
-    return {**report, **provenance(recipe, manifest["complete"])}
+    return {**report, **provenance(recipe, manifest["complete"]), **_ledger(folder, manifest)}
+
+
+def _ledger(folder: RunFolder, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return "ledger": what the base and the complete tasks took; nothing of an earlier version's run."""
+    stages = [(BASE, BASE_NAME)] if has_base_row(manifest["recipe"]) and folder.has_scored_base() else []
+    stages += [(index, entry["name"]) for index, entry in enumerate(manifest["complete"])]
+    found = [(name, read_ledger(folder.task_folder(index, name))) for index, name in stages]
+    recorded = [(name, entries) for name, entries in found if entries]
+    return {"ledger": ledger(recorded)} if recorded else {}
 
 
 def provenance(recipe: Mapping[str, Any], complete: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

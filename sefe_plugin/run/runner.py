@@ -113,13 +113,14 @@ def _run(
             for index, task in enumerate(recipe.tasks):
                 if index < len(complete):
                     continue
-                started = time.monotonic()
+                started, began = time.monotonic(), time.time()
                 job = Job(host, folder, arguments, recipe.tasks, index, view)
                 if not read_inputs(job.folder):
                     present = task_inputs(arguments, task, known)
                     write_inputs(job.folder, present)
                     known |= present
                 job.run()
+                job.record_rest(began)
                 seconds = time.monotonic() - started
                 record = {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}
                 complete = [*complete, {**record, "versions": installed_versions()}]
@@ -171,7 +172,7 @@ def _score_base(
     """Score the untouched base, as far as it is not, and return what its scores are made of."""
     if job.is_whole():
         return read_inputs(job.folder)
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     sets = scored_after(recipe.to_dict(), BASE)
     recorded = read_inputs(job.folder)
     present = base_inputs(arguments, sets, known | recorded)
@@ -179,6 +180,7 @@ def _score_base(
     # test sets of tasks that have joined since are added
     write_inputs(job.folder, present | {name: record for name, record in recorded.items() if name in present})
     job.run()
+    job.record_rest(began)
     scores = read_json(job.folder / SCORES_FILE)
     shown = _accuracies([one["name"] for one in sets], scores)
     say(f"[0/{len(recipe.tasks)}] base scored in {time.monotonic() - started:.0f} s | {shown}")

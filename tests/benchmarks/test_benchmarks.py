@@ -124,3 +124,61 @@ def test_the_model_and_the_recipe_of_true_size_in_small(monkeypatch, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base", dtype=torch.float32)
     assert (inputs["input_ids"] == model.config.image_token_id).sum() == 576
     assert model(**inputs).logits.isfinite().all()
+
+
+@pytest.fixture
+def sequence_bench(monkeypatch):
+    """The benchmark of a sequence."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import bench_sequence
+
+    return bench_sequence
+
+
+FIGURES = {
+    "ledger": {
+        "tasks": [{"task": "A", "phases": [{"phase": "training", "seconds": 30.0}], "seconds": 30.0, "besides": 0.0}],
+        "phases": [{"phase": "training", "seconds": 30.0}],
+        "seconds": 30.0,
+        "besides": 0.0,
+    },
+    "bare": {"A": {"seconds": 40.0, "training": 20.0}, "B": {"seconds": 10.0, "training": 5.0}},
+}
+
+
+def test_a_sequence_is_put_beside_bare_trainings(sequence_bench):
+    found = sequence_bench.compared(FIGURES["ledger"], 120.0, FIGURES["bare"])
+    assert found == {
+        "sequence": {"seconds": 120.0, "training": 30.0, "besides": 75.0},
+        "bare": {"seconds": 50.0, "training": 25.0, "besides": 50.0},
+        "sequence_over_bare": 2.4,
+        "training_over_bare": 1.2,
+    }
+    said = sequence_bench.as_text({**FIGURES, "compared": found})
+    assert "| sequence |      120.0 |        30.0 |       75.0 |" in said
+    assert "| B         |       10.0 |         5.0 |" in said
+
+
+def test_a_bare_task_has_the_keys_of_the_host_alone(sequence_bench, tmp_path):
+    recipe = FOLDER.parents[1] / "recipes" / "minicoin_sefe.yaml"
+    keys = sequence_bench.sequence_keys(recipe, 2, ["num_train_epochs=1"], tmp_path)
+    assert [task["name"] for task in keys["tasks"]] == ["ScienceQA", "TextVQA"]
+    assert "benchmark" not in keys
+    assert (tmp_path / "data" / "dataset_info.json").is_file()
+    bare = sequence_bench.bare_keys({**keys, "dataset": "x", "test_sets": [], "merge_adapter": True}, tmp_path / "b")
+    assert bare["output_dir"] == str(tmp_path / "b")
+    assert (bare["num_train_epochs"], bare["dataset"], bare["lora_rank"]) == (1, "x", 16)
+    assert not {"cl_method", "asd_ratio", "reglora_weight", "test_sets", "merge_adapter", "tasks"} & bare.keys()
+
+
+@pytest.mark.slow
+def test_a_short_sequence_is_measured(sequence_bench, monkeypatch, tmp_path, capsys):
+    recipe = FOLDER.parents[1] / "recipes" / "minicoin_sefe.yaml"
+    options = ["--tasks", "1", "--recipe", str(recipe), "--json", str(tmp_path / "figures.json"), "max_steps=4"]
+    monkeypatch.setattr(sys, "argv", ["bench_sequence.py", *options])
+    sequence_bench.main()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [task["task"] for task in figures["ledger"]["tasks"]] == list(figures["bare"]) == ["ScienceQA"]
+    assert 0 < figures["bare"]["ScienceQA"]["training"] < figures["bare"]["ScienceQA"]["seconds"]
+    assert figures["ledger"]["seconds"] < figures["compared"]["sequence"]["seconds"]
+    assert "| bare task" in capsys.readouterr().out

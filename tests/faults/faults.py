@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from same_report import without_times
 
 
 #: What of a finished run must be the same, whatever happened on the way.
@@ -27,9 +28,13 @@ RESULTS = (
 
 
 def results(run: Path) -> dict[str, str]:
-    """Digest of every file that holds a result."""
+    """Digest of every file that holds a result; of the report without its times."""
     files = sorted(file for pattern in RESULTS for file in run.glob(pattern))
-    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {str(file.relative_to(run)): hashlib.sha256(_content(file)).hexdigest() for file in files}
+
+
+def _content(file: Path) -> bytes:
+    return without_times(file) if file.name == "report.json" else file.read_bytes()
 
 
 def moment(run: Path) -> str:

@@ -30,7 +30,7 @@ def test_phases_follow_each_other_in_another_process(tmp_path):
     task.begin(TRAINING, total=8, done=2, samples=64)
     task.count(8)
     first, second = newest_progress(tmp_path)
-    assert (first.name, second[:1], second[3:]) == (PREPARING, (TRAINING,), (2, 8, 8, 64))
+    assert (first.name, second[:1], second[3:7]) == (PREPARING, (TRAINING,), (2, 8, 8, 64))
     assert first.seen <= second.began <= second.seen
     ProgressFile(tmp_path).start(PREPARING)
     assert [phase.name for phase in newest_progress(tmp_path)] == [PREPARING]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from same_report import without_times
 from script_host import ScriptHost, write_three_tasks
 
 from sefe_plugin.cli import main
@@ -170,7 +171,9 @@ def test_a_run_that_was_stopped_anywhere_ends_the_same(run, tmp_path, stop):
     with pytest.raises(TaskFailedError, match="scoring of the base" if stop[0] == "0" else "Task"):
         run(stop=stop)
     run()
-    for name in ("report.json", "0_base/scores.json", "0_base/predictions/B.jsonl"):
+    first, second = (without_times(tmp_path / name / "report.json") for name in ("run", "undisturbed"))
+    assert first == second
+    for name in ("0_base/scores.json", "0_base/predictions/B.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
     answered = [call for call in run.calls() if call.startswith("0_base:")]
     assert len(answered) == len(set(answered)) == 4  # what was answered stays

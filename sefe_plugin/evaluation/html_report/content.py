@@ -21,6 +21,7 @@ from sefe_plugin.evaluation.html_report.details import (
     SetAnswers,
 )
 from sefe_plugin.evaluation.html_report.pictures import Pictures
+from sefe_plugin.evaluation.ledger import ABOUT, ABOUT_PHASES, phase_table, task_table
 from sefe_plugin.evaluation.report_data import FURTHER, TRANSFER, further_values, metric_rows
 from sefe_plugin.evaluation.report_text import (
     ABOUT_LENIENT,
@@ -113,9 +114,18 @@ def _run(run: PageRun) -> dict[str, Any]:
         "about": " ".join(provenance_in_words(report)),
         "notes": [*notes, *unscored_in_words(report)],
         "report": report,
+        "ledger": _ledger(report.get("ledger")),
         "costs": [asdict(cost) for cost in run.details.costs],
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
     }
+
+
+def _ledger(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the tables of where the time of a run went, with what is said of each; none without a record."""
+    if found is None:
+        return []
+    tables = ((ABOUT, task_table(found)), (ABOUT_PHASES, phase_table(found)))
+    return [{"about": about, "heads": heads, "rows": rows} for about, (heads, rows) in tables]
 
 
 def _metrics(runs: Sequence[PageRun]) -> dict[str, list]:

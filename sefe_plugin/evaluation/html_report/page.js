@@ -27,6 +27,7 @@ function build() {
       () => [el("p", {}, "Test sets that belong to no task; lost since the untouched base."), forEachRun(retentionMatrices)],
     ],
     ["answers", "Answers", () => [answersPart()]],
+    any((run) => run.ledger.length) && ["ledger", "Where the time went", () => [forEachRun(ledgerTables)]],
     any((run) => run.costs.length) && ["costs", "Time and memory", () => [forEachRun(costTable)]],
     any((run) => run.recipe) && ["recipe", "Recipe", () => page.runs.map(recipePart)],
   ].filter(Boolean);

@@ -1,4 +1,4 @@
-// Plain tables: metrics, what was forgotten, forward transfer, costs.
+// Plain tables: metrics, what was forgotten, forward transfer, times, costs.
 
 // Cells that are numbers in text stand to the right.
 function table(caption, heads, rows, { words = [0] } = {}) {
@@ -92,6 +92,16 @@ function partTables(run) {
     return table(task, ["", ...Object.keys(stages.end)], rows);
   });
   return el("div", {}, el("p", {}, page.about_parts), tables);
+}
+
+function ledgerTables(run) {
+  if (!run.ledger.length) return el("p", {}, "No record of it: an earlier version made this run.");
+  const isNumber = (cell) => cell === "-" || !Number.isNaN(Number(cell));
+  const tables = run.ledger.flatMap(({ about, heads, rows }) => {
+    const words = heads.map((_, place) => place).filter((place) => !rows.every((row) => isNumber(row[place])));
+    return [el("p", {}, about), table(null, heads, rows, { words })];
+  });
+  return el("div", {}, tables);
 }
 
 function costTable(run) {

@@ -269,7 +269,12 @@ def added(host_get: Callable, host_preprocess: Callable) -> tuple[Callable, Call
     def get_dataset(template, model_args, *args, **kwargs):
         nonlocal loading
         loading = model_args
-        return host_get(template, model_args, *args, **kwargs)
+        from sefe_plugin.hosts.llamafactory.data_phase import reading
+
+        with reading() as read:
+            parts = host_get(template, model_args, *args, **kwargs)
+            read(parts)
+        return parts
 
     @wraps(host_preprocess)
     def _get_preprocessed_dataset(dataset, data_args, training_args, stage, *args, is_eval=False, **kwargs):

@@ -17,6 +17,7 @@ from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.files import replacing_folder
 from sefe_plugin.hosts.llamafactory.adapter import merge_adapter
 from sefe_plugin.hosts.llamafactory.base_check import check_base
+from sefe_plugin.hosts.llamafactory.data_phase import loading
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
 from sefe_plugin.hosts.llamafactory.encoders import SpareFrozenEncoders
 from sefe_plugin.hosts.llamafactory.general import load_general
@@ -24,8 +25,8 @@ from sefe_plugin.hosts.llamafactory.trackers import Trackers, cost_logs
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
 from sefe_plugin.methods import methods
 from sefe_plugin.methods.callback import MethodCallback
-from sefe_plugin.run.costs import COST_FILE, Cost, peak_memory_of_process, record_cost
-from sefe_plugin.run.progress import CARRYING, SAVING, TRAINING, ProgressFile
+from sefe_plugin.run.costs import COST_FILE, Cost, bytes_written_by_process, peak_memory_of_process, record_cost
+from sefe_plugin.run.progress import CARRYING, DATA, METHOD, SAVING, TRAINING, ProgressFile, Usage
 from sefe_plugin.run.steps import CARRIED, SCORED, STEPS_FILE, TRAINED, record_step
 
 
@@ -75,13 +76,16 @@ class _Clock(TrainerCallback):
 
 
 class _StepEnd(TrainerCallback):
-    """Tells the clock that a step has ended; stands behind the method's callback."""
+    """Tells the clock that a step has ended, and that the method's work is done; stands behind its callback."""
 
-    def __init__(self, clock: _Clock):
-        self._clock = clock
+    def __init__(self, clock: _Clock, progress: ProgressFile):
+        self._clock, self._progress = clock, progress
 
     def on_step_end(self, args, state, control, **kwargs):
         self._clock.end_step(state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._progress.begin(SAVING)
 
 
 class _Steps(TrainerCallback):
@@ -89,18 +93,27 @@ class _Steps(TrainerCallback):
 
     def __init__(self, progress: ProgressFile):
         self._progress, self._has_begun = progress, False
+        self._samples: int | None = None
+        self._epoch, self._tokens = 0.0, 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._progress.begin(METHOD)
 
     def on_step_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if not self._has_begun:
             self._has_begun = True
             samples = None if isinstance(train_dataloader.dataset, IterableDataset) else len(train_dataloader.dataset)
+            self._samples, self._epoch, self._tokens = samples, state.epoch, state.num_input_tokens_seen
             self._progress.begin(TRAINING, state.max_steps, state.global_step, samples)
 
     def on_step_end(self, args, state, control, **kwargs):
         self._progress.count(state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._progress.begin(SAVING)
+        if self._has_begun:  # not where a checkpoint holds all steps already
+            trained = None if self._samples is None else round(self._samples * (state.epoch - self._epoch))
+            self._progress.note(trained, state.num_input_tokens_seen - self._tokens or None)
+        self._progress.begin(METHOD)
 
 
 def run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) -> None:
@@ -125,7 +138,7 @@ def _run_task(host_run_sft: Callable, arguments: tuple, callbacks: list | None) 
         host_run_sft(*arguments, callbacks)
         return
     trackers = Trackers(training_args, finetuning_args, callbacks)
-    progress = ProgressFile(Path(training_args.output_dir) if training_args.process_index == 0 else None)
+    progress = ProgressFile(Path(training_args.output_dir) if training_args.process_index == 0 else None, _used)
     progress.go_on()
     _do_steps(host_run_sft, arguments, trackers, progress)
     trackers.close()  # not after an error: a tracker that sees its process fail can say so
@@ -135,19 +148,22 @@ def _do_steps(host_run_sft: Callable, arguments: tuple, trackers: Trackers, prog
     model_args, _, training_args, finetuning_args, _ = arguments
     output_dir, is_first = Path(training_args.output_dir), training_args.process_index == 0
     if training_args.do_train:
-        check_base(model_args, finetuning_args)
-        model = _train(host_run_sft, arguments, trackers, progress)
+        with loading(progress):
+            check_base(model_args, finetuning_args)
+            model = _train(host_run_sft, arguments, trackers, progress)
         if is_first:
             record_step(output_dir, TRAINED)
     else:
         # an adapter as in training, not merged: the answers are those of the trained model; the base gets no new one
         as_trained = finetuning_args.finetuning_type == "lora" and model_args.adapter_name_or_path is not None
-        model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args, as_trained)
+        with loading(progress):
+            model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args, as_trained)
         trackers.begin(model)
     is_scored = finetuning_args.test_sets and finetuning_args.scoring_backend == "generate"
     if is_scored:
         from sefe_plugin.hosts.llamafactory.scoring import score_test_sets
 
+        progress.begin(DATA)
         score_test_sets(model, finetuning_args.test_sets, output_dir, arguments, progress)
         if is_first:
             record_step(output_dir, SCORED)
@@ -158,6 +174,12 @@ def _do_steps(host_run_sft: Callable, arguments: tuple, trackers: Trackers, prog
     progress.end()
     if is_scored and is_first:
         trackers.log_scores()
+
+
+def _used() -> Usage:
+    """Say what this process has used since it started."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
+    return Usage(peak_memory_of_process(), on_gpu, bytes_written_by_process())
 
 
 @contextmanager
@@ -190,7 +212,7 @@ def _train(host_run_sft: Callable, arguments: tuple, trackers: Trackers, progres
         earlier = vars(finetuning_args)[method.earlier] if method.earlier else None
         load = partial(load_general, model_args, data_args, training_args)
         added.append(MethodCallback(method, earlier or (), load=load))
-    added.append(_StepEnd(clock))
+    added.append(_StepEnd(clock, progress))
     with scored_by(finetuning_args.test_sets):
         trackers.hide()
         host_run_sft(*arguments, [*trackers.callbacks, *added])
