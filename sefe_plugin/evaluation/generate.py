@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
 
 #: What of the model's own settings for generation stays: which tokens are special, and how the cache is kept.
@@ -31,7 +31,7 @@ def generate_answers(
             padded on the left; tensors are moved to the model's device.
         decode: Turns the ids of the new tokens of one answer, with end and padding tokens, into text; it drops
             special tokens.
-        generate_kwargs: Further arguments of ``model.generate``, such as ``max_new_tokens``, and as ``eos_token_id``
+        generate_kwargs: Settings of a ``GenerationConfig``, such as ``max_new_tokens``, and as ``eos_token_id``
             every token that ends an answer: a batch runs on until the last of its answers has ended.
 
     Returns:
@@ -41,25 +41,63 @@ def generate_answers(
         ValueError: Where a batch is not padded on the left.
     """
     answers: list[str] = []
+    with generating(model):
+        for batch in batches:
+            check_padding(batch)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            output = generate_tokens(model, batch, **generate_kwargs)
+            new_tokens = output[:, batch["input_ids"].shape[1] :].tolist()
+            answers.extend(decode(tokens).strip() for tokens in new_tokens)
+    return answers
+
+
+def check_padding(batch: dict[str, Tensor]) -> None:
+    """Check that the questions of a batch end in its last column.
+
+    Raises:
+        ValueError: Where they are not padded on the left.
+    """
+    if not batch["attention_mask"][:, -1].all():
+        raise ValueError(
+            "questions must be padded on the left, so that every one ends in the last column of "
+            "'attention_mask'; set the tokenizer's padding_side to 'left'"
+        )
+
+
+def generate_tokens(
+    model: PreTrainedModel,
+    batch: dict[str, Any],
+    stopping_criteria: StoppingCriteriaList | None = None,
+    **settings: Any,
+) -> Any:
+    """Decode greedily, within `generating`.
+
+    Args:
+        model: As in `generate_answers`.
+        batch: The same arguments of ``model.generate``, on the model's device, and perhaps a cache.
+        stopping_criteria: Further ones of the caller.
+        settings: Of a ``GenerationConfig``.
+
+    Returns:
+        What ``model.generate`` returns: the tokens of questions and answers, or a mapping where that is asked for.
+    """
+    # as a whole: what is given one by one, `generate` compares with a new configuration of the model at every call
+    config = GenerationConfig(do_sample=False, num_beams=1, use_cache=True, **settings)
+    return model.generate(**batch, generation_config=config, stopping_criteria=stopping_criteria)
+
+
+@contextmanager
+def generating(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model generate in eval mode, without gradients and by no settings of its own; restore all afterwards."""
     training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         # Not inference_mode: a model that trains on must not keep tensors that autograd refuses.
         with torch.no_grad(), _plain_generation(model):
-            for batch in batches:
-                if not batch["attention_mask"][:, -1].all():
-                    raise ValueError(
-                        "questions must be padded on the left, so that every one ends in the last column of "
-                        "'attention_mask'; set the tokenizer's padding_side to 'left'"
-                    )
-                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                output = model.generate(**batch, do_sample=False, num_beams=1, use_cache=True, **generate_kwargs)
-                new_tokens = output[:, batch["input_ids"].shape[1] :].tolist()
-                answers.extend(decode(tokens).strip() for tokens in new_tokens)
+            yield
     finally:
         for module, flag in training:
             module.training = flag
-    return answers
 
 
 @contextmanager

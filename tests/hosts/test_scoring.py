@@ -62,6 +62,7 @@ class Parrot(torch.nn.Module):
     def __init__(self, reply):
         super().__init__()
         self.reply, self.asked = torch.tensor(reply), []
+        self.rope_deltas = None  # as a model that keeps positions of its own, it is asked by plain `generate`
 
     def generate(self, input_ids, attention_mask, **more):
         self.asked += [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]

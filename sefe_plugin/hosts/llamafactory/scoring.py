@@ -1,7 +1,7 @@
 """Scores test sets with the trained model itself, and the host's own template, processor and collator."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,15 @@ import torch.distributed as dist
 from llamafactory.extras import logging
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from sefe_plugin.benchmarks import official_rule
 from sefe_plugin.data.test_sets import read_test_set
-from sefe_plugin.evaluation.generate import generate_answers
+from sefe_plugin.evaluation.generate import generate_answers, generating
+from sefe_plugin.evaluation.merged import merged_where_exact
 from sefe_plugin.evaluation.results import predictions_file, without_prediction, write_predictions, write_scores
+from sefe_plugin.evaluation.rolling import rolling_answers
 from sefe_plugin.evaluation.scorers import scorer_of
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 from sefe_plugin.json_lines import read_json_lines
@@ -32,9 +36,12 @@ def score_test_sets(
     The predictions of a test set are written as soon as they exist; those that are there already, of an interrupted
     scoring of this task, are kept.
 
-    With several processes each answers its share of a test set. They run equally many batches: where the model's
-    parameters lie in parts on all processes (DeepSpeed ZeRO-3), every step of one needs all others.
-    `dataloader_num_workers` processes read the images ahead.
+    The questions of one test set follow those of the other without a break, and answers that have ended make room
+    for further questions (`evaluation.rolling`). `per_device_eval_batch_size` is how many are read at a time.
+
+    With several processes each answers its share of every test set. Where the model's parameters lie in parts on all
+    processes (DeepSpeed ZeRO-3, FSDP), every step of one needs all others: they run equally many batches, each to its
+    end. `dataloader_num_workers` processes read the images ahead.
 
     Args:
         model: the trained model.
@@ -44,7 +51,7 @@ def score_test_sets(
         arguments: the host's argument objects for model, data, training, fine-tuning and generation.
         progress: told how many of all answers are there.
     """
-    model_args, data_args, training_args, _, generating_args = arguments
+    model_args, data_args, training_args, _, _ = arguments
     reader = QuestionReader(model_args, data_args)
     rank, world = training_args.process_index, training_args.world_size
     unanswered = _unanswered(test_sets, output_dir, data_args.dataset_dir, rank, world)
@@ -53,62 +60,131 @@ def score_test_sets(
     read = [_records(test_set, data_args.dataset_dir) for test_set in unanswered]
     bar = tqdm(desc="Scoring", total=sum(map(len, read)), unit="answer", disable=rank != 0)
     progress.begin(SCORING, bar.total)
+    sets = [_Share(one, records, rank, world) for one, records in zip(unanswered, read, strict=True)]
 
-    def answered_more(count: int) -> None:
-        bar.update(count)
+    def answered_one(name: str) -> None:
+        bar.set_postfix_str(name)
+        bar.update(min(world, bar.total - bar.n))  # the other processes are as far, more or less
         progress.count(bar.n)
 
-    for test_set, records in zip(unanswered, read, strict=True):
-        name = test_set["name"]
-        bar.set_postfix_str(name)
-        features = reader.questions(test_set["dataset"], records)
+    if sets:
+        _answer(model, sets, reader, output_dir, arguments, answered_one)
+    bar.close()
+    if rank == 0:
+        write_scores(output_dir, test_sets, official_rule)
+
+
+def _answer(
+    model, sets: Sequence["_Share"], reader: QuestionReader, output_dir: Path, arguments: tuple, told: Callable
+) -> None:
+    """Answer test sets, and write the predictions of each as soon as they exist.
+
+    Args:
+        model, output_dir, arguments: as in `score_test_sets`.
+        sets: this process's share of each.
+        reader: of the questions.
+        told: given the name of the test set of each answer.
+    """
+    model_args, _, training_args, _, generating_args = arguments
+    rank, world = training_args.process_index, training_args.world_size
+    limits = {
+        "max_new_tokens": generating_args.max_new_tokens,
+        "eos_token_id": reader.stop_token_ids,
+        "pad_token_id": reader.tokenizer.pad_token_id,
+    }
+    in_parts = world > 1 and _is_in_parts(model)
+    # as in training: modules that are trained as a whole are in fp32, and the rest of the model is not
+    mixed = training_args.bf16 or training_args.fp16
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(model.device.type, model_args.compute_dtype, enabled=mixed))
+        if not (mixed or in_parts):
+            stack.enter_context(merged_where_exact(model))
+        stack.enter_context(generating(model))
+        answers = _answers(model, sets, reader, training_args, limits, in_parts)
+        for share in sets:
+            while not share.is_answered():
+                (number, index), reply = next(answers)
+                if sets[number].take(index, reply):
+                    told(sets[number].name)
+            shares = [share.replies]
+            if world > 1:
+                shares = [None] * world
+                dist.all_gather_object(shares, share.replies)
+            if rank == 0:
+                everything = {index: reply for own in shares for index, reply in own.items()}
+                replies = [everything[i] for i in range(len(share.records))]
+                write_predictions(output_dir, share.name, share.records, replies, reader.replies.answer)
+
+
+class _Share:
+    """One process's share of a test set.
+
+    Args:
+        test_set: Its mapping.
+        records: All its records.
+        rank: Which process, from 0.
+        world: Number of processes.
+
+    Attributes:
+        name: Of the test set.
+        replies: What the model wrote, by the number of the record.
+    """
+
+    def __init__(self, test_set: Mapping[str, Any], records: list[dict], rank: int, world: int):
+        self.name, self.records, self._dataset = test_set["name"], records, test_set["dataset"]
+        self._rank, self._world = rank, world
+        self._size = len(range(rank, len(records), world))
+        self._own: set[int] = set()
+        self.replies: dict[int, str] = {}
+
+    def batches(self, reader: QuestionReader, training_args) -> Iterator[tuple[list[int], Mapping]]:
+        """Read its questions, and yield them in batches, each with the numbers of its records."""
+        features = reader.questions(self._dataset, self.records)
         order = order_by_length(features)
-        batches = share_batches(order, rank, world, training_args.per_device_eval_batch_size)
+        self._own = set(order[self._rank :: self._world])
+        batches = share_batches(order, self._rank, self._world, training_args.per_device_eval_batch_size)
         loader = DataLoader(
             features,
             batch_sampler=batches,
             collate_fn=reader.collate(),
             num_workers=training_args.dataloader_num_workers,
         )
-        # as in training: modules that are trained as a whole are in fp32, and the rest of the model is not
-        mixed = training_args.bf16 or training_args.fp16
-        with torch.autocast(model.device.type, model_args.compute_dtype, enabled=mixed):
-            replies = generate_answers(
-                model,
-                _counted(loader, order, world * training_args.per_device_eval_batch_size, answered_more),
-                reader.replies.decode,
-                max_new_tokens=generating_args.max_new_tokens,
-                eos_token_id=reader.stop_token_ids,
-                pad_token_id=reader.tokenizer.pad_token_id,
-            )
-        answered = dict(zip(chain.from_iterable(batches), replies, strict=True))
-        own = {index: answered[index] for index in order[rank::world]}
-        shares = [own]
-        if world > 1:
-            shares = [None] * world
-            dist.all_gather_object(shares, own)
-        everything = {index: reply for share in shares for index, reply in share.items()}
-        if rank == 0:
-            write_predictions(
-                output_dir, name, records, [everything[i] for i in range(len(features))], reader.replies.answer
-            )
-    bar.close()
-    if rank == 0:
-        write_scores(output_dir, test_sets, official_rule)
+        yield from zip(batches, loader, strict=True)
+
+    def take(self, index: int, reply: str) -> bool:
+        """Keep a reply; tell whether it is one that was missing."""
+        if index not in self._own or index in self.replies:
+            return False
+        self.replies[index] = reply
+        return True
+
+    def is_answered(self) -> bool:
+        """Tell whether no reply is missing."""
+        return len(self.replies) == self._size
 
 
-def _counted(loader: DataLoader, order: Sequence[int], size: int, told: Callable[[int], None]) -> Iterator[Mapping]:
-    """Pass batches on, and tell how many answers of all processes one has brought when the next is asked for.
+def _answers(
+    model, sets: Sequence[_Share], reader: QuestionReader, training_args, limits: Mapping[str, Any], in_parts: bool
+) -> Iterator[tuple[tuple[int, int], str]]:
+    """Yield answers as they end, each with the number of its test set and of its record there.
 
-    Args:
-        loader: This process's batches.
-        order: All samples of the test set.
-        size: How many of them all processes take at a time.
-        told: Given the number of answers.
+    The questions of a test set are read when those of the one before are all being answered.
     """
-    for start, batch in zip(range(0, len(order), size), loader, strict=True):
-        yield batch
-        told(min(size, len(order) - start))
+    batches = (
+        ([(number, index) for index in indices], batch)
+        for number, share in enumerate(sets)
+        for indices, batch in share.batches(reader, training_args)
+    )
+    if not in_parts:
+        yield from rolling_answers(model, batches, reader.replies.decode, **limits)
+        return
+    for places, batch in batches:
+        yield from zip(places, generate_answers(model, [batch], reader.replies.decode, **limits), strict=True)
+
+
+def _is_in_parts(model) -> bool:
+    """Tell whether a step of this process needs all others, as the host's `generate` has it."""
+    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
 
 
 def _unanswered(
