@@ -37,16 +37,20 @@ DTYPE = torch.bfloat16
 class Noise:
     """Tensors of random numbers, quick to make: parts of one block, each from another place."""
 
-    def __init__(self, seed: int):
-        self._block = torch.randn(2**24, generator=torch.Generator().manual_seed(seed)) * 0.02
+    def __init__(self, seed: int, dtype: torch.dtype):
+        self._block = (torch.randn(2**24, generator=torch.Generator().manual_seed(seed)) * 0.02).to(dtype)
         self._start = 0
 
-    def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Return a tensor of a shape and type."""
-        count = torch.Size(shape).numel()
-        self._start = (self._start + 7919) % len(self._block)
-        block = self._block.roll(self._start).to(dtype)
-        return block.repeat(-(-count // len(block)))[:count].view(shape).clone()
+    def tensor(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Return a tensor of a shape."""
+        numbers = torch.empty(shape, dtype=self._block.dtype)
+        flat, filled = numbers.view(-1), 0
+        while filled < len(flat):
+            part = self._block[self._start : self._start + len(flat) - filled]
+            flat[filled : filled + len(part)] = part
+            filled += len(part)
+            self._start = (self._start + len(part)) % (len(self._block) - 1)
+        return numbers
 
 
 def write_base(folder: Path, layers: int) -> PreTrainedModel:
@@ -64,7 +68,7 @@ def write_base(folder: Path, layers: int) -> PreTrainedModel:
         model = LlavaForConditionalGeneration._from_config(config, dtype=DTYPE)
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
-    noise, parts, held = Noise(0), [{}], 0
+    noise, parts, held = Noise(0, DTYPE), [{}], 0
     weight_map, state = {}, model.state_dict()
     for name, meant in state.items():
         if held + meant.nbytes > FILE_BYTES:
@@ -74,7 +78,7 @@ def write_base(folder: Path, layers: int) -> PreTrainedModel:
         held += meant.nbytes
     for number, part in enumerate(parts, start=1):
         file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        save_file({name: noise.tensor(meant.shape, DTYPE) for name, meant in part.items()}, folder / file)
+        save_file({name: noise.tensor(meant.shape) for name, meant in part.items()}, folder / file)
         weight_map |= dict.fromkeys(part, file)
     total = sum(meant.nbytes for meant in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -85,11 +89,11 @@ def write_base(folder: Path, layers: int) -> PreTrainedModel:
 def write_adapter(folder: Path, model: PreTrainedModel) -> None:
     """Write a LoRA of all linear layers of the language model's decoder, in fp32 as a training leaves it."""
     folder.mkdir(parents=True)
-    noise, weights = Noise(1), {}
+    noise, weights = Noise(1, torch.float32), {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and "language_model.layers" in name:
-            weights[f"base_model.model.{name}.lora_A.weight"] = noise.tensor((RANK, module.in_features), torch.float32)
-            weights[f"base_model.model.{name}.lora_B.weight"] = noise.tensor((module.out_features, RANK), torch.float32)
+            weights[f"base_model.model.{name}.lora_A.weight"] = noise.tensor((RANK, module.in_features))
+            weights[f"base_model.model.{name}.lora_B.weight"] = noise.tensor((module.out_features, RANK))
     save_file(weights, folder / "adapter_model.safetensors")
     targets = r".*language_model\.layers.*_proj"
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 256, "target_modules": targets, "bias": "none"}

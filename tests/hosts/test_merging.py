@@ -1,7 +1,6 @@
 """A merge part by part from disk: the very files of the host's export, or the host's export itself."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -82,7 +81,10 @@ def export(loaded_host, monkeypatch):
 
 @pytest.mark.parametrize(
     ("dtype", "family", "kind"),
-    [*((dtype, family, LoraConfig) for dtype in TYPES for family in (None, "LLaVA-1.5")), ("float32", None, RegLoraConfig)],
+    [
+        *((dtype, family, LoraConfig) for dtype in TYPES for family in (None, "LLaVA-1.5")),
+        ("float32", None, RegLoraConfig),
+    ],
 )
 def test_the_files_are_those_of_the_hosts_export(export, tmp_path, dtype, family, kind):
     base = write_base(tmp_path / "base", TYPES[dtype], family)
@@ -169,15 +171,15 @@ def test_files_that_no_matrix_touches_are_links_within_a_run(export, tmp_path, m
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[name], expected[name]) for name in state)
         assert json.loads(whole["config.json"]) == json.loads((last / "config.json").read_text())
-        states.append({file.name: os.stat(file) for file in last.glob("*.safetensors")})
+        states.append({file.name: file.stat() for file in last.glob("*.safetensors")})
     first, second, third = states
-    assert all(state.st_nlink == 1 for state in map(os.stat, base.glob("*.safetensors")))  # nothing of a user's base
+    assert all(file.stat().st_nlink == 1 for file in base.glob("*.safetensors"))  # nothing of a user's base
     linked = {name for name in second if second[name].st_ino == first[name].st_ino}
     assert linked and linked < second.keys()
     assert {name for name in third if third[name].st_ino == second[name].st_ino} == linked
     index = json.loads((last / "model.safetensors.index.json").read_text())
     for name, file in index["weight_map"].items():
-        is_adapted = "language_model" in name and any(f"{part}_proj" in name for part in "qv") or "down_proj" in name
+        is_adapted = "language_model" in name and any(f"{part}_proj" in name for part in ("q", "v", "down"))
         assert (file in linked) != is_adapted, name
     before = {name: (run / "1_a" / "merged" / name).read_bytes() for name in linked}
     export(run / "2_b" / "merged", run / "3_c", run / "3_c" / "again")  # a file is made anew, never written in place
@@ -192,4 +194,4 @@ def test_a_file_that_cannot_be_linked_is_copied(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"weights")
     shards._link(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"weights"
-    assert os.stat(tmp_path / "b").st_ino != os.stat(tmp_path / "a").st_ino
+    assert (tmp_path / "b").stat().st_ino != (tmp_path / "a").stat().st_ino

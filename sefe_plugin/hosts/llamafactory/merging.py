@@ -1,8 +1,8 @@
 """A task's adapter merged into its base by the host's export, part by part from disk instead of in memory.
 
 The host's export loads a model, adapter merged in, and lets it save itself. Here it is given the same model without
-weights, which saves itself by reading the base and the adapter from disk. Where that would not be the same, bit by bit,
-the host loads the model as ever.
+weights, which saves itself by reading the base and the adapter from disk. Where that would not be the same, bit by
+bit, the host loads the model as ever.
 """
 
 import json
