@@ -28,6 +28,8 @@ WRITERS = {
     "evaluation/html_report/pictures.py": "the same",
     "run/progress.py": "how far a task is: renamed in one step, and worth nothing after a loss of power",
     "methods/reglora/config.py": "PEFT's own file in the folder of a training, before the training counts",
+    "carry/shards.py": "weights of a model, in the folder that its caller keeps whole",
+    "hosts/llamafactory/merging.py": "the rest of that model, as the host's export asks for it",
     "hosts/llamafactory/node_link.py": "the secret of a run over nodes, made with its mode, gone at the end",
     "hosts/llamafactory/sequence.py": "the device that keeps nothing, once nobody reads the lines",
     "hosts/llamafactory/vllm_engine.py": "answers for the process that asks, in a folder that goes with it",

@@ -103,6 +103,13 @@ SIGNATURES = {
         "generating_args",
         "callbacks",
     ],
+    ("llamafactory.train.tuner", "load_model"): [
+        "tokenizer",
+        "model_args",
+        "finetuning_args",
+        "is_trainable",
+        "add_valuehead",
+    ],
 }
 
 

@@ -174,6 +174,14 @@ TABLE = (
         needs=("method_keys",),
         replace=patches.task,
     ),
+    HostPatch(
+        "merge_on_disk",
+        "llamafactory.train.tuner",
+        ("load_model",),
+        "an export with `cl_method` merges the adapter part by part from disk, where that gives the same",
+        needs=("method_keys",),
+        replace=patches.merge_on_disk,
+    ),
 )
 
 #: What is changed for a while, or in other packages.

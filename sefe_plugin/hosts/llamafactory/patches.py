@@ -306,6 +306,21 @@ def task(host_function: Callable) -> tuple[Callable]:
     return (run_sft,)
 
 
+def merge_on_disk(host_load: Callable) -> tuple[Callable]:
+    """Let the host's export merge the adapter of a task part by part from disk, where that gives the same."""
+
+    @wraps(host_load)
+    def load_model(tokenizer, model_args, finetuning_args, *args, **kwargs):
+        adapters = model_args.adapter_name_or_path
+        if finetuning_args.cl_method is None or model_args.export_dir is None or not adapters or len(adapters) > 1:
+            return host_load(tokenizer, model_args, finetuning_args, *args, **kwargs)
+        from sefe_plugin.hosts.llamafactory.merging import load_to_export
+
+        return load_to_export(host_load, tokenizer, model_args, finetuning_args, *args, **kwargs)
+
+    return (load_model,)
+
+
 def projector(host_function: Callable) -> tuple[Callable]:
     """Train the multimodal projector at `projector_learning_rate`."""
 

@@ -13,6 +13,7 @@ from llamafactory.model import load_model, load_tokenizer
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
+from sefe_plugin.carry.shards import FILE_BYTES
 from sefe_plugin.evaluation.results import SCORES_FILE
 from sefe_plugin.files import replacing_folder
 from sefe_plugin.hosts.llamafactory.adapter import merge_adapter
@@ -233,11 +234,12 @@ def _remove_results(output_dir: Path) -> None:
 def _save_merged(model, model_args, folder: Path) -> None:
     """Merge the adapter into the base, in the precision it was trained in, and save it with its processor.
 
-    The official code does the same with the scale alpha / r after every task.
+    The official code does the same with the scale alpha / r after every task. The trained model takes the adapter in
+    where it is, one matrix at a time; of a model on a GPU, safetensors copies a file at a time to the host's memory.
     """
     with replacing_folder(folder) as temporary:
         merged = merge_adapter(model)
-        merged.save_pretrained(temporary)
+        merged.save_pretrained(temporary, max_shard_size=FILE_BYTES)
         loaded = load_tokenizer(model_args)
         loaded["tokenizer"].save_pretrained(temporary)
         if loaded["processor"] is not None:
