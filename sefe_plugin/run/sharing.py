@@ -1,7 +1,7 @@
 """Tasks that another run of the same comparison has trained already, taken from there and not trained again.
 
 Two runs have a task in common where all that decides it is equal: the keys of the task's own run, how it is carried
-on, the digests of all that it reads, the versions of the packages, and the same of every task before it. Paths inside
+on, the digests of all that it reads, the versions of the packages, and the trainings of every task before it. Paths inside
 the run folder count by where they lead in it. So arms share the tasks before the first one in which a key differs.
 Nothing is said of two values that would have had the same effect: LoRA and RegLoRA share no task, not even the first.
 
@@ -24,6 +24,7 @@ from sefe_plugin.run.checkpoints import whole_checkpoints
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import INPUTS_FILE, Inputs, base_inputs, essence, write_inputs
 from sefe_plugin.run.job import task_arguments
+from sefe_plugin.run.ledger import LEDGER_FILE
 from sefe_plugin.run.process import LOG_FILE
 from sefe_plugin.run.progress import PROGRESS_FILE
 from sefe_plugin.run.steps import STEPS_FILE
@@ -40,7 +41,8 @@ _RUN = "<run>"
 _TEXTS = (".json", ".yaml", ".md")
 #: Files that nobody changes in their place.
 _LINKED = (".safetensors",)
-_NOT_TAKEN = (INPUTS_FILE, IDENTITY_FILE, PROGRESS_FILE)
+#: What is a run's own; the ledger says where its own time went.
+_NOT_TAKEN = (INPUTS_FILE, IDENTITY_FILE, PROGRESS_FILE, LEDGER_FILE)
 
 
 class Shared:
@@ -80,11 +82,12 @@ class Shared:
             return None
         for run in sorted(path for path in self._runs.iterdir() if path.is_dir() and path != self._folder.path):
             if record := self._complete(run, index, identity):
+                trained_by = record.get("shared_from", run.name)
                 try:
-                    self._copy(run / place.name, place, {"identity": identity, "shared_from": run.name}, inputs)
+                    self._copy(run / place.name, place, {"identity": identity, "shared_from": trained_by}, inputs)
                 except FileNotFoundError:
                     continue  # that run goes on, and has just removed a model that it needs no more
-                return {**record, "shared_from": record.get("shared_from", run.name)}
+                return {**record, "shared_from": trained_by}
         self._trained = {"identity": identity}
         return None
 
@@ -101,7 +104,9 @@ class Shared:
             file = self._folder.task_folder(number, task.name) / IDENTITY_FILE
             if not file.is_file():
                 return None
-            before.append(read_json(file)["identity"])
+            known_as = read_json(file)
+            # who trained it counts: what depends on the device may differ in two trainings of the same
+            before.append([known_as["identity"], known_as.get("shared_from", self._folder.path.name)])
         keys = task_arguments(self._arguments, self._tasks, index, self._folder)
         tests = base_inputs(self._arguments, keys["test_sets"], known)
         content = {
@@ -132,7 +137,7 @@ class Shared:
         own, other = (str(folder.parent) for folder in (place, source))
         with replacing_folder(place) as draft:
             for path in sorted(source.rglob("*")):
-                if path.relative_to(source).as_posix() in _NOT_TAKEN:
+                if path.name in _NOT_TAKEN:
                     continue
                 target = draft / path.relative_to(source)
                 if path.is_dir():

@@ -154,7 +154,8 @@ def test_another_test_set_of_a_later_task_counts_where_it_is_scored(start, tmp_p
 def test_a_model_that_is_gone_is_not_shared(start, tmp_path):
     start(tmp_path / "out", "a", {"keep_merged": "last"})
     assert start(tmp_path / "out", "b", {"keep_merged": "last"})[0] == "ABC"
-    # but the last one, with all before it
+    # the model of the last task is there; but it goes on from others than those that this run has trained
+    assert (tmp_path / "out/a/3_C/merged").exists()
     assert not (tmp_path / "out/a/1_A/merged").exists()
 
 
