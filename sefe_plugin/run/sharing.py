@@ -1,8 +1,9 @@
 """Tasks that another run of the same comparison has trained already, taken from there and not trained again.
 
 Two runs have a task in common where all that decides it is equal: the keys of the task's own run, how it is carried
-on, the digests of all that it reads, the versions of the packages, and the trainings of every task before it. Paths inside
-the run folder count by where they lead in it. So arms share the tasks before the first one in which a key differs.
+on, the digests of all that it reads, the versions of the packages, and the trainings of every task before it. Paths
+inside the run folder count by where they lead in it. So arms share the tasks before the first one in which a key
+differs.
 Nothing is said of two values that would have had the same effect: LoRA and RegLoRA share no task, not even the first.
 
 A shared task's folder is a copy. Its weights are hard links where the disk has them, so they take no room. Names of
