@@ -43,6 +43,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--against", metavar="NAME", help="compare every other recipe with this one, by its name (default: the first)"
     )
+    compare.add_argument(
+        "--no-sharing",
+        action="store_true",
+        help="train every task in every run, also where another run has trained the very same",
+    )
     add_running_options(compare)
     compare.set_defaults(run=_compare)
 
@@ -122,7 +127,7 @@ def _compare(options: argparse.Namespace) -> None:
     arms = read_arms(options.recipes)
     against = options.against or next(iter(arms))
     seeds = _check(options, arms, against)
-    plan = Plan(arms, seeds, [None], options.out.absolute(), options.settings)
+    plan = Plan(arms, seeds, [None], options.out.absolute(), options.settings, not options.no_sharing)
     make_runs(plan, options)
     comparison = {
         "command": _command(options),
@@ -223,4 +228,5 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--against", options.against]
     if options.settings:
         words += ["--set", *options.settings]
+    words += ["--no-sharing"] * options.no_sharing
     return shlex.join([*words, "--out", str(options.out)])

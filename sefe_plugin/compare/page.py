@@ -22,6 +22,7 @@ from sefe_plugin.files import replacing, write_json, write_text
 from sefe_plugin.methods import methods
 from sefe_plugin.run.costs import Cost, bytes_left, read_costs
 from sefe_plugin.run.folder import RunFolder
+from sefe_plugin.run.sharing import shared_from
 from sefe_plugin.versions import in_words
 
 
@@ -46,14 +47,16 @@ def compare_recipes(plan: Plan, against: str) -> dict:
 
     Returns:
         What `comparison.compare` returns, with `RESULTS` and `COSTS` as its values; "against"; "intervals", arm -> the
-        `t_interval` of each value, None where a run has none; "matrices", arm -> the means over seeds of the
-        "accuracy" and the "format" matrix; "memory_of", what the peak memory is of, or None where it cannot be
+        `t_interval` of each value, None where a run has none; "shared", where runs have taken tasks from others, run
+        -> task -> the run that trained it; "matrices", arm -> the means over seeds of the "accuracy" and the "format"
+        matrix; "memory_of", what the peak memory is of, or None where it cannot be
         compared.
 
     Raises:
         ValueError: If the runs are not over the same tasks.
     """
     loaded = {arm: {seed: _load(plan.out / Run(arm, None, seed).name) for seed in plan.seeds} for arm in plan.arms}
+    shared = {run.name: taken for run in plan.runs() if (taken := shared_from(plan.out / run.name))}
     kinds = {report["memory_of"] for by_seed in loaded.values() for report in by_seed.values()}
     memory_of = kinds.pop() if len(kinds) == 1 else None
 
@@ -65,6 +68,7 @@ def compare_recipes(plan: Plan, against: str) -> dict:
     return {
         "against": against,
         "memory_of": memory_of,
+        **({"shared": shared} if shared else {}),
         **content,
         "intervals": {
             arm: {
@@ -175,6 +179,7 @@ def format_page(comparison: Mapping, pictures: bool = False) -> str:
         task_table(comparison, lambda task: spread(task["accuracy"])),
         "## Costs",
         _about_costs(comparison["memory_of"]),
+        *_about_shared(comparison.get("shared", {})),
         _table(comparison["intervals"], COSTS, _amount),
     ]
     if comparison["differences"]:
@@ -191,6 +196,19 @@ def format_page(comparison: Mapping, pictures: bool = False) -> str:
         names += ["accuracy.png", "costs.png", *map(_matrix_file, comparison["matrices"])]
         parts += ["## Pictures", *(f"![{Path(name).stem}]({name})" for name in names)]
     return "\n\n".join(parts) + "\n"
+
+
+def _about_shared(shared: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Say whose costs those of shared tasks are."""
+    if not shared:
+        return []
+    runs = [
+        f"{run} ({', '.join(f'{task} of {other}' for task, other in tasks.items())})" for run, tasks in shared.items()
+    ]
+    return [
+        "Tasks that two runs have in common up to the last file were trained once. They are counted in both, with the "
+        f"costs of the run that trained them: {'; '.join(runs)}."
+    ]
 
 
 def _load(run: Path) -> dict:

@@ -23,6 +23,7 @@ from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, file_digest, read_json, writ
 from sefe_plugin.recipe.include import include_chain
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import INPUTS_FILE, TEST, changes, read_inputs
+from sefe_plugin.run.sharing import SHARED_RUNS
 from sefe_plugin.run.verify import input_changes
 from sefe_plugin.versions import installed_versions
 
@@ -59,6 +60,7 @@ class Plan:
         orders: named orders of the tasks; [None] leaves the order to each recipe.
         out: the folder of all runs.
         settings: `key=value` of the recipe, the same for every run.
+        is_sharing: whether runs take tasks from others that have trained the very same.
     """
 
     arms: Mapping[str, Arm]
@@ -66,6 +68,7 @@ class Plan:
     orders: Sequence[str | None]
     out: Path
     settings: Sequence[str] = ()
+    is_sharing: bool = False
 
     def runs(self) -> list[Run]:
         """All runs; one seed after the other, so that a stopped table holds whole comparisons."""
@@ -305,6 +308,7 @@ class _Work:
         self._plan, self._command, self._finished, self._say = plan, command, finished, say
         self._records = {run: plan.record(run) for run in todo}  # before they start: a recipe may be edited meanwhile
         self._versions = installed_versions()
+        self._sharing = {SHARED_RUNS: str(plan.out)} if plan.is_sharing else {}
         self._count = len(plan.runs())
         self._done = self._count - len(todo)
         self._lock = threading.Lock()
@@ -327,7 +331,7 @@ class _Work:
                     [*self._command, *self._plan.arguments(run)],
                     stdout=output,
                     stderr=output,
-                    env={**os.environ, **environment},
+                    env={**_without_sharing(os.environ), **environment, **self._sharing},
                 )
                 self._started.append(process)
             status = process.wait()
@@ -354,6 +358,10 @@ class _Work:
             self._stopped = True
             for process in self._started:
                 process.terminate()
+
+
+def _without_sharing(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name != SHARED_RUNS}
 
 
 def _complete_tasks(run: Path) -> list[dict]:

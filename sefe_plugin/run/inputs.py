@@ -113,7 +113,7 @@ def changes(recorded: Inputs, present: Inputs, use: str | None = None) -> list[s
     """
     found = []
     for name, record in recorded.items():
-        was, now = _essence(record.get("accepted") or record), _essence(present.get(name, {}))
+        was, now = essence(record.get("accepted") or record), essence(present.get(name, {}))
         differing = [key for key in was | now if was.get(key) != now.get(key)]
         # of a model on a hub the revision may be unknown, until it is downloaded
         unknown = differing == ["revision"] and None in (was["revision"], now.get("revision"))
@@ -132,7 +132,8 @@ def accepted(recorded: Inputs, present: Inputs) -> Inputs:
     }
 
 
-def _essence(record: Mapping[str, Any]) -> dict[str, Any]:
+def essence(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of an input's record that is equal wherever and for whatever it is read."""
     return {key: value for key, value in record.items() if key not in _CIRCUMSTANCES}
 
 

@@ -33,6 +33,7 @@ from sefe_plugin.run.inputs import (
 from sefe_plugin.run.job import BaseJob, Host, Job
 from sefe_plugin.run.reporting import record_single_task, run_report
 from sefe_plugin.run.rescoring import Scores, scores_to_mend, write_scores
+from sefe_plugin.run.sharing import Shared
 from sefe_plugin.run.spare import remove_spare
 from sefe_plugin.run.stages import BASE, has_base_row, scored_after
 from sefe_plugin.run.steps import SCORED, forget_step
@@ -106,6 +107,7 @@ def _run(
             remove_spare(folder)
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
+        sharing = Shared(folder, arguments, recipe.tasks)
         with recorded_ending(folder):
             if has_base_row(recipe.arguments):
                 job = BaseJob(host, folder, arguments, recipe.tasks, view)
@@ -119,15 +121,19 @@ def _run(
                     present = task_inputs(arguments, task, known)
                     write_inputs(job.folder, present)
                     known |= present
+                shared = sharing.take(index, read_inputs(job.folder), known)
                 job.run()
                 job.record_rest(began)
-                seconds = time.monotonic() - started
+                sharing.note(index)
+                seconds = shared["seconds"] if shared else time.monotonic() - started
                 record = {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}
+                record |= {"shared_from": shared["shared_from"]} if shared else {}
                 complete = [*complete, {**record, "versions": installed_versions()}]
                 folder.complete_task(recipe.to_dict(), complete)
                 if keeps_last:
                     remove_spare(folder)
-                say(_task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds))
+                line = _task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds)
+                say(f"{line} | trained by {shared['shared_from']}, and taken from there" if shared else line)
                 if len(complete) < len(names):
                     _try_report(folder, recipe, say)
             return _write_report(folder, recipe)
