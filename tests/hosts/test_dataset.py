@@ -269,3 +269,17 @@ def test_loads_through_the_host(formatting, arguments, tmp_path):
     # two datasets of one file are told apart
     names = [json.loads(line)["dataset"] for line in (tmp_path / "asd.jsonl").read_text().splitlines()]
     assert names == ["train"] * 12 + ["more"] * 12
+
+
+def test_the_rewritten_dataset_is_named_by_what_it_holds(arguments):
+    """So that the cache of `datasets` finds it again, and takes no other for it."""
+    before = aligned([[turn(i)] for i in range(40)])
+    other = aligned([[turn(i)] for i in range(39, -1, -1)])
+    name = diversify_dataset(before, "mine", asd(0.2), arguments)._fingerprint
+    assert diversify_dataset(before, "yours", asd(0.2), arguments)._fingerprint == name
+    seed = SimpleNamespace(**{**vars(arguments), "seed": 4})
+    named = {name, before._fingerprint, diversify_dataset(other, "mine", asd(0.2), arguments)._fingerprint}
+    named |= {diversify_dataset(before, "mine", asd(*ratio), given)._fingerprint for ratio, given in (
+        ((0.4,), arguments), ((0.2,), seed)
+    )}  # fmt: skip
+    assert len(named) == 5

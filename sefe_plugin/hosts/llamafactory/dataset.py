@@ -1,5 +1,7 @@
 """ASD on a dataset that the host has aligned, whatever its format on disk."""
 
+import hashlib
+import json
 import logging
 from bisect import bisect_right
 from collections import Counter
@@ -113,18 +115,42 @@ def diversify_dataset(dataset: Dataset, name: str, data_args, training_args) -> 
     counts = Counter(origin.style for origin in origins)
     logger.info("ASD rewrote %d of %d questions of %s: %s", len(origins), len(rewritten), name, dict(counts))
 
-    def replace(row: dict, index: int) -> dict:
-        messages = [*row["_prompt"], *row["_response"]]
-        for turn in range(len(messages) // 2):
-            sample = rewritten[first_turns[index] + turn]
-            messages[2 * turn]["content"], messages[2 * turn + 1]["content"] = sample.question, sample.answer
-        return row
+    changed = sorted({bisect_right(first_turns, origin.index) - 1 for origin in origins})
+    texts = {index: rewritten[first_turns[index] : first_turns[index + 1]] for index in changed}
+    name_of_result = _fingerprint(dataset, texts)
+    del rewritten, origins
 
-    diversified = dataset.map(replace, with_indices=True, desc="Diversifying answer styles")
-    if not data_args.asd_extra:
-        return diversified
-    extra = sorted({bisect_right(first_turns, origin.index) - 1 for origin in origins})
-    return concatenate_datasets([dataset, diversified.select(extra)])
+    def replace(prompts: list, responses: list, indices: list[int]) -> dict[str, list]:
+        for prompt, response, index in zip(prompts, responses, indices, strict=True):
+            messages = [*prompt, *response]
+            for turn, sample in enumerate(texts.get(index, ())):
+                messages[2 * turn]["content"], messages[2 * turn + 1]["content"] = sample.question, sample.answer
+        return {"_prompt": prompts, "_response": responses}
+
+    diversified = dataset.map(
+        replace,
+        with_indices=True,
+        batched=True,
+        input_columns=["_prompt", "_response"],
+        new_fingerprint=name_of_result,
+        desc="Diversifying answer styles",
+    )
+    return concatenate_datasets([dataset, diversified.select(changed)]) if data_args.asd_extra else diversified
+
+
+def _fingerprint(dataset: Dataset, texts: Mapping[int, Sequence[Sample]]) -> str:
+    """Return what names a dataset with some conversations replaced, in the cache of `datasets`.
+
+    Without it `datasets` pickles all texts to find a name for what is made of them.
+
+    Args:
+        dataset: As it is before.
+        texts: Number of each replaced conversation -> its turns.
+    """
+    digest = hashlib.sha256(f"asd {dataset._fingerprint}".encode())
+    for index, turns in texts.items():
+        digest.update(json.dumps([index, *(asdict(turn) for turn in turns)]).encode())
+    return digest.hexdigest()[:32]
 
 
 def rewrite(dataset, name: str, ratio: float, seed: int) -> tuple[list[Sample], list[Origin], list[int]]:

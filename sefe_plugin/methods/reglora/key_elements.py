@@ -106,22 +106,45 @@ def _top_above(bar: float, A: torch.Tensor, B: torch.Tensor, count: int) -> torc
             raise ValueError(f"the weight change holds a value that is not finite in rows {start} to {stop - 1}")
         # Once `count` are found, a later element must exceed the least of them: at equality the earlier one stays.
         fresh = _positions_above(bar, tile)
-        values.append(tile.gather(0, fresh))
+        values.append(_at(fresh, tile))
         indices.append(fresh + start * cols)
         held += len(fresh)
         if held > 2 * count or (held > count and stop == rows):
-            merged = torch.cat(values)
-            bar = merged.kthvalue(held - count + 1).values.item()
-            kept = merged > bar
-            level = (merged == bar).nonzero().squeeze(1)
-            kept[level[: count - int(kept.sum())]] = True
-            kept = kept.nonzero().squeeze(1)
-            values, indices, held = [merged.gather(0, kept)], [torch.cat(indices).gather(0, kept)], count
+            merged, places = torch.cat(values), torch.cat(indices)
+            bar = _kth_largest(merged, count)
+            above, level = _positions_above(bar, merged), _positions_of(bar, merged)
+            kept = torch.cat([above, level[: count - len(above)]]).sort().values
+            values, indices, held = [_at(kept, merged)], [_at(kept, places)], count
     return torch.cat(indices)
+
+
+# On a CPU, NumPy finds few among many, takes them and ranks them in a small part of PyTorch's time.
 
 
 def _positions_above(bar: float, values: torch.Tensor) -> torch.Tensor:
     """Return the positions of the values above `bar`."""
-    if values.device.type == "cpu":  # NumPy finds few among many in a third of PyTorch's time
+    if values.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(values.numpy() > bar))
     return (values > bar).nonzero().squeeze(1)
+
+
+def _positions_of(bar: float, values: torch.Tensor) -> torch.Tensor:
+    """Return the positions of the values equal to `bar`."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(values.numpy() == bar))
+    return (values == bar).nonzero().squeeze(1)
+
+
+def _at(positions: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return the values at some positions."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(values.numpy().take(positions.numpy()))
+    return values.gather(0, positions)
+
+
+def _kth_largest(values: torch.Tensor, k: int) -> float:
+    """Return the value that `k - 1` others are not below."""
+    place = len(values) - k
+    if values.device.type == "cpu":
+        return float(np.partition(values.numpy(), place)[place])
+    return values.kthvalue(place + 1).values.item()
