@@ -14,15 +14,11 @@ from sefe_plugin.compare.comparison import (
     t_interval,
     with_further,
 )
+from sefe_plugin.compare.kept import keep_result
 from sefe_plugin.compare.report import interval, spread, task_table
 from sefe_plugin.compare.table import Plan, Run
-from sefe_plugin.evaluation.report import load_report
 from sefe_plugin.evaluation.report_text import markdown_table
 from sefe_plugin.files import replacing, write_json, write_text
-from sefe_plugin.methods import methods
-from sefe_plugin.run.costs import Cost, bytes_left, read_costs
-from sefe_plugin.run.folder import RunFolder
-from sefe_plugin.run.sharing import shared_from
 from sefe_plugin.versions import in_words
 
 
@@ -42,7 +38,7 @@ def compare_recipes(plan: Plan, against: str) -> dict:
     """Compare the finished runs of a plan whose order of tasks is left to the recipes.
 
     Args:
-        plan: Its runs are finished.
+        plan: Its runs are finished; what each is worth is kept (`kept.keep_result`).
         against: The arm that every other is compared with.
 
     Returns:
@@ -55,9 +51,13 @@ def compare_recipes(plan: Plan, against: str) -> dict:
     Raises:
         ValueError: If the runs are not over the same tasks.
     """
-    loaded = {arm: {seed: _load(plan.out / Run(arm, None, seed).name) for seed in plan.seeds} for arm in plan.arms}
-    shared = {run.name: taken for run in plan.runs() if (taken := shared_from(plan.out / run.name))}
-    kinds = {report["memory_of"] for by_seed in loaded.values() for report in by_seed.values()}
+    kept = {run: keep_result(plan.out, run.name) for run in plan.runs()}
+    loaded = {
+        arm: {seed: (one := kept[Run(arm, None, seed)])["report"] | {"costs": one["costs"]} for seed in plan.seeds}
+        for arm in plan.arms
+    }
+    shared = {run.name: one["shared_from"] for run, one in kept.items() if one["shared_from"]}
+    kinds = {one["memory_of"] for one in kept.values()}
     memory_of = kinds.pop() if len(kinds) == 1 else None
 
     def measure(report: Mapping) -> dict[str, float | None]:
@@ -84,40 +84,6 @@ def compare_recipes(plan: Plan, against: str) -> dict:
             for arm, by_seed in loaded.items()
         },
     }
-
-
-def run_costs(run: Path) -> tuple[dict[str, float | None], str | None]:
-    """Return what a finished run took, and what its peak memory is of.
-
-    Args:
-        run: Its folder.
-
-    Returns:
-        `COSTS`: "training", the minutes of all trainings of all tasks; "step", the mean seconds of an optimizer step;
-        "memory", the most of any training, in GB; "left", the mean over tasks of what each leaves for later ones, in
-        MB. The first three are None where a training has no record of them, those of a task's phases too; "training"
-        and "memory" also where one was stopped and continued, because what was until then is not known.
-    """
-    folder = RunFolder(run)
-    recipe = folder.read_manifest()["recipe"]
-    places = [folder.task_folder(index, task["name"]) for index, task in enumerate(recipe["tasks"])]
-    method = methods()[recipe["cl_method"]]
-    left = statistics.fmean(bytes_left(place, method.file) for place in places) / 1e6
-    keys = [{**recipe, **task, "output_dir": str(place)} for task, place in zip(recipe["tasks"], places, strict=True)]
-    trainings = sum(len(method.phases(of_task)) for of_task in keys)
-    costs: list[Cost] = [cost for place in places for cost in read_costs(place)]
-    kinds = {cost.memory_of for cost in costs}
-    if len(costs) != trainings or len(kinds) != 1:
-        return {"training": None, "step": None, "memory": None, "left": left}, None
-    steps = sum(cost.steps for cost in costs)
-    continued = any(cost.steps_before for cost in costs)
-    values = {
-        "training": None if continued else sum(cost.seconds for cost in costs) / 60,
-        "step": sum(cost.step_seconds * cost.steps for cost in costs) / steps if steps else None,
-        "memory": None if continued else max(cost.peak_memory for cost in costs) / 1e9,
-        "left": left,
-    }
-    return values, kinds.pop()
 
 
 def write_page(folder: Path, comparison: Mapping) -> None:
@@ -209,11 +175,6 @@ def _about_shared(shared: Mapping[str, Mapping[str, str]]) -> list[str]:
         "Tasks that two runs have in common up to the last file were trained once. They are counted in both, with the "
         f"costs of the run that trained them: {'; '.join(runs)}."
     ]
-
-
-def _load(run: Path) -> dict:
-    costs, memory_of = run_costs(run)
-    return {**load_report(run), "costs": costs, "memory_of": memory_of}
 
 
 def _interval_of(values: Sequence[float | None]) -> dict[str, float | None]:

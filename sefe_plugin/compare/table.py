@@ -18,11 +18,12 @@ from torch import Tensor
 
 from sefe_plugin.compare.arms import Arm
 from sefe_plugin.compare.comparison import RESULTS, compare, results
+from sefe_plugin.compare.kept import result_file, test_sets
 from sefe_plugin.evaluation.report import REPORT_FILE, load_report
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, file_digest, read_json, write_json
 from sefe_plugin.recipe.include import include_chain
 from sefe_plugin.run.folder import RunFolder, RunFolderError
-from sefe_plugin.run.inputs import INPUTS_FILE, TEST, changes, read_inputs
+from sefe_plugin.run.inputs import changes
 from sefe_plugin.run.sharing import SHARED_RUNS
 from sefe_plugin.run.verify import input_changes
 from sefe_plugin.versions import installed_versions
@@ -140,14 +141,9 @@ def _differing_test_sets(plan: Plan) -> list[str]:
     """
     found, first = [], {}
     for run in plan.runs():
-        for file in sorted((plan.out / run.name).glob(f"*/{INPUTS_FILE}")):
-            for name, record in read_inputs(file.parent).items():
-                if record["for"] != TEST or "entry" in record:
-                    continue
-                other, scored_on = first.setdefault((run.seed, name), (run, {**record, "accepted": None}))
-                found += [
-                    f"{run.name} after {other.name}: {line}" for line in changes({name: scored_on}, {name: record})
-                ]
+        for name, record in test_sets(plan.out, run.name).items():
+            other, scored_on = first.setdefault((run.seed, name), (run, record))
+            found += [f"{run.name} after {other.name}: {line}" for line in changes({name: scored_on}, {name: record})]
     return list(dict.fromkeys(found))
 
 
@@ -263,15 +259,16 @@ def _unfinished(plan: Plan, finished: Mapping[str, dict], say: Callable[[str], N
         run
         for run in runs
         if not plan.record(run).items() <= finished.get(run.name, {}).items()
-        or not (plan.out / run.name / REPORT_FILE).is_file()
+        or not (_is_there(plan, run) or result_file(plan.out, run.name).is_file())
     ]
     if len(todo) < len(runs):
         say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already.")
-    changed = [f"{r.name}: {line}" for r in runs if r not in todo for line in input_changes(plan.out / r.name)]
+    there = [run for run in runs if run not in todo and _is_there(plan, run)]
+    changed = [f"{run.name}: {line}" for run in there for line in input_changes(plan.out / run.name)]
     if changed:
         head = (
             "Finished runs were made of something else than is there now. Put it back, choose another `--out`, or "
-            "remove the folders of these runs, which are then made anew:"
+            "remove the folders of these runs and their files in `results`; they are then made anew:"
         )
         raise ValueError("\n".join([head, *changed]))
     for run in todo:
@@ -281,6 +278,11 @@ def _unfinished(plan: Plan, finished: Mapping[str, dict], say: Callable[[str], N
                 f"where that changes what it learned: then remove {plan.out / run.name}, or choose another `--out`."
             )
     return todo
+
+
+def _is_there(plan: Plan, run: Run) -> bool:
+    """Tell whether a run's own folder holds its report; of one made elsewhere there may be its result alone."""
+    return (plan.out / run.name / REPORT_FILE).is_file()
 
 
 class _Work:

@@ -4,6 +4,7 @@ import doctest
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import matplotlib.image
@@ -13,7 +14,8 @@ from left_run import leave_run, usual_cost
 from sefe_plugin.cli import main
 from sefe_plugin.compare import page, table
 from sefe_plugin.compare.arms import Arm, read_arms
-from sefe_plugin.compare.page import compare_recipes, run_costs
+from sefe_plugin.compare.kept import run_costs
+from sefe_plugin.compare.page import compare_recipes
 from sefe_plugin.compare.table import Plan, Run
 from sefe_plugin.files import write_json
 from sefe_plugin.recipe.tasks import Task
@@ -62,6 +64,26 @@ def calls() -> list[str]:
 
 
 COMMAND = ["compare", "lora.yaml", "lora.yaml+asd_ratio=0.2", "--out", "out"]
+
+
+def test_a_run_whose_folder_is_gone_counts_by_what_is_kept_of_it(work, capsys):
+    assert main([*COMMAND, "--seeds", "2"]) == 0
+    before = [Path("out", name).read_text() for name in ("compare.json", "compare.md")]
+    shutil.rmtree("out/lora_5")
+    assert main([*COMMAND, "--seeds", "2"]) == 0
+    assert len(calls()) == 4
+    assert [Path("out", name).read_text() for name in ("compare.json", "compare.md")] == before
+    # a run that was made elsewhere joins by its file and its entry
+    Path("out/results/lora_5.json").rename("lora_5.json")
+    assert main([*COMMAND, "--seeds", "2"]) == 0
+    assert len(calls()) == 5
+    assert json.loads(Path("lora_5.json").read_text()) == json.loads(Path("out/results/lora_5.json").read_text())
+    # without its entry it is no run of this comparison
+    shutil.rmtree("out/lora_6")
+    finished = json.loads(Path("out/runs.json").read_text())
+    write_json(Path("out/runs.json"), {name: record for name, record in finished.items() if name != "lora_6"})
+    assert main([*COMMAND, "--seeds", "2"]) == 0
+    assert len(calls()) == 6
 
 
 def test_the_page_says_what_the_runs_are_worth(work, capsys):
