@@ -4,7 +4,7 @@ Two runs have a task in common where all that decides it is equal: the keys of t
 on, the digests of all that it reads, the versions of the packages, and the trainings of every task before it. Paths
 inside the run folder count by where they lead in it. So arms share the tasks before the first one in which a key
 differs.
-Nothing is said of two values that would have had the same effect: LoRA and RegLoRA share no task, not even the first.
+Nothing is said of two values that would have had the same effect: two methods share no task, not even the first.
 
 A shared task's folder is a copy. Its weights are hard links where the disk has them, so they take no room. Names of
 the other run's folder in its small files become those of its own. `identity.json` names the run that trained it.
