@@ -45,8 +45,7 @@ def compare_recipes(plan: Plan, against: str) -> dict:
         What `comparison.compare` returns, with `RESULTS` and `COSTS` as its values; "against"; "intervals", arm -> the
         `t_interval` of each value, None where a run has none; "shared", where runs have taken tasks from others, run
         -> task -> the run that trained it; "matrices", arm -> the means over seeds of the "accuracy" and the "format"
-        matrix; "memory_of", what the peak memory is of, or None where it cannot be
-        compared.
+        matrix; "memory_of", what the peak memory is of, or None where it cannot be compared.
 
     Raises:
         ValueError: If the runs are not over the same tasks.
