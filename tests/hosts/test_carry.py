@@ -12,6 +12,7 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
+from same_report import without_times
 from transformers import LlavaForConditionalGeneration
 from transformers.integrations.deepspeed import is_deepspeed_available
 
@@ -39,7 +40,7 @@ def run(train, recipe: Path, folder: Path, *overrides: str, **environment: str) 
     """Runs the recipe by the command line and returns its report."""
     result = train(recipe, f"output_dir={folder}", *overrides, **environment)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-30000:]
-    return json.loads((folder / "report.json").read_text())
+    return json.loads(without_times(folder / "report.json"))
 
 
 def file_in(folder: Path, task: str, name: str) -> dict[str, torch.Tensor]:
@@ -68,7 +69,7 @@ def found_by_verify(folder: Path) -> list:
 @pytest.fixture(scope="module")
 def merged(finished) -> tuple[Path, dict]:
     folder, _ = finished
-    return folder, json.loads((folder / "report.json").read_text())
+    return folder, json.loads(without_times(folder / "report.json"))
 
 
 def test_stacking_is_merging_in_full_precision(train_here, recipe, merged, tmp_path):

@@ -33,7 +33,8 @@ def test_a_step_is_timed_from_begin_to_end_and_the_training_as_a_whole(tmp_path,
             passes(4)
 
     def host(callbacks):
-        state, arguments = SimpleNamespace(global_step=5, max_steps=8), SimpleNamespace(device=torch.device("cpu"))
+        arguments = SimpleNamespace(device=torch.device("cpu"))
+        state = SimpleNamespace(global_step=5, max_steps=8, epoch=0.625, num_input_tokens_seen=0)
         given = {"model": torch.nn.Identity(), "train_dataloader": SimpleNamespace(dataset=[0] * 12)}
 
         def event(name):

@@ -16,6 +16,7 @@ from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.costs import bytes_written_by_process
 from sefe_plugin.run.job import TaskFailedError
 from sefe_plugin.run.ledger import LEDGER_FILE, read_ledger, read_processes, record_process, record_stopped
+from sefe_plugin.run.process import spawn
 from sefe_plugin.run.progress import CARRYING, DATA, LOADING, PREPARING, SCORING, TRAINING, Phase, ProgressFile, Usage
 from sefe_plugin.run.records import RunFolderError
 from sefe_plugin.run.runner import run_sequence
@@ -65,6 +66,8 @@ progress.end()
 
 class ScriptHost:
     """Has the script train a task."""
+
+    start = staticmethod(spawn)
 
     def __init__(self, script, stop):
         self.script, self.stop = script, stop
