@@ -137,7 +137,7 @@ def loaded_host():
 def train_here(monkeypatch, loaded_host):
     """Runs a recipe as `llamafactory-cli train` does, but without its trial, and with every task in this process.
 
-    Returns the report; what the tasks were asked to do is in `train_here.commands`, as (verb, file).
+    Returns the report without its times; what the tasks were asked to do is in `train_here.commands`, as (verb, file).
     """
     import sefe_plugin.run.job
     from sefe_plugin.hosts.llamafactory.host import LlamaFactory, read_recipe
@@ -162,6 +162,7 @@ def train_here(monkeypatch, loaded_host):
     def run(recipe: Path, *overrides: str) -> dict:
         run.commands = []
         loaded = load_recipe(read_recipe(recipe, list(overrides)), str(recipe), host_keys())
-        return run_sequence(loaded, LlamaFactory(), host_keys(), print)
+        report = run_sequence(loaded, LlamaFactory(), host_keys(), print)
+        return {key: value for key, value in report.items() if key != "ledger"}
 
     return run
