@@ -70,9 +70,10 @@ def _phase(name: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any] | 
     phase: dict[str, Any] = {"phase": name, "seconds": round(sum(entry["seconds"] for entry in entries), 3)}
     for key, rate in (("count", "per_second"), ("tokens", "tokens_per_second")):
         counted = [entry for entry in entries if entry.get(key)]
-        if seconds := sum(entry["seconds"] for entry in counted):
+        if counted:
             phase[key] = sum(entry[key] for entry in counted)
-            phase[rate] = round(phase[key] / seconds, 3)  # of the entries that are counted
+            if seconds := sum(entry["seconds"] for entry in counted):
+                phase[rate] = round(phase[key] / seconds, 3)  # of the entries that are counted
             if key == "count":
                 phase["unit"] = counted[-1]["unit"]
     for key, together in (("peak_memory", max), ("device_memory", max), ("written", sum)):
