@@ -25,12 +25,13 @@ from sefe_plugin.run.process import call, spawn
 
 #: Loads nothing, and says something meanwhile.
 QUICK = """
-import sys
+import os, sys
 from sefe_plugin.hosts.llamafactory import preloaded
 
-def load():
+def load(said_with_models):
     print("loaded", flush=True)
     print("with a warning", file=sys.stderr)
+    os.write(said_with_models, b"and a model\\n")
 
 preloaded._load = load
 preloaded.main()
@@ -175,6 +176,12 @@ def test_what_the_loading_says_every_fork_says(forks, module, tmp_path):
     for log in ("first", "second"):
         assert call(started(name), tmp_path / log, (), False, forks.start) == 0
         assert sorted((tmp_path / log).read_text().splitlines()[1:]) == ["loaded", "with a warning", "work"]
+
+
+def test_what_is_loaded_with_models_speaks_in_the_steps_of_the_host(forks, tmp_path):
+    log = tmp_path / "log"
+    assert call(started("llamafactory.cli", "version"), log, (), False, forks.start) == 0
+    assert log.read_text().splitlines()[1:4] == ["loaded", "with a warning", "and a model"]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +347,7 @@ def test_the_steps_of_the_host_are_known():
     ("program", "line"),
     [
         (
-            "from sefe_plugin.hosts.llamafactory import preloaded; preloaded._load = lambda: 'no'; preloaded.main()",
+            "from sefe_plugin.hosts.llamafactory import preloaded; preloaded._load = lambda _: 'no'; preloaded.main()",
             "no",
         ),
         ("raise SystemExit(4)", "the process that loads them has ended (4)"),
@@ -407,40 +414,69 @@ def test_what_does_not_bear_a_fork_is_found(as_loaded, monkeypatch):
         changed.setattr(threading, "active_count", lambda: 2)
         assert preloaded._started(as_loaded) == "loading them starts threads"
     assert preloaded._started(Counter()) == "loading them starts threads"
-    with monkeypatch.context() as changed:
-        changed.setattr(torch.cuda, "device_count", lambda: 2)
-        assert preloaded._other_devices() == "LLaMA-Factory starts a process for each GPU"
+    assert preloaded._other_devices(2) == "LLaMA-Factory starts a process for each GPU"
     with monkeypatch.context() as changed:
         changed.setattr(torch.xpu, "is_available", lambda: True)
-        assert "this device is neither" in preloaded._other_devices()
-    assert preloaded._other_devices() is None
+        assert "this device is neither" in preloaded._other_devices(1)
+    assert preloaded._other_devices(1) is None
+
+
+def test_gpus_are_counted_in_a_fork(monkeypatch):
+    seen = []
+
+    def count() -> int:
+        seen.append(os.getpid())
+        return 3
+
+    monkeypatch.setattr(torch.cuda, "device_count", count)
+    assert preloaded._count_gpus() == 3
+    assert seen == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: os.abort())
+    with pytest.raises(ChildProcessError, match="a fork ended with -6"):
+        preloaded._count_gpus()
+
+
+@pytest.mark.parametrize(("gpus", "loaded"), [(0, True), (1, False)])
+def test_what_may_start_cuda_is_loaded_ahead_without_a_gpu_alone(module, monkeypatch, tmp_path, gpus, loaded):
+    monkeypatch.syspath_prepend(tmp_path)
+    library = module("", f"library_with_{gpus}_gpus")
+    for names, libraries in (("_FIRST", ()), ("_FURTHER", ()), ("_AT_HOME", ()), ("_WITH_MODELS", (library,))):
+        monkeypatch.setattr(preloaded, names, libraries)
+    monkeypatch.setattr(preloaded, "_count_gpus", lambda: gpus)
+    monkeypatch.setattr(preloaded.gc, "freeze", lambda: None)
+    preloaded._load(2)
+    assert (library in sys.modules) == loaded
 
 
 def test_libraries_that_cannot_be_loaded_are_the_hosts_to_tell(module, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(preloaded, "_FIRST", (module("raise OSError('no such library')", "broken_library"),))
     before = dict(os.environ)
-    assert preloaded._load() == "they could not be loaded ahead; OSError: no such library"
+    assert preloaded._load(2) == "they could not be loaded ahead; OSError: no such library"
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
 @pytest.mark.parametrize("value", [None, "0"])
-def test_loading_leaves_the_environment_as_it_is(module, monkeypatch, tmp_path, value):
+def test_loading_leaves_the_environment_as_it_is(module, monkeypatch, tmp_path, value, gpus):
     """Meanwhile PyTorch is told to ask for CUDA without starting it; a library that is not installed is left out."""
     monkeypatch.syspath_prepend(tmp_path)
-    variable = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    monkeypatch.delenv(variable, raising=False)
-    if value:
-        monkeypatch.setenv(variable, value)
-    library = module(f"import os; asked = os.environ[{variable!r}]", f"asking_library_{value}")
-    monkeypatch.setattr(preloaded, "_FIRST", ("no_such_library", library))
-    monkeypatch.setattr(preloaded, "_FURTHER", ())
-    monkeypatch.setattr(preloaded, "_AT_HOME", ())
+    variables = ("PYTORCH_NVML_BASED_CUDA_CHECK", "CUDA_VISIBLE_DEVICES")
+    for variable in variables:
+        monkeypatch.delenv(variable, raising=False)
+        if value:
+            monkeypatch.setenv(variable, value)
+    code = f"import os; asked = [os.environ.get(name) for name in {variables}]"
+    library = module(code, f"asking_library_{value}_{gpus}")
+    for names, libraries in (("_FIRST", ()), ("_AT_HOME", ()), ("_WITH_MODELS", ())):
+        monkeypatch.setattr(preloaded, names, libraries)
+    monkeypatch.setattr(preloaded, "_FURTHER", ("no_such_library", library))
+    monkeypatch.setattr(preloaded, "_count_gpus", lambda: gpus)
     monkeypatch.setattr(preloaded.gc, "freeze", lambda: None)
     before = dict(os.environ)
-    preloaded._load()
+    preloaded._load(2)
     assert dict(os.environ) == before
-    assert sys.modules[library].asked == "1"
+    assert sys.modules[library].asked == ["1", value if gpus else ""]
 
 
 @pytest.mark.parametrize("home", [None, "no such folder", "a file", "."])
@@ -451,10 +487,10 @@ def test_what_writes_into_the_home_is_loaded_where_there_is_one(module, monkeypa
     if home:
         monkeypatch.setenv("HOME", str(tmp_path / home))
     library = module("", f"home_library_{home == '.'}_{len(home or '')}")
-    for names, libraries in (("_FIRST", ()), ("_FURTHER", ()), ("_AT_HOME", (library,))):
+    for names, libraries in (("_FIRST", ()), ("_FURTHER", ()), ("_WITH_MODELS", ()), ("_AT_HOME", (library,))):
         monkeypatch.setattr(preloaded, names, libraries)
     monkeypatch.setattr(preloaded.gc, "freeze", lambda: None)
-    preloaded._load()
+    preloaded._load(2)
     assert (library in sys.modules) == (home == ".")
 
 
@@ -465,6 +501,7 @@ before = set(sys.modules)
 import numpy as np, torch
 drawn = [random.random(), np.random.random(), torch.initial_seed()]
 import llamafactory.train.tuner, sefe_plugin.hosts.llamafactory.task, sefe_plugin.hosts.llamafactory.scoring
+import peft.tuners.lora.bnb, deepspeed
 own = ("llamafactory", "sefe_plugin")
 print(json.dumps({
     "host": [name for name in before if name.split(".")[0] == "llamafactory"],
@@ -475,10 +512,14 @@ print(json.dumps({
 
 
 def test_the_libraries_of_the_host_are_loaded_and_nothing_of_the_host(module, monkeypatch, tmp_path, environment):
-    """All but a few small modules of a training; the patches are the fork's own."""
+    """All but a few small modules of a training; the patches are the fork's own.
+
+    No variable says that there is no GPU, which PyTorch finds out by starting CUDA where there is no driver.
+    """
     for name, value in environment.items():
         if name != "PYTHONPATH":
             monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(launcher, "_host_module", lambda command: command[3:])
     monkeypatch.setattr(launcher, "spawn", None)
     logs = [tmp_path / name for name in ("first", "second")]

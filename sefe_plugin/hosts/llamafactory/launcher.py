@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sefe_plugin.hosts.llamafactory.preloaded import HOST_MODULE
 from sefe_plugin.hosts.llamafactory.switches import is_on
 from sefe_plugin.hosts.llamafactory.trial_process import TRIAL_MODULE
 from sefe_plugin.run.process import Started, end_with_parent, spawn, task_environment
@@ -63,7 +64,7 @@ def _host_module(command: Sequence[str]) -> list[str] | None:
     python, *words = command
     if python != sys.executable or words[:2] != ["-P", "-m"]:
         return None
-    known = words[2] == TRIAL_MODULE or words[2:4] in (["llamafactory.cli", "train"], ["llamafactory.cli", "export"])
+    known = words[2] == TRIAL_MODULE or words[2:4] in ([HOST_MODULE, "train"], [HOST_MODULE, "export"])
     return words[2:] if known else None
 
 

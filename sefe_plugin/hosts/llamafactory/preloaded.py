@@ -25,12 +25,16 @@ import threading
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from sefe_plugin.run.process import end_with_parent
 
+
+#: What runs a step of the host, all of which load a model.
+HOST_MODULE = "llamafactory.cli"
 
 #: What the host loads first, which starts threads of linear algebra; they end before a fork and begin again behind it.
 _FIRST = ("numpy", "scipy.linalg", "torch")
@@ -53,11 +57,17 @@ _FURTHER = (
     "rich",
 )
 
+#: What PEFT and Accelerate load with a model where it is installed; with a GPU they may start CUDA.
+_WITH_MODELS = ("bitsandbytes", "deepspeed")
+
 #: What makes a folder of its own where it finds no home, which the end of one fork would take from all.
 _AT_HOME = ("matplotlib.pyplot",)
 
-#: PyTorch's variable that has it say whether there is CUDA without starting it.
+#: PyTorch's variable that has it say whether there is CUDA without starting it, as far as there is a driver to ask.
 _ASK_ONLY = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+#: Names the GPUs that CUDA may see.
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 #: A thread of pyarrow's memory, which bears a fork.
 _HARMLESS = Counter({"jemalloc_bg_thd": 1})
@@ -66,11 +76,10 @@ _HARMLESS = Counter({"jemalloc_bg_thd": 1})
 def main() -> None:
     """Load the libraries, and fork until the other side is gone; what comes back here is a fork."""
     connection = socket.socket(fileno=int(sys.argv[1]))
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as said_with_models:
         with _kept_output(said.fileno()):
-            reason = _load()
-        said.seek(0)
-        heard = said.read()
+            reason = _load(said_with_models.fileno())
+        heard, heard_with_models = _content(said), _content(said_with_models)
     _answer(connection, reason)
     if reason is not None:
         return
@@ -78,6 +87,8 @@ def main() -> None:
     if words is None:
         return
     sys.stderr.buffer.write(heard)  # as if it had loaded them itself
+    if words[0] == HOST_MODULE:
+        sys.stderr.buffer.write(heard_with_models)
     sys.argv = words
     sys.orig_argv = [sys.executable, "-P", "-m", *words]
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
@@ -97,15 +108,29 @@ def _kept_output(file: int) -> Iterator[None]:
             os.close(kept)
 
 
-def _load() -> str | None:
-    """Load the libraries; return why they do not bear a fork, None if they do."""
+def _content(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _load(said_with_models: int) -> str | None:
+    """Load the libraries; return why they do not bear a fork, None if they do.
+
+    Args:
+        said_with_models: The file descriptor for what those say that are loaded with a model.
+    """
     try:
-        with _asking_only():
-            _import(_FIRST)
-            known = _threads() + _HARMLESS
-            if reason := _other_devices():
+        _import(_FIRST)
+        known = _threads() + _HARMLESS
+        gpus = _count_gpus()
+        with _asking_only(gpus):
+            if reason := _other_devices(gpus):
                 return reason
             _import(_FURTHER)
+            _load_configurations()
+            if gpus == 0:
+                with _kept_output(said_with_models):
+                    _import(_WITH_MODELS)
             if (home := os.environ.get("HOME")) and Path(home).is_dir() and os.access(home, os.W_OK):
                 _import(_AT_HOME)
             if reason := _started(known):
@@ -118,16 +143,22 @@ def _load() -> str | None:
 
 
 @contextmanager
-def _asking_only() -> Iterator[None]:
-    """Have libraries that ask for CUDA not start it."""
-    before = os.environ.get(_ASK_ONLY)
-    os.environ[_ASK_ONLY] = "1"
+def _asking_only(gpus: int) -> Iterator[None]:
+    """Have libraries that ask for CUDA not start it: PyTorch does where there is no driver that it could ask.
+
+    Args:
+        gpus: How many there are.
+    """
+    wanted = {_ASK_ONLY: "1"} | ({} if gpus else {_VISIBLE: ""})
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        del os.environ[_ASK_ONLY]
-        if before is not None:
-            os.environ[_ASK_ONLY] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _import(names: Iterable[str]) -> None:
@@ -136,11 +167,22 @@ def _import(names: Iterable[str]) -> None:
             importlib.import_module(name)
 
 
-def _other_devices() -> str | None:
-    """Return which devices speak against forks, None if none does."""
+def _load_configurations() -> None:
+    """Load the configurations of all models with pictures, among which the host looks for that of its own."""
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.keys()
+
+
+def _other_devices(gpus: int) -> str | None:
+    """Return which devices speak against forks, None if none does.
+
+    Args:
+        gpus: How many there are for CUDA.
+    """
     import torch
 
-    if torch.cuda.device_count() > 1:
+    if gpus > 1:
         return "LLaMA-Factory starts a process for each GPU"
     if torch.xpu.is_available() or importlib.util.find_spec("torch_npu"):
         return "forks were tried on a CPU and are meant for CUDA, and this device is neither"
@@ -162,14 +204,37 @@ def _started(known: Counter) -> str | None:
     return None
 
 
+def _count_gpus() -> int:
+    """Return how many GPUs there are for CUDA; a fork of this process counts them, because that may start CUDA."""
+    import torch
+
+    return _in_a_fork(torch.cuda.device_count)
+
+
 def _fails_in_a_fork() -> bool:
     """Tell whether a fork of this process could not start CUDA."""
     from torch.cuda import _is_in_bad_fork  # PyTorch has no public name for it
 
+    return _in_a_fork(_is_in_bad_fork) != 0
+
+
+def _in_a_fork(function: Callable[[], int]) -> int:
+    """Return what a function returns in a fork, at most 254.
+
+    Raises:
+        ChildProcessError: If the function fails there.
+    """
     fork = _fork()
     if fork == 0:
-        os._exit(_is_in_bad_fork())
-    return os.waitpid(fork, 0)[1] != 0
+        status = 255
+        try:
+            status = function()
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+    if not 0 <= status < 255:
+        raise ChildProcessError(f"a fork ended with {status}")
+    return status
 
 
 def _threads() -> Counter:
