@@ -196,6 +196,9 @@ def test_what_is_loaded_with_models_speaks_in_the_steps_of_the_host(forks, tmp_p
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -15),
         ("import os; os.abort()", -6),
         ("import atexit; atexit.register(print, 'at the end')", 0),
+        ("import sys; sys.stdout.write('no end of a line'); sys.exit(0)", 0),
+        ("import threading; threading.Timer(0.5, print, ['late']).start(); raise SystemExit(256 + 5)", 5),
+        ("from concurrent import futures; futures.ThreadPoolExecutor().submit(print, 'of a pool')", 0),
     ],
 )
 def test_a_fork_ends_as_a_process_does(forks, module, tmp_path, code, status):
@@ -431,8 +434,8 @@ def test_gpus_are_counted_in_a_fork(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", count)
     assert preloaded._count_gpus() == 3
     assert seen == []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: os.abort())
-    with pytest.raises(ChildProcessError, match="a fork ended with -6"):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(ChildProcessError, match="a fork ended with -9"):
         preloaded._count_gpus()
 
 

@@ -12,6 +12,7 @@ It loads libraries and nothing of LLaMA-Factory or this plugin's own, so that a 
 patches and all that is read at the start of the host are the fork's. It computes nothing and touches no device.
 """
 
+import atexit
 import gc
 import importlib
 import importlib.util
@@ -91,7 +92,27 @@ def main() -> None:
         sys.stderr.buffer.write(heard_with_models)
     sys.argv = words
     sys.orig_argv = [sys.executable, "-P", "-m", *words]
-    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    _run_and_end(words[0])
+
+
+def _run_and_end(module: str) -> None:
+    """Run a module as a new Python does, and end in the way of a `multiprocessing` fork.
+
+    What Python does at its end is done, but the libraries are not taken apart: for that a fork would have to copy the
+    memory that it shares. An error goes its usual way.
+    """
+    status = None
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        status = end.code
+    threading._shutdown()  # waits for threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)
 
 
 @contextmanager
