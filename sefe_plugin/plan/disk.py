@@ -25,7 +25,7 @@ def disk_space(
     steps: Sequence[int | None],
     retention: Sequence[TestSize] = (),
 ) -> dict[str, int]:
-    """Work out what a finished run takes on disk; with `keep_merged: last`, what it takes shortly before its end.
+    """Work out what a run takes on disk at most, shortly before its end.
 
     Args:
         architecture: the model and its adapter.
@@ -42,14 +42,17 @@ def disk_space(
     carry = CARRIES[arguments.get("carry") or method.carries[0]]
     is_full = method.parametrisation == "full"
     trained_bytes = model_bytes(architecture, arguments) if is_full else architecture.trainable_bytes
-    trainings = count * len(method.phases(arguments))  # each leaves what it has trained
+    phases = len(method.phases(arguments))
+    trainings = count * phases  # each leaves what it has trained
     parts: dict[str, float] = {"models" if is_full else "adapters": trainings * trained_bytes}
     parts |= {name: count * size for name, size in method.disk(architecture, arguments).items()}
     parts |= carry.disk(architecture, count, arguments)
     # a checkpoint holds what is trained and, to be continued from, the states of its optimizer
     states = 0 if arguments.get("save_only_model") else saved_state_bytes(arguments)
     checkpoint = trained_bytes + states * architecture.trainable_parameters
-    parts["checkpoints"] = checkpoint * sum(checkpoints(number, arguments) for number in steps if number)
+    left = [checkpoints(number, arguments) if number else 0 for number in steps]
+    of_tasks = [sum(left[start : start + phases]) for start in range(0, len(left), phases)]
+    parts["checkpoints"] = checkpoint * (sum if arguments.get("keep_checkpoints") else max)([0, *of_tasks])
     if arguments.get("replay_ratio"):
         limit = arguments.get("replay_size")
         kept = [min(task.samples or 0, limit or task.samples or 0) for task in tasks]

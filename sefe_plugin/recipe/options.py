@@ -89,6 +89,12 @@ class SequenceOptions:
         "`tasks`; `sefe clean RUN` does the same afterwards.",
         scope="reporting",
     )
+    keep_checkpoints: bool = option(
+        False,
+        "Keep the checkpoints of complete tasks, `checkpoint-*` in a task's folder. A training that was stopped goes "
+        "on from them. When its task is complete nothing reads them any more, and they are removed.",
+        scope="reporting",
+    )
     projector_learning_rate: float | None = option(
         None,
         "Learning rate of the multimodal projector, above 0, where it differs from `learning_rate`. Needs a projector "
@@ -189,7 +195,15 @@ SEQUENCE_KEYS = ("tasks", "benchmark", "task_order", "task_keys")
 TASK_KEYS = ("name", "dataset", "test_dataset", "scorer")
 
 #: Keys beside them that only the sequence reads: none of its tasks' own runs has them.
-KEYS_OF_SEQUENCE_ALONE = ("carry", "keep_merged", "score_unseen", "retention_sets", "single_task_run", *TEST_KEYS)
+KEYS_OF_SEQUENCE_ALONE = (
+    "carry",
+    "keep_merged",
+    "keep_checkpoints",
+    "score_unseen",
+    "retention_sets",
+    "single_task_run",
+    *TEST_KEYS,
+)
 
 
 class PluginKey(NamedTuple):

@@ -10,6 +10,11 @@ from pathlib import Path
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, MODEL_WEIGHTS_FILES, is_whole_safetensors, read_json
 
 
+def checkpoints_of_task(folder: Path) -> list[Path]:
+    """Return all checkpoints of a task, those of the phases of its method among them."""
+    return [*folder.glob("checkpoint-*"), *folder.glob("*/checkpoint-*")]
+
+
 def whole_checkpoints(folder: Path) -> list[Path]:
     """Return the whole checkpoints in the folder of a training."""
     return [path for path in folder.glob("checkpoint-*") if is_whole_checkpoint(path)]

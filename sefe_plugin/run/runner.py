@@ -34,7 +34,7 @@ from sefe_plugin.run.job import BaseJob, Host, Job
 from sefe_plugin.run.reporting import record_single_task, run_report
 from sefe_plugin.run.rescoring import Scores, scores_to_mend, write_scores
 from sefe_plugin.run.sharing import Shared
-from sefe_plugin.run.spare import remove_spare
+from sefe_plugin.run.spare import tidy
 from sefe_plugin.run.stages import BASE, has_base_row, scored_after
 from sefe_plugin.run.steps import SCORED, forget_step
 from sefe_plugin.run.view import View
@@ -94,7 +94,6 @@ def _run(
     with folder.lock():
         mended = scores_to_mend(folder, recipe.to_dict())
         complete = folder.open_run(recipe.to_dict(), host_keys, say)
-        keeps_last = recipe.arguments.get("keep_merged") == "last"
         _mend_scores(mended, folder, say)
         scored = [task.name for task in recipe.tasks if task.is_scored]
         record_single_task(folder, recipe.arguments.get("single_task_run"), scored)
@@ -103,8 +102,7 @@ def _run(
             arguments |= load_benchmark(recipe.benchmark).prepare(folder.data, arguments)
             _check_test_sets(recipe, arguments["dataset_dir"])
         known = _compare_inputs(recipe, arguments, folder, len(complete), say, accept_changed_data)
-        if keeps_last:
-            remove_spare(folder)
+        tidy(folder, recipe.arguments)
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
         sharing = Shared(folder, arguments, recipe.tasks)
@@ -130,8 +128,7 @@ def _run(
                 record |= {"shared_from": shared["shared_from"]} if shared else {}
                 complete = [*complete, {**record, "versions": installed_versions()}]
                 folder.complete_task(recipe.to_dict(), complete)
-                if keeps_last:
-                    remove_spare(folder)
+                tidy(folder, recipe.arguments)
                 line = _task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds)
                 say(f"{line} | trained by {shared['shared_from']}, and taken from there" if shared else line)
                 if len(complete) < len(names):

@@ -1,10 +1,12 @@
-"""Merged models that no later task needs, removed during a run (`keep_merged: last`) or afterwards (`sefe clean`).
+"""What a run has left that no later task needs, and its removal.
 
-Example, after three tasks with ``carry: merge``: ``1_charts/merged`` and ``2_receipts/merged`` were the bases of tasks
+Merged models are removed during a run (`keep_merged: last`) or afterwards (`sefe clean`), and checkpoints of complete
+tasks during a run, unless `keep_checkpoints` says otherwise. Example, after three tasks with ``carry: merge``: ``1_charts/merged`` and ``2_receipts/merged`` were the bases of tasks
 that are complete now, so they can go. ``3_plans/merged`` stays: it is the model of all tasks, and a fourth task would
 start from it.
 """
 
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,31 @@ from typing import Any
 from sefe_plugin.carry import CARRIES
 from sefe_plugin.carry.adapter_files import check_carried
 from sefe_plugin.files import bytes_of, read_json, remove_folder, removed_name, write_json
+from sefe_plugin.run.checkpoints import checkpoints_of_task
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.records import RunFolderError
 
 
 #: What was removed from a task's folder on purpose, with its bytes.
 REMOVED_FILE = "removed.json"
+
+
+def tidy(folder: RunFolder, arguments: Mapping[str, Any]) -> None:
+    """Remove what complete tasks have left and nothing reads any more; call it while the run is locked.
+
+    Args:
+        folder: The run.
+        arguments: The keys that say what stays.
+
+    Raises:
+        RunFolderError: As in `remove_spare`.
+    """
+    if arguments.get("keep_merged") == "last":
+        remove_spare(folder)
+    if not arguments.get("keep_checkpoints"):
+        for index, task in enumerate(folder.read_manifest()["complete"]):
+            for checkpoint in checkpoints_of_task(folder.task_folder(index, task["name"])):
+                shutil.rmtree(checkpoint)
 
 
 def spare_models(folder: RunFolder) -> list[Path]:

@@ -411,6 +411,7 @@ def test_zero_sequence_is_that_of_one_process(train, recipe, merged, tmp_path, s
         "gradient_accumulation_steps=1",
         "save_strategy=steps",
         "save_steps=4",
+        "keep_checkpoints=true",
         FORCE_TORCHRUN="1",
         NPROC_PER_NODE="2",
         OMP_NUM_THREADS="1",

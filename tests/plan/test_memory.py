@@ -179,4 +179,6 @@ def test_a_task_that_is_trained_twice_leaves_two_models():
         for method, steps in (("full", [10] * 3), ("lota", [10] * 6))
     )
     assert (twice["models"], twice["checkpoints"]) == (2 * once["models"], 2 * once["checkpoints"])
+    all_kept = disk_space(MODEL, {**keys, "cl_method": "full", "keep_checkpoints": True}, tasks, [10, 20, None])
+    assert all_kept["checkpoints"] == 2 * once["checkpoints"]
     assert twice["masks"] == round(3 * MODEL.trainable_parameters / 4)

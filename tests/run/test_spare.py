@@ -41,6 +41,9 @@ if base.is_absolute() and not (base / "model.safetensors").is_file():
     sys.exit("no base " + str(base))
 with open(folder.parent / "calls", "a") as calls:
     calls.write(folder.name + "\\n")
+for checkpoint in (folder / "checkpoint-4", folder / "first/checkpoint-2"):
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "optimizer.pt").touch()
 (folder / "merged").mkdir()
 save_file({"w": np.ones(4, np.float32)}, folder / "merged/model.safetensors")
 (folder / "merged/config.json").write_text("{}")
@@ -65,6 +68,7 @@ def run(tmp_path):
 
     start.path = tmp_path / "run"
     start.merged = lambda: "".join(sorted(place.parent.name[-1] for place in start.path.glob("*/merged")))
+    start.checkpoints = lambda: sorted(str(path.relative_to(start.path)) for path in start.path.rglob("checkpoint-*"))
     start.leftovers = lambda: sorted(path.name for path in start.path.glob("*/.*"))
     return start
 
@@ -117,6 +121,23 @@ def test_the_key_may_change_in_a_continued_run(run):
     assert run.merged() == "C"
 
 
+def test_checkpoints_of_complete_tasks_go_unless_they_are_to_stay(run):
+    run(TASKS[:2], keep_checkpoints=True)
+    assert run.checkpoints() == ["1_A/checkpoint-4", "1_A/first/checkpoint-2", *run.checkpoints()[2:]]
+    assert len(run.checkpoints()) == 4
+    (run.path / "fail").write_text("3_C")
+    with pytest.raises(TaskFailedError):
+        run()
+    assert run.checkpoints() == []
+    checkpoint = run.path / "3_C/checkpoint-4"
+    checkpoint.mkdir(exist_ok=True)
+    with pytest.raises(TaskFailedError):
+        run(TASKS)
+    (run.path / "fail").unlink()
+    run()
+    assert run.checkpoints() == []
+
+
 def test_a_start_that_is_refused_removes_nothing(run, monkeypatch):
     run(TASKS[:2])
 
@@ -148,7 +169,7 @@ def test_a_kill_between_completion_and_removal_is_harmless(run, monkeypatch, whe
     }[where]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(place, name, killed)
-        run(keep_merged="last")
+        run(keep_merged="last", keep_checkpoints=True)
     assert [task["name"] for task in read_json(run.path / "manifest.json")["complete"]] == ["A", "B"]
     assert failures(run.path) == []
     run(keep_merged="last")
