@@ -25,6 +25,8 @@ class ScriptHost:
         file.write_text(yaml.safe_dump(dict(keys)))
         return [sys.executable, str(self.script), str(file)]
 
+    score_base = train
+
 
 def write_three_tasks(folder: Path) -> Path:
     """Write the data of the tasks A, B and C and of a general test set, and a base; return the dataset folder."""

@@ -109,7 +109,7 @@ def _run(
         with recorded_ending(folder):
             if has_base_row(recipe.arguments):
                 job = BaseJob(host, folder, arguments, recipe.tasks, view)
-                known |= _score_base(job, recipe, arguments, known, say)
+                known |= _score_base(job, recipe, arguments, known, say, sharing)
             for index, task in enumerate(recipe.tasks):
                 if index < len(complete):
                     continue
@@ -122,7 +122,7 @@ def _run(
                 shared = sharing.take(index, read_inputs(job.folder), known)
                 job.run()
                 job.record_rest(began)
-                sharing.note(index)
+                sharing.note(job.folder)
                 seconds = shared["seconds"] if shared else time.monotonic() - started
                 record = {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}
                 record |= {"shared_from": shared["shared_from"]} if shared else {}
@@ -170,7 +170,12 @@ def _mend_scores(mended: Scores, folder: RunFolder, say: Callable[[str], None]) 
 
 
 def _score_base(
-    job: BaseJob, recipe: Recipe, arguments: Mapping[str, Any], known: Inputs, say: Callable[[str], None]
+    job: BaseJob,
+    recipe: Recipe,
+    arguments: Mapping[str, Any],
+    known: Inputs,
+    say: Callable[[str], None],
+    sharing: Shared,
 ) -> Inputs:
     """Score the untouched base, as far as it is not, and return what its scores are made of."""
     if job.is_whole():
@@ -179,14 +184,18 @@ def _score_base(
     sets = scored_after(recipe.to_dict(), BASE)
     recorded = read_inputs(job.folder)
     present = base_inputs(arguments, sets, known | recorded)
-    job.folder.mkdir(exist_ok=True)
-    # test sets of tasks that have joined since are added
-    write_inputs(job.folder, present | {name: record for name, record in recorded.items() if name in present})
-    job.run()
+    shared_from = None if recorded else sharing.take_base(present)
+    if shared_from is None:
+        job.folder.mkdir(exist_ok=True)
+        # test sets of tasks that have joined since are added
+        write_inputs(job.folder, present | {name: record for name, record in recorded.items() if name in present})
+        job.run()
+        sharing.note(job.folder)
     job.record_rest(began)
     scores = read_json(job.folder / SCORES_FILE)
     shown = _accuracies([one["name"] for one in sets], scores)
-    say(f"[0/{len(recipe.tasks)}] base scored in {time.monotonic() - started:.0f} s | {shown}")
+    line = f"[0/{len(recipe.tasks)}] base scored in {time.monotonic() - started:.0f} s | {shown}"
+    say(line if shared_from is None else f"{line} | scored by {shared_from}, and taken from there")
     return present
 
 

@@ -1,10 +1,11 @@
-"""Tasks that another run of the same comparison has trained already, taken from there and not trained again.
+"""Tasks that another run of the same comparison has trained already, and the scores of its base: taken from there.
 
 Two runs have a task in common where all that decides it is equal: the keys of the task's own run, how it is carried
 on, the digests of all that it reads, the versions of the packages, and the trainings of every task before it. Paths
 inside the run folder count by where they lead in it. So arms share the tasks before the first one in which a key
 differs.
-Nothing is said of two values that would have had the same effect: two methods share no task, not even the first.
+Nothing is said of two values that would have had the same effect: two methods share no task, not even the first. They
+share the scores of the untouched base, of which no key of a method is a part.
 
 A shared task's folder is a copy. Its weights are hard links where the disk has them, so they take no room. Names of
 the other run's folder in its small files become those of its own. `identity.json` names the run that trained it.
@@ -24,11 +25,11 @@ from sefe_plugin.recipe.tasks import Task
 from sefe_plugin.run.checkpoints import whole_checkpoints
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.inputs import INPUTS_FILE, Inputs, base_inputs, essence, write_inputs
-from sefe_plugin.run.job import task_arguments
+from sefe_plugin.run.job import base_arguments, task_arguments
 from sefe_plugin.run.ledger import LEDGER_FILE
 from sefe_plugin.run.process import LOG_FILE
 from sefe_plugin.run.progress import PROGRESS_FILE
-from sefe_plugin.run.steps import STEPS_FILE
+from sefe_plugin.run.steps import SCORED, STEPS_FILE, steps_of
 from sefe_plugin.versions import installed_versions
 
 
@@ -81,7 +82,7 @@ class Shared:
         identity = self._identity(index, inputs, known)
         if identity is None or (place / STEPS_FILE).exists() or whole_checkpoints(place):
             return None
-        for run in sorted(path for path in self._runs.iterdir() if path.is_dir() and path != self._folder.path):
+        for run in self._others():
             if record := self._complete(run, index, identity):
                 trained_by = record.get("shared_from", run.name)
                 try:
@@ -92,20 +93,55 @@ class Shared:
         self._trained = {"identity": identity}
         return None
 
-    def note(self, index: int) -> None:
-        """Note what a task is that was trained here from its beginning, so that others can take it."""
+    def take_base(self, inputs: Inputs) -> str | None:
+        """Take the scores of the untouched base from another run, if one has them.
+
+        Args:
+            inputs: What they are made of; none are there yet.
+
+        Returns:
+            The name of the run that made them; None where they are to be made.
+        """
+        if self._runs is None:
+            return None
+        place = self._folder.base_folder
+        keys = base_arguments(self._arguments, self._tasks, self._folder)
+        identity = _digest(
+            {
+                "keys": _placed(keys, str(self._folder.path)),
+                "inputs": {name: essence(record) for name, record in inputs.items()},
+                "versions": installed_versions(),
+            }
+        )
+        for run in self._others():
+            found = _known_as(run / place.name)
+            if found.get("identity") == identity and SCORED in steps_of(run / place.name):
+                made_by = found.get("shared_from", run.name)
+                self._copy(run / place.name, place, {"identity": identity, "shared_from": made_by}, inputs)
+                return made_by
+        self._trained = {"identity": identity}
+        return None
+
+    def note(self, place: Path) -> None:
+        """Note what was done here from its beginning, so that others can take it.
+
+        Args:
+            place: The folder of the task or of the base, which `take` or `take_base` has just not found elsewhere.
+        """
         if self._trained is not None:
-            write_json(self._folder.task_folder(index, self._tasks[index].name) / IDENTITY_FILE, self._trained)
+            write_json(place / IDENTITY_FILE, self._trained)
             self._trained = None
+
+    def _others(self) -> list[Path]:
+        return sorted(path for path in self._runs.iterdir() if path.is_dir() and path != self._folder.path)
 
     def _identity(self, index: int, inputs: Inputs, known: Inputs) -> str | None:
         """Return the digest of all that decides a task; None where a task before has none."""
         before = []
         for number, task in enumerate(self._tasks[:index]):
-            file = self._folder.task_folder(number, task.name) / IDENTITY_FILE
-            if not file.is_file():
+            known_as = _known_as(self._folder.task_folder(number, task.name))
+            if not known_as:
                 return None
-            known_as = read_json(file)
             # who trained it counts: what depends on the device may differ in two trainings of the same
             before.append([known_as["identity"], known_as.get("shared_from", self._folder.path.name)])
         keys = task_arguments(self._arguments, self._tasks, index, self._folder)
@@ -117,12 +153,12 @@ class Shared:
             "versions": installed_versions(),
             "before": before,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _digest(content)
 
     def _complete(self, run: Path, index: int, identity: str) -> dict[str, Any] | None:
         """Return a run's record of a task with this identity that is whole; None where it has none."""
         place = run / self._folder.task_folder(index, self._tasks[index].name).name
-        if not (place / IDENTITY_FILE).is_file() or read_json(place / IDENTITY_FILE)["identity"] != identity:
+        if _known_as(place).get("identity") != identity:
             return None
         try:
             manifest = RunFolder(run).read_manifest()
@@ -151,7 +187,7 @@ class Shared:
                     _link(path, target)
                 else:
                     shutil.copy2(path, target)
-            (draft / LOG_FILE).write_text(f"Nothing was trained here: this task is that of {source}.\n")
+            (draft / LOG_FILE).write_text(f"Nothing was computed here: all of this is from {source}.\n")
             write_inputs(draft, inputs)
             write_json(draft / IDENTITY_FILE, identity)
 
@@ -160,6 +196,16 @@ def shared_from(run: Path) -> dict[str, str]:
     """Return the tasks that a run has taken from others: name -> name of the run that trained it."""
     manifest = RunFolder(run).read_manifest()
     return {task["name"]: task["shared_from"] for task in manifest["complete"] if "shared_from" in task}
+
+
+def _known_as(place: Path) -> dict[str, str]:
+    """Return what is noted of a task or of the base; nothing where it cannot be shared."""
+    file = place / IDENTITY_FILE
+    return read_json(file) if file.is_file() else {}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _placed(value: Any, run: str) -> Any:

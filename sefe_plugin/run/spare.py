@@ -1,9 +1,9 @@
 """What a run has left that no later task needs, and its removal.
 
-Merged models are removed during a run (`keep_merged: last`) or afterwards (`sefe clean`), and checkpoints of complete
-tasks during a run, unless `keep_checkpoints` says otherwise. Example, after three tasks with ``carry: merge``: ``1_charts/merged`` and ``2_receipts/merged`` were the bases of tasks
-that are complete now, so they can go. ``3_plans/merged`` stays: it is the model of all tasks, and a fourth task would
-start from it.
+Merged models go during a run (`keep_merged: last`) or afterwards (`sefe clean`); checkpoints of complete tasks go
+during a run, unless `keep_checkpoints` is set. Example, after three tasks with ``carry: merge``: ``1_charts/merged``
+and ``2_receipts/merged`` were the bases of tasks that are complete now, so they can go. ``3_plans/merged`` stays: it
+is the model of all tasks, and a fourth task would start from it.
 """
 
 import shutil

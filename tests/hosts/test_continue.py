@@ -77,10 +77,8 @@ def test_checkpoints_of_the_host_are_whole_unless_they_hold_the_model_only(
 def test_full_fine_tuning_goes_on_with_the_weights_of_its_checkpoint(train_here, small_recipe, tmp_path):
     """The host's Trainer takes from a checkpoint what has the names of the model, and leaves the rest as it is."""
     keys = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 1, "max_new_tokens": 1}
-    recipe = small_recipe(
-        tmp_path, 1, cl_method="full", asd_ratio=0.0, learning_rate=1e-3, keep_checkpoints=True, **keys
-    )
-    train_here(recipe)
+    keys |= {"cl_method": "full", "asd_ratio": 0.0, "learning_rate": 1e-3}
+    train_here(small_recipe(tmp_path, 1, **keys, keep_checkpoints=True))
     folder = tmp_path / "run" / "1_ScienceQA"
     undisturbed = load_file(folder / "model.safetensors")
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
@@ -89,8 +87,7 @@ def test_full_fine_tuning_goes_on_with_the_weights_of_its_checkpoint(train_here,
     for file in ("steps.json", "model.safetensors", "config.json", "scores.json"):
         (folder / file).unlink()
     shutil.rmtree(folder / "checkpoint-4")
-    recipe = small_recipe(tmp_path, 1, cl_method="full", asd_ratio=0.0, learning_rate=1e-3, **keys)
-    train_here(recipe)
+    train_here(small_recipe(tmp_path, 1, **keys))
     assert list(folder.glob("checkpoint-*")) == []  # of no use any more
     resumed = load_file(folder / "model.safetensors")
     assert resumed.keys() == undisturbed.keys()

@@ -29,6 +29,18 @@ with open(folder.parent / "calls", "a") as calls:
     calls.write(folder.name + "\\n")
 base = pathlib.Path(keys["model_name_or_path"])
 data = pathlib.Path(keys["dataset_dir"])
+
+def score(number):
+    for test_set in keys["test_sets"]:
+        records = json.loads((data / f"{test_set['dataset']}.json").read_text())
+        replies = ["red" if int(number + i) % 2 else "blue" for i in range(len(records))]
+        write_predictions(folder, test_set["name"], records, replies)
+    write_scores(folder, keys["test_sets"], None)
+    record_step(folder, SCORED)
+
+if "cl_method" not in keys:
+    score(0)
+    sys.exit()
 read = [base / "config.json", *base.glob("*.safetensors"), data / f"{keys['dataset']}.json"]
 digest = hashlib.sha256(b"".join(file.read_bytes() for file in read))
 digest.update(repr((keys["learning_rate"], keys["seed"])).encode())
@@ -41,12 +53,9 @@ config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": False, "ba
 (folder / "merged/config.json").write_text("{}")
 save_file({"weight": value}, folder / "merged/model.safetensors")
 record_cost(folder, Cost(7.0, 2, 0, 1.0, 1000, "process"))
-for test_set in keys["test_sets"]:
-    records = json.loads((data / f"{test_set['dataset']}.json").read_text())
-    replies = ["red" if int(value.sum() + i) % 2 else "blue" for i in range(len(records))]
-    write_predictions(folder, test_set["name"], records, replies)
-write_scores(folder, keys["test_sets"], None)
-record_step(folder, SCORED)
+if keys["cl_method"] == "reglora":
+    save_file({}, folder / "key_elements.safetensors")
+score(value.sum())
 """
 NAMES = "ABC"
 
@@ -125,6 +134,30 @@ def test_a_shared_task_is_said_and_a_chain_names_who_trained_it(start, tmp_path)
     assert trained == ""
     assert lines[0].endswith("trained by a, and taken from there")
     assert shared_from(tmp_path / "out/c") == dict.fromkeys(NAMES, "a")
+
+
+def test_arms_of_two_methods_share_the_scores_of_the_base(start, tmp_path):
+    keys = {"score_unseen": True}
+    regularised = {"cl_method": "reglora", "reglora_weight": 100.0}
+    assert start(tmp_path / "out", "a", keys)[0] == "baseABC"
+    trained, lines = start(tmp_path / "out", "b", keys | regularised)
+    assert trained == "ABC"
+    assert lines[0].endswith("scored by a, and taken from there")
+    assert start(tmp_path / "apart", "b", keys | regularised, is_sharing=False)[0] == "baseABC"
+    found, expected = (results(tmp_path / place / "b") for place in ("out", "apart"))
+    assert found == expected
+    assert {"0_base/scores.json", "0_base/predictions/C.jsonl", "0_base/steps.json"} <= found.keys()
+    scores = [read_json(tmp_path / place / "b" / "report.json")["zero_shot"] for place in ("out", "apart")]
+    assert scores[0] == scores[1]
+    (tmp_path / "out/a").rename(tmp_path / "elsewhere")
+    assert start(tmp_path / "out", "c", keys | {"seed": 2})[0] == "baseABC"
+    assert start(tmp_path / "out", "d", keys)[1][0].endswith("scored by a, and taken from there")
+
+
+def test_a_base_that_is_not_whole_is_not_taken(start, tmp_path):
+    start(tmp_path / "out", "a", {"score_unseen": True})
+    (tmp_path / "out/a/0_base/steps.json").unlink()
+    assert start(tmp_path / "out", "b", {"score_unseen": True})[0] == "base"  # the tasks are whole
 
 
 @pytest.mark.parametrize("name", ["A_train", "A_test"])
