@@ -166,7 +166,9 @@ def _load() -> None:
     import sefe_plugin.hosts.llamafactory.scoring
     import sefe_plugin.hosts.llamafactory.task
     import sefe_plugin.hosts.llamafactory.trial  # noqa: F401
+    from sefe_plugin.hosts.llamafactory.preloaded import load_configurations
 
+    load_configurations()
     gc.freeze()  # no fork looks through what was loaded
     # its own lock is one of all forks: one that is killed with it would stop all others
     tqdm.set_lock(threading.RLock())
@@ -176,8 +178,10 @@ if __name__ == "__main__":
     _load()
     _serve(*sys.argv[1:])
     if sys.argv[0] == "-m":
+        from sefe_plugin.hosts.llamafactory.preloaded import run_and_end
+
         sys.argv = sys.argv[1:]
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        run_and_end(sys.argv[0])
     else:
         # for a file of the tests, whose `conftest` is theirs and not a folder's; then for what lies beside a file
         sys.path += [str(Path(__file__).parent), str(Path(sys.argv[0]).parent)]

@@ -138,8 +138,8 @@ def draw(figures: Mapping[str, Any], file: Path) -> None:
         for name in names:
             values = [value / divisor for value in figures[name]]
             axes.plot(range(1, len(values) + 1), values, marker=".", label=FIGURES[name][0].rpartition(",")[0])
-        axes.set(title=title, xlabel="task", ylabel=unit)
-        axes.set_ylim(bottom=0)
+        axes.set(title=title, xlabel="task", ylabel=unit, ylim=(0, 1.1 * axes.get_ylim()[1]))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if len(names) > 1:
             axes.legend()
     figure.savefig(file, dpi=110)

@@ -92,10 +92,10 @@ def main() -> None:
         sys.stderr.buffer.write(heard_with_models)
     sys.argv = words
     sys.orig_argv = [sys.executable, "-P", "-m", *words]
-    _run_and_end(words[0])
+    run_and_end(words[0])
 
 
-def _run_and_end(module: str) -> None:
+def run_and_end(module: str) -> None:
     """Run a module as a new Python does, and end in the way of a `multiprocessing` fork.
 
     What Python does at its end is done, but the libraries are not taken apart: for that a fork would have to copy the
@@ -148,7 +148,7 @@ def _load(said_with_models: int) -> str | None:
             if reason := _other_devices(gpus):
                 return reason
             _import(_FURTHER)
-            _load_configurations()
+            load_configurations()
             if gpus == 0:
                 with _kept_output(said_with_models):
                     _import(_WITH_MODELS)
@@ -188,7 +188,7 @@ def _import(names: Iterable[str]) -> None:
             importlib.import_module(name)
 
 
-def _load_configurations() -> None:
+def load_configurations() -> None:
     """Load the configurations of all models with pictures, among which the host looks for that of its own."""
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
