@@ -54,8 +54,6 @@ from sefe_plugin.run.records import RunFolderError, is_manifest, is_scores, read
 from sefe_plugin.run.stages import (
     BASE,
     BASE_NAME,
-    has_base_row,
-    scored_in,
     stage_name,
     stages_of,
     stages_scored_otherwise,
@@ -298,91 +296,6 @@ class RunFolder:
         logs = [log for log in self.path.glob(f"*/{LOG_FILE}") if log.is_file()]
         return max(logs, key=lambda log: log.stat().st_mtime_ns, default=None)
 
-    def matrices(self, tasks: Sequence[str]) -> tuple[list[list], list[list], list[list] | None]:
-        """Read the accuracy, format and official accuracy matrices of the tasks called `tasks`.
-
-        Returns:
-            Matrices in percent; entry [i][j] is on task j after task i, None where it was not scored. The last is None
-            where no task is scored by an official rule.
-        """
-        rows = [self._row(index) for index in range(len(tasks))]
-        accuracy, formatted, official = (cells(rows, tasks, key) for key in ("accuracy", "format", "official"))
-        has_official = any(value is not None for row in official for value in row)
-        return accuracy, formatted, official if has_official else None
-
-    def base_rows(self, tasks: Sequence[str]) -> tuple[dict[str, list] | None, dict[str, list] | None]:
-        """Read what a report says of the untouched base and of retention sets, with the names of its keys.
-
-        Returns:
-            "zero_shot" and "retention"; None where the run has no such row or test sets.
-        """
-        recipe = (self.read_manifest() or {}).get("recipe", {})
-        if not has_base_row(recipe):
-            return None, None
-        base = self._row(BASE)
-        sets = [one["name"] for one in recipe.get("retention_sets") or ()]
-        rows = [base, *(self._row(index) for index in range(len(tasks)))]
-        kinds = ["accuracy", "format", *["stderr"] * any("stderr" in scores for scores in base.values())]
-        kinds += ["lenient"] * any(scores.get("lenient") is not None for scores in base.values())
-        zero_shot = {key: cells([base], tasks, key)[0] for key in kinds}
-        matrices = {f"{key}_matrix": cells(rows, sets, key) for key in kinds}
-        return zero_shot if recipe.get("score_unseen") else None, {"sets": sets, **matrices} if sets else None
-
-    def lenient(self, tasks: Sequence[str]) -> list[list] | None:
-        """Read the accuracies as a reader counts them, as the matrices of `matrices`; None where there are none."""
-        counted = cells([self._row(index) for index in range(len(tasks))], tasks, "lenient")
-        return counted if any(value is not None for row in counted for value in row) else None
-
-    def certainty(self, tasks: Sequence[str]) -> tuple[list[list] | None, dict[str, int]]:
-        """Read how sure the accuracies are.
-
-        Returns:
-            The standard errors, as the matrices of `matrices`, None where an earlier version has scored; and the
-            number of answers to each test set.
-        """
-        rows = [self._row(index) for index in range(len(tasks))]
-        errors = cells(rows, tasks, "stderr")
-        counts = {
-            name: scores["count"]
-            for row in (self._row(BASE), *rows)
-            for name, scores in row.items()
-            if "count" in scores
-        }
-        known = any(value is not None for row in errors for value in row)
-        return errors if known else None, counts
-
-    def parts(self, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-        """Read what accuracies are the means of, as those of captions are: of BLEU, ROUGE-L and others.
-
-        Returns:
-            Task -> "learned", just after it was learned, and "end", after the last task that is complete -> part ->
-            percent. Tasks whose accuracy is one number alone are not there.
-        """
-        rows = [self._row(index) for index in range(len(tasks))]
-        last = next((row for row in reversed(rows) if row), {})
-        stages = {
-            task: {"learned": row.get(task, {}), "end": last.get(task, {})}
-            for task, row in zip(tasks, rows, strict=True)
-        }
-        return {
-            task: {stage: scores["parts"] for stage, scores in of_task.items()}
-            for task, of_task in stages.items()
-            if all("parts" in scores for scores in of_task.values())
-        }
-
-    def _row(self, index: int) -> dict[str, dict[str, float]]:
-        """Read the scores of a stage by test set; none where it is not complete, or the recipe has it no more."""
-        manifest = self.read_manifest()
-        if manifest is None:
-            return {}
-        recipe, num_complete = manifest["recipe"], len(manifest["complete"])
-        if index >= num_complete or (index == BASE and not self.has_scored_base()):
-            return {}
-        name = stage_name(recipe, index)
-        scores = self.read_scores(index, name)
-        known = [one["name"] for one in scored_in(self.task_folder(index, name), recipe, index)]
-        return {name: scores[name] for name in known if name in scores}
-
 
 def _computing(host: HostKeys) -> list[str]:
     """Keys that say how a task is computed or shown, not what it learns."""
@@ -405,11 +318,6 @@ def _done(recipe: Mapping[str, Any], count: int, host: HostKeys) -> dict[str, An
     if kept.get("retention_sets"):
         kept["retention_sets"] = _unscored(kept["retention_sets"])
     return {**kept, **batch, "tasks": _unscored(recipe["tasks"][:count])}
-
-
-def cells(rows: Sequence[Mapping[str, Mapping[str, float]]], names: Sequence[str], key: str) -> list[list]:
-    """Return one value of the scores of each stage and test set; None where it was not scored."""
-    return [[scores.get(name, {}).get(key) for name in names] for scores in rows]
 
 
 def _unscored(tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

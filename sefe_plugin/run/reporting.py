@@ -12,6 +12,7 @@ from sefe_plugin.recipe.single_task import single_task_accuracy
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.ledger import read_ledger
 from sefe_plugin.run.records import is_accuracies, read_record
+from sefe_plugin.run.scores import Scores
 from sefe_plugin.run.stages import BASE, BASE_NAME, has_base_row, unscored_sets
 
 
@@ -32,15 +33,16 @@ def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
     Raises:
         RunFolderError: If scores of complete tasks are absent or damaged.
     """
-    zero_shot, retention = folder.base_rows(tasks)
+    scores = Scores(folder, tasks)
+    zero_shot, retention = scores.base_rows()
     manifest = folder.read_manifest() or {"recipe": {"tasks": []}, "complete": []}
     recipe = manifest["recipe"]
     carry = CARRIES.get(str(recipe.get("carry")))
-    matrices = folder.matrices(tasks)
+    matrices = scores.matrices()
     unscored = unscored_sets(recipe)
     if unscored:  # of a task without scores, only its row tells that it is finished
         matrices = [matrix and matrix[: len(manifest["complete"])] for matrix in matrices]
-    errors, counts = folder.certainty(tasks)
+    errors, counts = scores.certainty()
     report = build_report(
         tasks,
         *matrices,
@@ -51,8 +53,8 @@ def run_report(folder: RunFolder, tasks: Sequence[str]) -> dict:
         stderr_matrix=errors,
         counts=counts,
         unscored=unscored,
-        lenient_matrix=folder.lenient(tasks),
-        parts=folder.parts(tasks),
+        lenient_matrix=scores.lenient(),
+        parts=scores.parts(),
     )
     return {**report, **provenance(recipe, manifest["complete"]), **_ledger(folder, manifest)}
 

@@ -15,6 +15,7 @@ from sefe_plugin.methods.reglora.codec import decode
 from sefe_plugin.methods.reglora.files import read_key_elements
 from sefe_plugin.run.folder import RunFolder
 from sefe_plugin.run.records import RunFolderError
+from sefe_plugin.run.scores import Scores
 from sefe_plugin.run.steps import steps_of
 
 
@@ -113,7 +114,7 @@ def test_a_run_folder(folder, manifest, steps, scores):
     with only(RunFolderError):
         run.open_run(RECIPE, host_keys())
     with only(RunFolderError):
-        run.matrices(["A", "B"])
+        Scores(run, ["A", "B"]).matrices()
     with only(RunFolderError):
         assert isinstance(steps_of(task), list)
 
@@ -128,4 +129,4 @@ def test_a_manifest_of_any_structure(folder, manifest, recipe, complete, scores)
         with only(RunFolderError):
             run.open_run(RECIPE, host_keys())
         with only(RunFolderError):
-            run.matrices(["A", "B"])
+            Scores(run, ["A", "B"]).matrices()

@@ -10,6 +10,7 @@ from whole_checkpoint import write_checkpoint
 from sefe_plugin.files import write_json
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.run.folder import RunFolder, RunFolderError
+from sefe_plugin.run.scores import Scores
 from sefe_plugin.run.steps import TRAINED, record_step
 
 
@@ -221,7 +222,7 @@ def test_matrices_hold_only_complete_tasks(folder):
         folder.task_folder(index, name).mkdir()
         write_json(folder.task_folder(index, name) / "scores.json", scores)
     folder.complete_task(TESTED, [{"name": "A"}])
-    assert folder.matrices(["A", "B"]) == ([[0.0, None], [None, None]], [[90.0, None], [None, None]], None)
+    assert Scores(folder, ["A", "B"]).matrices() == ([[0.0, None], [None, None]], [[90.0, None], [None, None]], None)
 
 
 def test_what_a_reader_would_accept_is_read_where_it_is_known(folder):
@@ -233,12 +234,12 @@ def test_what_a_reader_would_accept_is_read_where_it_is_known(folder):
         ({"accuracy": 10.0, "format": 90.0}, None),
     ):
         write_json(folder.task_folder(0, "A") / "scores.json", {"A": scores})
-        assert folder.lenient(["A", "B"]) == lenient
-        assert folder.matrices(["A", "B"])[0][0] == [scores["accuracy"], None]
+        assert Scores(folder, ["A", "B"]).lenient() == lenient
+        assert Scores(folder, ["A", "B"]).matrices()[0][0] == [scores["accuracy"], None]
     for broken in ({"accuracy": 251.0, "format": None}, {"accuracy": 1.0, "format": 101.0}, {"accuracy": 1.0}):
         write_json(folder.task_folder(0, "A") / "scores.json", {"A": broken})
         with pytest.raises(RunFolderError):
-            folder.matrices(["A", "B"])
+            Scores(folder, ["A", "B"]).matrices()
 
 
 def test_matrices_hold_the_official_accuracy_where_there_is_one(folder):
@@ -246,4 +247,4 @@ def test_matrices_hold_the_official_accuracy_where_there_is_one(folder):
     folder.task_folder(0, "A").mkdir()
     write_json(folder.task_folder(0, "A") / "scores.json", scores)
     folder.complete_task(TESTED, [{"name": "A"}])
-    assert folder.matrices(["A", "B"])[2] == [[20.0, None], [None, None]]
+    assert Scores(folder, ["A", "B"]).matrices()[2] == [[20.0, None], [None, None]]

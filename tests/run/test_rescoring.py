@@ -14,6 +14,7 @@ from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.run.folder import RunFolder, RunFolderError
 from sefe_plugin.run.rescoring import rescore_run, scores_to_mend
 from sefe_plugin.run.rescoring import write_scores as write_mended
+from sefe_plugin.run.scores import Scores
 from sefe_plugin.run.steps import CARRIED, SCORED, TRAINED, record_step, steps_of
 
 
@@ -45,13 +46,13 @@ def run(tmp_path):
         for step in (TRAINED, SCORED, CARRIED):
             record_step(path, step)
     folder.complete_task(WRONG, done)
-    report = build_report(["A", "B"], *folder.matrices(["A", "B"]))
+    report = build_report(["A", "B"], *Scores(folder, ["A", "B"]).matrices())
     write_report(folder.path, {**report, "task_order": "reversed"}, "mine.yaml: 2 tasks in the order reversed")
     return folder
 
 
 def accuracies(folder):
-    return [[entry and round(entry) for entry in row] for row in folder.matrices(["A", "B"])[0]]
+    return [[entry and round(entry) for entry in row] for row in Scores(folder, ["A", "B"]).matrices()[0]]
 
 
 def test_a_run_is_scored_again_by_other_scorers(run, capsys):
@@ -135,7 +136,7 @@ def test_a_rescoring_that_is_stopped_leaves_no_scores_of_two_scorers(run, monkey
         assert not (run.path / "report.json").exists()
         if writes < 3:
             with pytest.raises(RunFolderError, match=r"is missing\. Make it anew from the predictions: sefe score"):
-                run.matrices(["A", "B"])
+                Scores(run, ["A", "B"]).matrices()
     else:
         rescore_run(run.path, scorers)
     monkeypatch.undo()
