@@ -115,7 +115,8 @@ def call(command: Sequence[str], log: Path, held: Sequence[int] = (), shows: boo
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as file:
-        _keep(file, f"{_HEAD}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+        # a name of a file may be no text
+        _keep(file, os.fsencode(f"{_HEAD}{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n"))
         readers, writers = zip(*(_channel(stream, shows) for stream in (1, 2)), strict=True)
         try:
             process = start(command, writers, held)

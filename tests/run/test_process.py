@@ -102,6 +102,14 @@ def test_a_log_that_cannot_be_written_stops_nothing():
     assert done.stdout.splitlines() == [str(number) for number in range(100_000)]
 
 
+def test_a_name_that_is_no_text_is_kept_as_it_is(tmp_path):
+    name = os.fsdecode(b"caf\xe9.yaml")
+    assert (
+        call([sys.executable, "-c", "import sys; sys.exit(len(sys.argv[1]))", name], tmp_path / "log", (), False) == 9
+    )
+    assert b"caf\xe9.yaml" in (tmp_path / "log").read_bytes()
+
+
 def test_logs_of_one_task_follow_each_other(tmp_path):
     for word in ("first", "second"):
         assert call([sys.executable, "-c", f"print('{word}')"], tmp_path / "log.txt") == 0
