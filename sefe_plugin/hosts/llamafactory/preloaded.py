@@ -8,8 +8,9 @@
     <-  4711                                     the number of the fork
     <-  0                                        its exit status, negative where a signal ended it
 
-It loads libraries and nothing of LLaMA-Factory or this plugin's own, so that a fork is what a new Python is: hooks,
-patches and all that is read at the start of the host are the fork's. It computes nothing and touches no device.
+It loads libraries and nothing of LLaMA-Factory, so that a fork is what a new Python is: patches and all that is read
+at the start of the host are the fork's. Of this plugin it loads what a recipe is read with, which changes nothing and
+asks nothing. It computes nothing and touches no device.
 """
 
 import atexit
@@ -56,6 +57,7 @@ _FURTHER = (
     "torchaudio",
     "av",
     "rich",
+    "sefe_plugin.hosts.llamafactory.sequence",
 )
 
 #: What PEFT and Accelerate load with a model where it is installed; with a GPU they may start CUDA.
