@@ -57,7 +57,7 @@ _FURTHER = (
     "torchaudio",
     "av",
     "rich",
-    "sefe_plugin.hosts.llamafactory.sequence",
+    "sefe_plugin.run.runner",
 )
 
 #: What PEFT and Accelerate load with a model where it is installed; with a GPU they may start CUDA.
