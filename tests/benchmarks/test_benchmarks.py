@@ -182,3 +182,39 @@ def test_a_short_sequence_is_measured(sequence_bench, monkeypatch, tmp_path, cap
     assert 0 < figures["bare"]["ScienceQA"]["training"] < figures["bare"]["ScienceQA"]["seconds"]
     assert figures["ledger"]["seconds"] < figures["compared"]["sequence"]["seconds"]
     assert "| bare task" in capsys.readouterr().out
+
+
+def test_the_table_and_the_picture_of_growth(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    import bench_growth
+
+    assert bench_growth.windows(1) == [(1, 1)]
+    assert bench_growth.windows(5) == [(1, 1), (2, 2), (3, 4), (5, 5)]
+    assert bench_growth.windows(16)[-1] == (9, 16)
+    tasks = bench_growth.many_tasks({"tasks": [{"name": "A", "dataset": "a"}, {"name": "B", "dataset": "b"}]}, 3)
+    assert [(task["name"], task["dataset"]) for task in tasks] == [("A_1", "a"), ("B_2", "b"), ("A_3", "a")]
+    figures = {"tasks": 4, **{name: [1e6, 2e6, 3e6, 5e6] for name in bench_growth.FIGURES}}
+    lines = bench_growth.as_text(figures).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["1", "2", "3-4"]
+    assert lines[-1].endswith("4.00 |")  # the median of 3 and 5 MB
+    bench_growth.draw(figures, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_data_of_many_records(monkeypatch, tmp_path):
+    """Each record is one of its own, and those that it is written for read them."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import bench_data
+
+    from sefe_plugin.data.test_sets import read_test_set
+    from sefe_plugin.evaluation.scorers import scorer_of
+
+    bench_data.write_data(tmp_path / "data", 9)
+    lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines()
+    assert len(set(lines)) == len(lines) == 9
+    assert len(read_test_set("few", str(tmp_path / "data"), scorer_of("short_answer"))) == 2
+    keys = bench_data.run_keys(FOLDER.parents[1] / "recipes/minicoin_sefe.yaml", [], tmp_path / "data", tmp_path)
+    assert "benchmark" not in keys
+    assert keys["max_steps"] == 1
+    run = dict.fromkeys(bench_data.HEADS, 1.5)
+    assert "| 6000" in bench_data.as_text({"records": {"6000": {"first": run, "again": run}}})
