@@ -133,6 +133,7 @@ def text_run(tiny_model, tmp_path_factory, warm):
         "save_strategy=steps",
         "save_steps=10",
         "save_total_limit=1",
+        "keep_checkpoints=true",
         "per_device_train_batch_size=4",
         "gradient_accumulation_steps=2",
     ]
