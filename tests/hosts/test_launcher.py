@@ -171,6 +171,21 @@ def _children(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children()]
 
 
+def test_the_loading_begins_before_it_is_needed(forks, module, tmp_path):
+    forks.get_ready()
+    begun = forks._parent._process.pid
+    forks.get_ready()
+    assert call(started(module("print('work')")), tmp_path / "log", (), False, forks.start) == 0
+    assert forks._parent._process.pid == begun
+
+
+def test_what_is_started_plainly_loads_nothing_ahead(monkeypatch):
+    monkeypatch.setenv(PRELOAD, "0")
+    monkeypatch.setattr(launcher, "_Parent", pytest.fail)
+    with Launcher(pytest.fail) as found:
+        found.get_ready()
+
+
 def test_what_the_loading_says_every_fork_says(forks, module, tmp_path):
     name = module("print('work')")
     for log in ("first", "second"):

@@ -37,6 +37,7 @@ class Launcher:
         # torchrun starts processes of its own, and other systems' libraries do not bear a fork
         self._is_plain = os.environ.get(PRELOAD) == "0" or is_on("FORCE_TORCHRUN") or sys.platform != "linux"
         self._parent: _Parent | None = None
+        self._has_answered = False
 
     def __enter__(self) -> "Launcher":
         return self
@@ -45,12 +46,18 @@ class Launcher:
         if self._parent is not None:
             self._parent.close()
 
+    def get_ready(self) -> None:
+        """Have the libraries loaded, and do not wait for it: on another core, while the sequence reads its data."""
+        if not self._is_plain and self._parent is None:
+            self._parent = _Parent()
+
     def start(self, command: Sequence[str], outputs: tuple[int, int], held: Sequence[int] = ()) -> Started:
         """Start a command line, as `spawn` does."""
         words = _host_module(command)
         if words and not self._is_plain:
-            if self._parent is None:
-                self._parent = _Parent()
+            self.get_ready()
+            if not self._has_answered:
+                self._has_answered = True
                 if reason := self._parent.refusal():
                     self._say(f"Every task loads the libraries of LLaMA-Factory itself: {reason}.")
                     self._is_plain = True

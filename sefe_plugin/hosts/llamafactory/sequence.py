@@ -110,6 +110,8 @@ def _run(recipe: Recipe, source: str, accept: bool, verbose: bool) -> dict | Non
     if num_nodes() == 1:
         require_whole(recipe)
         with Launcher(_say) as launcher:
+            if _has_work(recipe):
+                launcher.get_ready()
             require_trial(recipe, _say, None, launcher.start)
             host = LlamaFactory(start=launcher.start)
             return run_sequence(recipe, host, host.keys(), _say, accept, **shown)
@@ -122,6 +124,12 @@ def _run(recipe: Recipe, source: str, accept: bool, verbose: bool) -> dict | Non
         require_trial(recipe, _say)
         host = LlamaFactory(announce)
         return run_sequence(recipe, host, host.keys(), _say, accept, **shown)
+
+
+def _has_work(recipe: Recipe) -> bool:
+    """Tell whether a task of the recipe is not complete yet."""
+    manifest = RunFolder(recipe.output_dir).read_manifest()
+    return manifest is None or len(manifest["complete"]) < len(recipe.tasks)
 
 
 def _say(text: str) -> None:
