@@ -32,7 +32,7 @@ from sefe_plugin.versions import installed_versions
 
 
 #: Of the recipe: little work, and no file of the training that a task does not need.
-FEW = {"max_steps": 4, "max_test_samples": 2, "max_new_tokens": 4, "plot_loss": False, "save_strategy": "no"}
+FEW = {"max_steps": 4, "max_test_samples": 2, "max_new_tokens": 12, "plot_loss": False, "save_strategy": "no"}
 
 #: A figure of a task -> its head in the table, and what it is divided by there.
 FIGURES = {
