@@ -11,6 +11,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 _MARKERS = "os^Dv<>P"
 _GREY = "#555555"
 
+#: Rows or columns of a map whose cells hold their numbers; those of a larger map are smaller, so that it fits a page.
+_MOST_CELLS = 24
+
 Matrix = Sequence[Sequence[float | None]]
 
 
@@ -36,7 +39,7 @@ def draw_matrices(
     """
     if zero_shot is not None or retention is not None:
         return _draw_with_base(tasks, (accuracy, formats), title, zero_shot, retention, unscored)
-    size = max(len(tasks), 3)
+    size = min(max(len(tasks), 3), _MOST_CELLS)
     figure = Figure(figsize=(2 * (0.72 * size + 0.9) + 1.6, 0.5 * size + 2.1), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2, sharey=True)
     _heat_map(left, tasks, accuracy, "Accuracy (%)", unscored)
@@ -61,7 +64,8 @@ def _draw_with_base(
     rows = ["before", *tasks]
     # a column of the tasks' map is as wide as one of the retention sets' map
     shares = [max(len(tasks), 3), *([max(len(sets), 1)] if sets else [])] * 2
-    width, height = 0.72 * sum(shares) + 0.5 * len(shares) + 2.4, 0.5 * max(len(rows), 4) + 2.3
+    width = 0.72 * min(sum(shares), 2 * _MOST_CELLS) + 0.5 * len(shares) + 2.4
+    height = 0.5 * min(max(len(rows), 4), _MOST_CELLS) + 2.3
     figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
     panels = list(figure.subplots(1, len(shares), sharey=True, width_ratios=shares))
     for half, (key, head, matrix) in enumerate(
@@ -133,7 +137,8 @@ def _heat_map(
     rows = tasks if rows is None else rows
     values = [[float("nan") if value is None else value for value in row] for row in matrix]
     image = axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-    for i, row in enumerate(matrix):
+    most = max(len(tasks), len(rows) - 1)  # a row of the base is no task's
+    for i, row in enumerate(matrix if most <= _MOST_CELLS else ()):
         for j, value in enumerate(row):
             if value is not None:
                 colour = "white" if value < 50 else "black"
@@ -145,9 +150,11 @@ def _heat_map(
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xlabel("scored on")
     axes.tick_params(length=0)
+    if most > _MOST_CELLS:
+        axes.tick_params(labelsize=max(3, 9 * _MOST_CELLS / most))
     axes.set_xticks([k - 0.5 for k in range(1, len(tasks))], minor=True)
     axes.set_yticks([k - 0.5 for k in range(1, len(rows))], minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.grid(which="minor", color="white", linewidth=1.5 * min(1, _MOST_CELLS / most) ** 2)
     axes.tick_params(which="minor", length=0)
     for spine in axes.spines.values():
         spine.set_color(_GREY)

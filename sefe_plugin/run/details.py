@@ -44,8 +44,9 @@ def run_details(folder: RunFolder) -> RunDetails:
         for one in scored_in(_place(folder, recipe, stage), recipe, stage):
             scored[one["name"]][stage] = one
     tasks = [task["name"] for task in recipe["tasks"]]
+    read: dict[Path, dict[str, Any]] = {}
     sets = [
-        _set_answers(folder, recipe, name, stages, tasks.index(name) if name in tasks else None)
+        _set_answers(folder, recipe, name, stages, tasks.index(name) if name in tasks else None, read)
         for name, stages in scored.items()
         if stages
     ]
@@ -73,9 +74,23 @@ def _cost(folder: RunFolder, recipe: Mapping[str, Any], index: int, entry: Mappi
 
 
 def _set_answers(
-    folder: RunFolder, recipe: Mapping[str, Any], name: str, scored: _Scored, task: int | None
+    folder: RunFolder,
+    recipe: Mapping[str, Any],
+    name: str,
+    scored: _Scored,
+    task: int | None,
+    recipes: dict[Path, dict[str, Any]],
 ) -> SetAnswers:
-    """Read all answers to a test set; its questions are those of the stage where it was learned."""
+    """Read all answers to a test set; its questions are those of the stage where it was learned.
+
+    Args:
+        folder: The run.
+        recipe: Its keys.
+        name: Of the test set.
+        scored: The stages that have answered it.
+        task: The number of its task, from 0; None where it is of none.
+        recipes: The keys of the stages' own recipes by their folders, as far as they have been read; more are added.
+    """
     learned = BASE if task is None else task
     known: list[dict] = []
     scorer = next(iter(scored.values()))["scorer"]
@@ -87,7 +102,9 @@ def _set_answers(
             rows = rows_with_golds(_rows(file), scorer)
             answers = [row["prediction"] for row in rows]
             read = StageAnswers(answers, judge_predictions(scorer, answers, rows))
-            entry, media_dir = _declared(folder, recipe, place, scored[stage]["dataset"])
+            if place not in recipes:
+                recipes[place] = _own_keys(place)
+            entry, media_dir = _declared(folder, recipe, recipes[place], scored[stage]["dataset"])
         except (OSError, ValueError) as error:
             found.notes.append(f"the answers of {place.name} cannot be shown: {error}.")
             continue
@@ -110,14 +127,20 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _declared(folder: RunFolder, recipe: Mapping[str, Any], place: Path, dataset: str) -> tuple[dict[str, Any], Path]:
+def _own_keys(place: Path) -> dict[str, Any]:
+    """Return the keys of a stage's own recipe; none where it is not there."""
+    recipes = (place / name for name in (SCORE_FILE, TASK_FILE))
+    file = next((file for file in recipes if file.is_file()), None)
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
+
+
+def _declared(
+    folder: RunFolder, recipe: Mapping[str, Any], keys: Mapping[str, Any], dataset: str
+) -> tuple[dict[str, Any], Path]:
     """Return the entry of a dataset in `dataset_info.json`, and the folder that its images' paths start from.
 
     The entry is empty where it is not there any more.
     """
-    recipes = (place / name for name in (SCORE_FILE, TASK_FILE))
-    file = next((file for file in recipes if file.is_file()), None)
-    keys = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
     # a benchmark's data is the run's own, and moves with it
     dataset_dir = folder.data if recipe.get("benchmark") else Path(keys.get("dataset_dir") or "data")
     info = dataset_dir / "dataset_info.json"

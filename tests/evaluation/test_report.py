@@ -274,3 +274,16 @@ def test_pictures_have_dashes_where_nobody_scores():
         assert [sum(text.get_text() == "-" for text in axes.texts) for axes in maps] == dashes
     assert len(draw_curves(TASKS, UNSCORED[0], "a title").axes[0].lines) == 1
     assert not draw_curves(["alpha"], [[None]], "a title").axes[0].lines
+
+
+def test_the_maps_of_many_tasks_fit_a_page():
+    from sefe_plugin.evaluation.figures import draw_matrices
+
+    def of(count):
+        names = [f"task {i}" for i in range(count)]
+        rows = [[50.0 if j <= i else None for j in range(count)] for i in range(count)]
+        return draw_matrices(names, rows, rows, "a title")
+
+    numbers = {count: sum(len(axes.texts) for axes in of(count).axes) for count in (24, 25)}
+    assert numbers == {24: 24 * 25, 25: 0}
+    assert of(64).get_size_inches().tolist() == of(24).get_size_inches().tolist()
