@@ -12,6 +12,7 @@ from llamafactory.data.template import ReasoningTemplate
 from llamafactory.model import load_tokenizer
 from torch import Tensor
 
+from sefe_plugin.hosts.llamafactory.image_sizes import by_size
 from sefe_plugin.hosts.llamafactory.replies import Replies
 
 
@@ -49,8 +50,11 @@ class QuestionReader:
         self.stop_token_ids = sorted(self.template.get_stop_token_ids(self.tokenizer))
         self.replies = Replies(self.template, self.tokenizer)
         self._converters: dict[str, tuple] = {}
+        # the tokens of a question want the sizes of its images alone; the images themselves are read by `collate`
+        sized = copy.copy(self.template)
+        sized.mm_plugin = by_size(self.template.mm_plugin)
         self._encoder = UnsupervisedDatasetProcessor(
-            template=self.template, tokenizer=self.tokenizer, processor=self.processor, data_args=self._data_args
+            template=sized, tokenizer=self.tokenizer, processor=self.processor, data_args=self._data_args
         )
 
     def way_of_asking(self) -> str | None:

@@ -1,0 +1,111 @@
+"""Tokens of images by their sizes: the same questions as with every image read."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from llamafactory.data.processor import UnsupervisedDatasetProcessor
+from llamafactory.hparams import DataArguments, ModelArguments
+from PIL import Image
+from tiny_families import FAMILIES, write_family
+from transformers import HfArgumentParser
+
+from sefe_plugin.hosts.llamafactory.image_sizes import by_size
+from sefe_plugin.hosts.llamafactory.questions import QuestionReader
+
+
+#: Modes and sizes of pictures, in an order in which those of one size do not follow each other.
+PICTURES = [
+    ("RGB", (64, 64)),
+    ("RGB", (200, 100)),
+    ("L", (64, 64)),
+    ("RGB", (64, 64)),
+    ("RGBA", (90, 300)),
+    ("RGB", (200, 100)),
+    ("RGB", (301, 97)),
+    ("RGBA", (90, 300)),
+]
+
+
+@pytest.fixture
+def reader_of(tmp_path):
+    """Return what makes a reader for a family, and records with pictures of `PICTURES`: one each, and all at once."""
+
+    def make(family: str) -> tuple[QuestionReader, list[dict]]:
+        base, data = tmp_path / "base", tmp_path / "data"
+        keys = {"model_name_or_path": str(base), "template": write_family(family, base).template}
+        data.mkdir()
+        for number, (mode, size) in enumerate(PICTURES):
+            color = tuple((40 * number + 17 * band) % 256 for band in range(len(Image.new(mode, (1, 1)).getbands())))
+            Image.new(mode, size, color if len(color) > 1 else color[0]).save(data / f"{number}.png")
+        names = [f"{number}.png" for number in range(len(PICTURES))]
+        asked = [[name] for name in names] + [names]
+        records = [
+            {"instruction": "<image>" * len(images) + "What is it?", "output": "a dog", "images": images}
+            for images in asked
+        ]
+        (data / "asked.json").write_text(json.dumps(records))
+        columns = {"prompt": "instruction", "response": "output", "images": "images"}
+        (data / "dataset_info.json").write_text(json.dumps({"asked": {"file_name": "asked.json", "columns": columns}}))
+        parser = HfArgumentParser((ModelArguments, DataArguments))
+        keys |= {"dataset_dir": str(data), "media_dir": str(data)}
+        return QuestionReader(*parser.parse_dict(keys, allow_extra_keys=True)), records
+
+    return make
+
+
+def plain(reader: QuestionReader, records: list[dict]) -> Iterator[dict]:
+    """Yield the features that the host makes with every picture read."""
+    encoder = UnsupervisedDatasetProcessor(
+        template=reader.template, tokenizer=reader.tokenizer, processor=reader.processor, data_args=reader._data_args
+    )
+    for record in records:
+        row = reader.row("asked", record)
+        encoded = encoder.preprocess_dataset({key: [value] for key, value in row.items()})
+        yield {key: value for key, (value,) in encoded.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_questions_of_every_family_are_those_with_every_picture_read(reader_of, family):
+    reader, records = reader_of(family)
+    expected = [*plain(reader, records)]
+    assert reader.questions("asked", records) == expected
+    lengths = {len(feature["input_ids"]) for feature in expected[:-1]}
+    assert len(lengths) > 1 or family in ("LLaVA-1.5", "InternVL3", "Gemma 3")  # which give each as many tokens
+
+
+def test_the_model_sees_every_picture_itself(reader_of):
+    reader, records = reader_of("LLaVA-1.5")
+    batch = reader.collate()(reader.questions("asked", records[:-1]))
+    seen = {tuple(picture.flatten().tolist()) for picture in batch["pixel_values"]}
+    assert len(seen) == len(PICTURES)
+
+
+def test_a_picture_of_a_known_size_is_not_read(reader_of):
+    reader, records = reader_of("LLaVA-NeXT")
+    plugin = reader.template.mm_plugin
+    read = []
+    whole = plugin._get_mm_inputs
+    plugin._get_mm_inputs = lambda images, *more: read.append(len(images)) or whole(images, *more)
+    sized = by_size(plugin)
+    for record in records:
+        images = reader.row("asked", record)["_images"]
+        sized.process_messages([{"role": "user", "content": record["instruction"]}], images, [], [], reader.processor)
+    assert read == [1] * len(set(PICTURES)) + [len(PICTURES)]
+
+
+def test_what_the_host_takes_out_of_it_is_there_the_next_time(reader_of):
+    reader, records = reader_of("LLaVA-NeXT")
+    sized = by_size(reader.template.mm_plugin)
+    images = reader.row("asked", records[1])["_images"]
+    first = sized._get_mm_inputs(images, [], [], reader.processor)
+    names = set(first)
+    first.clear()
+    assert set(sized._get_mm_inputs(images, [], [], reader.processor)) == names != set()
+
+
+def test_a_file_that_is_no_picture_is_the_hosts_to_refuse(reader_of, tmp_path):
+    reader, records = reader_of("LLaVA-1.5")
+    (tmp_path / "data" / "0.png").write_text("no picture")
+    with pytest.raises(Exception, match="cannot identify image file"):
+        reader.question("asked", records[0])
