@@ -156,7 +156,7 @@ def _load() -> None:
     import multiprocessing.spawn  # noqa: F401  # remembers the real Python
 
     import bitsandbytes  # noqa: F401
-    import deepspeed  # noqa: F401
+    import deepspeed
     import llamafactory.train.tuner  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
@@ -169,6 +169,8 @@ def _load() -> None:
     from sefe_plugin.hosts.llamafactory.preloaded import load_configurations
 
     load_configurations()
+    # DeepSpeed would compile its own sums in shared memory for a minute and a half; gloo's are as right
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     gc.freeze()  # no fork looks through what was loaded
     # its own lock is one of all forks: one that is killed with it would stop all others
     tqdm.set_lock(threading.RLock())
