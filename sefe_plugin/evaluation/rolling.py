@@ -4,8 +4,8 @@ A fixed batch runs until its longest answer ends, so most of its rows are paddin
 forward pass still is one of `generate`, which is called anew whenever rows leave or join: it goes on from the
 key-value cache of the rows that are left. Only this cache is cut and put together here.
 
-Questions are read in batches of the caller's size, and then decode together with those that are read before them. The
-cache is bounded: see `cache_room`.
+Questions are read in batches of the caller's size, and what those of a batch begin with is read once (`reading`). Then
+they decode together with those that are read before them. The cache is bounded: see `cache_room`.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel, StoppingCriteria, Stoppi
 from transformers.cache_utils import DynamicLayer
 
 from sefe_plugin.evaluation.generate import check_padding, generate_tokens
+from sefe_plugin.evaluation.reading import Read, Reader
 
 
 #: A batch of questions: what the caller knows each of them by, and the arguments of ``model.generate``.
@@ -86,7 +87,7 @@ def rolling_answers(
     read: list[_Rows] = []  # and not yet part of those that are being answered
     running: _Rows | None = None
     following, room, most_rows = next(waiting, None), 0, 0
-    can_roll = not _keeps_positions(model)
+    reader = None if _keeps_positions(model) else Reader(model, limits)
     while running is not None or read or following is not None:
         together = [*([] if running is None else [running]), *read]
         missing = 0
@@ -97,16 +98,17 @@ def rolling_answers(
         if following is not None and missing <= 0:
             keys, batch = following
             check_padding(batch)
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             following = next(waiting, None)
-            new = _read(model, keys, batch, limits) if can_roll else None
-            if new is None:
-                can_roll = False
+            first = None if reader is None else reader.read(batch)
+            if first is None:
+                reader = None
+                batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
                 output = generate_tokens(model, batch, **limits)
                 new_tokens = output[:, batch["input_ids"].shape[1] :].tolist()
                 yield from ((key, decode(tokens).strip()) for key, tokens in zip(keys, new_tokens, strict=True))
                 continue
-            longest = batch["input_ids"].shape[1] + max_new_tokens
+            new = _Rows.of(keys, first)
+            longest = first.mask.shape[1] + max_new_tokens
             room = max(room, cache_room(len(keys), longest, new.token_bytes()))
             most_rows = max(most_rows, MOST_BATCHES * len(keys))
             ended, left = new.without_ended(eos_token_id, max_new_tokens)
@@ -123,26 +125,6 @@ def rolling_answers(
 def _keeps_positions(model: nn.Module) -> bool:
     """Tell whether the model keeps positions of the last batch that it has read (Qwen2-VL and its kind)."""
     return any("rope_deltas" in vars(module) for module in model.modules())
-
-
-def _read(model: PreTrainedModel, keys: list[Hashable], batch: dict[str, Tensor], limits: dict) -> "_Rows | None":
-    """Read questions, with the first token of their answers; None where their cache cannot be cut."""
-    output = generate_tokens(model, batch, **limits | {"max_new_tokens": 1, "return_dict_in_generate": True})
-    cache, mask = output.past_key_values, batch["attention_mask"]
-    if not _is_plain(cache, mask.shape):
-        return None
-    ids = output.sequences
-    made = torch.ones(len(keys), dtype=torch.long, device=ids.device)
-    return _Rows(keys, ids, _with_ones(mask, 1), made, cache)
-
-
-def _is_plain(cache: Any, shape: torch.Size) -> bool:
-    """Tell whether a cache holds keys and values of the tokens of all rows in every layer, and nothing else."""
-    return (
-        type(cache) is DynamicCache
-        and all(type(layer) is DynamicLayer for layer in cache.layers)
-        and all((len(layer.keys), layer.keys.shape[2]) == tuple(shape) for layer in cache.layers)
-    )
 
 
 class _RoomyLayer(DynamicLayer):
@@ -238,6 +220,12 @@ class _Rows:
     mask: Tensor
     made: Tensor
     cache: DynamicCache
+
+    @classmethod
+    def of(cls, keys: list[Hashable], first: Read) -> "_Rows":
+        """Return the rows of questions that have just been read."""
+        made = torch.ones(len(keys), dtype=torch.long, device=first.ids.device)
+        return cls(keys, first.ids, _with_ones(first.mask, 1), made, first.cache)
 
     def token_bytes(self) -> int:
         """Bytes of one token of one row in all layers."""

@@ -2,12 +2,16 @@
 
     python tests/benchmarks/bench_scoring.py --json FILE                                   # mini-CoIN's tiny LLaVA
     python tests/benchmarks/bench_scoring.py --smollm2 models/SmolLM2-135M-Instruct --json FILE   # and SmolLM2
+    python tests/benchmarks/bench_scoring.py --shared 4 --json FILE   # and a LLaVA with 576 tokens for each image
 
 Both ways answer all test sets of mini-CoIN, or of `styles`, with the batch size, length and LoRA adapter of the
 recipes, from the records to the text. "fixed" is plain `generate` on each batch, ordered by length in its test set,
 with the adapter beside its base; "rolling" is what a sequence does. They take turns in one process. The adapter is
 random and small, so the answers are nearly those of the base; the folder of a trained model, such as the `merged` of
 a task, measures that. Every answer of both ways is compared: what differs is printed and counted.
+
+`--shared N` adds a small random LLaVA with as many tokens for an image as LLaVA-1.5, which is asked N questions about
+each image, as CoIN's test sets do: GQA has some 30 for each image, OCR-VQA 5.
 """
 
 import argparse
@@ -22,7 +26,16 @@ from typing import Any
 import torch
 from llamafactory.hparams import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from llamafactory.model import load_model, load_tokenizer
-from transformers import HfArgumentParser
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    HfArgumentParser,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from sefe_plugin.benchmarks import minicoin
 from sefe_plugin.benchmarks.minicoin import data as minicoin_data
@@ -32,11 +45,28 @@ from sefe_plugin.evaluation.merged import merged_where_exact
 from sefe_plugin.evaluation.rolling import rolling_answers
 from sefe_plugin.files import read_json, replacing
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
-from sefe_plugin.hosts.llamafactory.scoring import order_by_length, share_batches
+from sefe_plugin.hosts.llamafactory.scoring import order_by_images, order_by_length, share_batches
 
 
 Answers = dict[tuple[int, int], str]
 _STD = 1e-3
+
+
+def write_llava(folder: Path) -> None:
+    """Write a random LLaVA with 576 tokens for each image, as LLaVA-1.5 has, and a small language model."""
+    tokenizer = AutoTokenizer.from_pretrained(minicoin.BASE)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "num_attention_heads": 8}
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        text_config=LlamaConfig(**text, vocab_size=len(tokenizer), **ids),
+        vision_config=CLIPVisionConfig(**vision, image_size=336, patch_size=14),
+        image_token_index=tokenizer.image_token_id,
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    size = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+    parts = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    LlavaProcessor(CLIPImageProcessor(**size), tokenizer, **parts).save_pretrained(folder)
 
 
 class Scoring:
@@ -47,9 +77,12 @@ class Scoring:
         sets: Name of each dataset -> its file.
         size: Questions of a batch.
         count: Questions of each test set; None for all.
+        shared: Questions that are asked about one image; the image of the first takes the place of the others'.
     """
 
-    def __init__(self, keys: Mapping[str, Any], sets: Mapping[str, Path], size: int, count: int | None):
+    def __init__(
+        self, keys: Mapping[str, Any], sets: Mapping[str, Path], size: int, count: int | None, shared: int = 1
+    ):
         lora = {"finetuning_type": "lora", "lora_rank": 16, "lora_alpha": 32, "lora_target": "all"}
         parser = HfArgumentParser((ModelArguments, DataArguments, FinetuningArguments, GeneratingArguments))
         model_args, data_args, finetuning_args, generating_args = parser.parse_dict({**keys, **lora})
@@ -59,6 +92,10 @@ class Scoring:
             if "lora_B" in name:
                 parameter.data.normal_(std=_STD)
         self._records = {name: read_json(file)[:count] for name, file in sets.items()}
+        for records in self._records.values() if shared > 1 else ():
+            shown = [record for record in records if "image" in record]
+            for number, record in enumerate(shown):
+                record["image"] = shown[number - number % shared]["image"]
         self._size = size
         self._limits = {
             "max_new_tokens": generating_args.max_new_tokens,
@@ -69,7 +106,7 @@ class Scoring:
     def fixed(self) -> Answers:
         """Answer batch by batch."""
         found = {}
-        for keys, batch in self._batches():
+        for keys, batch in self._batches(order_by_length):
             replies = generate_answers(self._model, [batch], self._reader.replies.decode, **self._limits)
             found |= dict(zip(keys, replies, strict=True))
         return found
@@ -77,13 +114,14 @@ class Scoring:
     def rolling(self) -> Answers:
         """Answer as a sequence does."""
         with merged_where_exact(self._model), generating(self._model):
-            return dict(rolling_answers(self._model, self._batches(), self._reader.replies.decode, **self._limits))
+            batches = self._batches(order_by_images)
+            return dict(rolling_answers(self._model, batches, self._reader.replies.decode, **self._limits))
 
-    def _batches(self) -> Iterator[tuple[list[tuple[int, int]], dict]]:
+    def _batches(self, order: Callable) -> Iterator[tuple[list[tuple[int, int]], dict]]:
         collate = self._reader.collate()
         for number, (name, records) in enumerate(self._records.items()):
             features = self._reader.questions(name, records)
-            for batch in share_batches(order_by_length(features), 0, 1, self._size):
+            for batch in share_batches(order(features), 0, 1, self._size):
                 yield [(number, index) for index in batch], collate([features[index] for index in batch])
 
 
@@ -125,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M-Instruct, or of one trained further")
     parser.add_argument("--llava", type=Path, default=minicoin.BASE, help="folder of a tiny LLaVA")
+    parser.add_argument("--shared", type=int, help="questions about each image of a LLaVA with 576 tokens for it")
     parser.add_argument("--count", type=int, help="questions of each test set; all if left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, required=True)
@@ -138,6 +177,11 @@ def main() -> None:
         keys |= {"dataset_dir": str(place), "max_new_tokens": 24}
         sets = {f"minicoin_{task.name.lower()}_test": place / task.name / "test.json" for task in minicoin_data.TASKS}
         figures["minicoin"] = measure(Scoring(keys, sets, 40, options.count), options.rounds)
+        if options.shared:
+            write_llava(Path(folder, "llava"))
+            keys["model_name_or_path"] = str(Path(folder, "llava"))
+            scoring = Scoring(keys, sets, 16, options.count, options.shared)
+            figures[f"{options.shared}_about_an_image"] = measure(scoring, options.rounds)
         if options.smollm2:
             place = Path(folder, "styles")
             styles_data.write_data(place, 42, train_size=8)

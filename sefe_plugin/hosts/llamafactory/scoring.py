@@ -37,7 +37,8 @@ def score_test_sets(
     scoring of this task, are kept.
 
     The questions of one test set follow those of the other without a break, and answers that have ended make room
-    for further questions (`evaluation.rolling`). `per_device_eval_batch_size` is how many are read at a time.
+    for further questions (`evaluation.rolling`). `per_device_eval_batch_size` is how many are read at a time. What
+    several of them begin with, such as an image, is read once.
 
     With several processes each answers its share of every test set. Where the model's parameters lie in parts on all
     processes (DeepSpeed ZeRO-3, FSDP), every step of one needs all others: they run equally many batches, each to its
@@ -137,10 +138,16 @@ class _Share:
         self._own: set[int] = set()
         self.replies: dict[int, str] = {}
 
-    def batches(self, reader: QuestionReader, training_args) -> Iterator[tuple[list[int], Mapping]]:
-        """Read its questions, and yield them in batches, each with the numbers of its records."""
+    def batches(self, reader: QuestionReader, training_args, rolling: bool) -> Iterator[tuple[list[int], Mapping]]:
+        """Read its questions, and yield them in batches, each with the numbers of its records.
+
+        Args:
+            reader: Of the questions.
+            training_args: The host's.
+            rolling: Whether answers that have ended leave their batch, and what questions share is read once.
+        """
         features = reader.questions(self._dataset, self.records)
-        order = order_by_length(features)
+        order = order_by_images(features) if rolling else order_by_length(features)
         self._own = set(order[self._rank :: self._world])
         batches = share_batches(order, self._rank, self._world, training_args.per_device_eval_batch_size)
         loader = DataLoader(
@@ -173,7 +180,7 @@ def _answers(
     batches = (
         ([(number, index) for index in indices], batch)
         for number, share in enumerate(sets)
-        for indices, batch in share.batches(reader, training_args)
+        for indices, batch in share.batches(reader, training_args, rolling=not in_parts)
     )
     if not in_parts:
         yield from rolling_answers(model, batches, reader.replies.decode, **limits)
@@ -224,6 +231,21 @@ def order_by_length(features: Sequence[Mapping]) -> list[int]:
         [2, 1, 0]
     """
     return sorted(range(len(features)), key=lambda i: (len(features[i]["labels"]), len(features[i]["input_ids"])))
+
+
+def order_by_images(features: Sequence[Mapping]) -> list[int]:
+    """Put samples as `order_by_length` does, and behind each of them those with the same images.
+
+    Example:
+        >>> long, short = {"labels": [5, 2], "input_ids": [7]}, {"labels": [2], "input_ids": [7]}
+        >>> order_by_images([long | {"images": ["a.png"]}, short, short | {"images": ["a.png"]}])
+        [1, 2, 0]
+    """
+    with_images: dict[tuple, list[int]] = {}
+    for number in order_by_length(features):
+        images = features[number].get("images")
+        with_images.setdefault(tuple(map(str, images)) if images else (number,), []).append(number)
+    return [number for numbers in with_images.values() for number in numbers]
 
 
 def share_batches(order: Sequence[int], rank: int, world: int, size: int) -> list[list[int]]:
