@@ -73,6 +73,15 @@ def run_in_two(warm):
     return run
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch):
+    """Blank pictures in the reports of this process: drawing takes longer than much of what a small run does."""
+    from matplotlib.figure import Figure
+
+    for name in ("draw_matrices", "draw_curves"):
+        monkeypatch.setattr(f"sefe_plugin.evaluation.figures.{name}", lambda *data, **more: Figure((1, 1)))
+
+
 def build_llama(seed=0):
     """A two-layer Llama with random weights."""
     import torch

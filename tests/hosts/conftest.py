@@ -134,7 +134,7 @@ def loaded_host():
 
 
 @pytest.fixture
-def train_here(monkeypatch, loaded_host):
+def train_here(monkeypatch, loaded_host, blank_pictures):
     """Runs a recipe as `llamafactory-cli train` does, but without its trial, and with every task in this process.
 
     Returns the report without its times; what the tasks were asked to do is in `train_here.commands`, as (verb, file).
