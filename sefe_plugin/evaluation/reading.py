@@ -86,7 +86,10 @@ class Reader:
         texts, mask = ("input_ids", "attention_mask"), batch["attention_mask"][row].bool()
         one = {name: part[row, mask][None] if name in texts else part[row][None] for name, part in batch.items()}
         alone = self._read_whole(one)
-        most = alone.logits.abs().max() * torch.finfo(self._model.dtype).eps ** 0.5
+        device, dtype = self._model.device.type, self._model.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        most = alone.logits.abs().max() * torch.finfo(dtype).eps ** 0.5
         return bool((read.logits[row] - alone.logits[0]).abs().max() <= most)
 
 

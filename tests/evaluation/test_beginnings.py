@@ -155,6 +155,18 @@ def test_answers_with_a_system_prompt_are_those_without_sharing():
     assert [shape for shape in noted if shape[0] == 1 and shape[1] == 35] == [(1, 35)] * 3
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_rounding_in_16_bit_is_no_difference(mixed):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+    model = model if mixed else model.to(torch.bfloat16)
+    texts = questions(16, list(range(5, 40)))
+    noted = read_tokens(model)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        rolled(model, [(list(range(i, i + 8)), batch_of(texts[i : i + 8])) for i in range(0, 16, 8)])
+    assert noted.count((1, 35)) == 2
+
+
 def test_llava_answers_several_questions_about_an_image_as_one_by_one():
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration.from_pretrained(BASE)

@@ -1,15 +1,19 @@
-"""Tokens of images by their sizes: the same questions as with every image read."""
+"""Questions with images, of every family: their tokens without reading every image, and images that are read once."""
 
 import json
 from collections.abc import Iterator
 
 import pytest
+import torch
 from llamafactory.data.processor import UnsupervisedDatasetProcessor
 from llamafactory.hparams import DataArguments, ModelArguments
 from PIL import Image
 from tiny_families import FAMILIES, write_family
-from transformers import HfArgumentParser
+from transformers import AutoModelForImageTextToText, HfArgumentParser
 
+from sefe_plugin.evaluation.generate import generate_answers, generating
+from sefe_plugin.evaluation.reading import Reader
+from sefe_plugin.evaluation.rolling import rolling_answers
 from sefe_plugin.hosts.llamafactory.image_sizes import by_size
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
@@ -109,3 +113,39 @@ def test_a_file_that_is_no_picture_is_the_hosts_to_refuse(reader_of, tmp_path):
     (tmp_path / "data" / "0.png").write_text("no picture")
     with pytest.raises(Exception, match="cannot identify image file"):
         reader.question("asked", records[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_questions_about_one_picture_are_answered_as_one_by_one(reader_of, monkeypatch, tmp_path, family):
+    reader, _ = reader_of(family)
+    words = ["small", "large", "left", "right", "red", "square", "that one"]
+    records = [
+        {"instruction": f"<image>What color is the {word} object {'what ' * 30 + word}?", "images": [f"{number}.png"]}
+        for number in (0, 1, 4)
+        for word in words
+    ]
+    questions, collate = reader.questions("asked", records), reader.collate()
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base").eval()
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(std=0.3)  # as they are made, all questions have nearly one answer
+    read, parts = [], Reader._read_parts
+    monkeypatch.setattr(Reader, "_read_parts", lambda *given: read.append(1) or parts(*given))
+    limits = {
+        "max_new_tokens": 6,
+        "eos_token_id": reader.stop_token_ids,
+        "pad_token_id": reader.tokenizer.pad_token_id,
+    }
+
+    def decode(tokens: list[int]) -> str:
+        end = next((place for place, token in enumerate(tokens) if token in reader.stop_token_ids), None)
+        return " ".join(map(str, tokens[:end]))
+
+    alone = [generate_answers(model, [collate([question])], decode, **limits)[0] for question in questions]
+    batches = [(list(range(i, i + 7)), collate(questions[i : i + 7])) for i in range(0, len(questions), 7)]
+    with generating(model):
+        together = dict(rolling_answers(model, batches, decode, **limits))
+    assert len(set(alone)) > 2
+    assert [together[number] for number in range(len(questions))] == alone
+    assert bool(read) == (family in ("LLaVA-1.5", "LLaVA-NeXT", "InternVL3"))
