@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from datasets.fingerprint import Hasher
 from llamafactory.data.processor import UnsupervisedDatasetProcessor
 from llamafactory.hparams import DataArguments, ModelArguments
 from PIL import Image
@@ -85,27 +86,44 @@ def test_the_model_sees_every_picture_itself(reader_of):
     assert len(seen) == len(PICTURES)
 
 
-def test_a_picture_of_a_known_size_is_not_read(reader_of):
+def counted(template, monkeypatch) -> list[int]:
+    """Note how many pictures a template's plugin processes at a time."""
+    read, whole = [], template.mm_plugin._get_mm_inputs
+    monkeypatch.setattr(
+        template.mm_plugin, "_get_mm_inputs", lambda images, *more: read.append(len(images)) or whole(images, *more)
+    )
+    return read
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_picture_of_a_known_size_is_not_processed(reader_of, monkeypatch, decode):
     reader, records = reader_of("LLaVA-NeXT")
-    plugin = reader.template.mm_plugin
-    read = []
-    whole = plugin._get_mm_inputs
-    plugin._get_mm_inputs = lambda images, *more: read.append(len(images)) or whole(images, *more)
-    sized = by_size(plugin)
+    read = counted(reader.template, monkeypatch)
+    plugin = by_size(reader.template, decode).mm_plugin
     for record in records:
         images = reader.row("asked", record)["_images"]
-        sized.process_messages([{"role": "user", "content": record["instruction"]}], images, [], [], reader.processor)
+        plugin.process_messages([{"role": "user", "content": record["instruction"]}], images, [], [], reader.processor)
     assert read == [1] * len(set(PICTURES)) + [len(PICTURES)]
 
 
 def test_what_the_host_takes_out_of_it_is_there_the_next_time(reader_of):
     reader, records = reader_of("LLaVA-NeXT")
-    sized = by_size(reader.template.mm_plugin)
+    plugin = by_size(reader.template).mm_plugin
     images = reader.row("asked", records[1])["_images"]
-    first = sized._get_mm_inputs(images, [], [], reader.processor)
+    first = plugin._get_mm_inputs(images, [], [], reader.processor)
     names = set(first)
     first.clear()
-    assert set(sized._get_mm_inputs(images, [], [], reader.processor)) == names != set()
+    assert set(plugin._get_mm_inputs(images, [], [], reader.processor)) == names != set()
+
+
+def test_what_is_known_is_no_part_of_its_name(reader_of):
+    """`datasets` names a cache by the function that it maps with, and would find none again."""
+    reader, records = reader_of("LLaVA-NeXT")
+    template = by_size(reader.template, decode=True)
+    before = Hasher.hash(template.mm_plugin.process_messages)
+    template.mm_plugin._get_mm_inputs(reader.row("asked", records[1])["_images"], [], [], reader.processor)
+    assert Hasher.hash(template.mm_plugin.process_messages) == before
+    assert Hasher.hash(reader.template.mm_plugin.process_messages) != before
 
 
 def test_a_file_that_is_no_picture_is_the_hosts_to_refuse(reader_of, tmp_path):
@@ -113,6 +131,18 @@ def test_a_file_that_is_no_picture_is_the_hosts_to_refuse(reader_of, tmp_path):
     (tmp_path / "data" / "0.png").write_text("no picture")
     with pytest.raises(Exception, match="cannot identify image file"):
         reader.question("asked", records[0])
+
+
+def test_half_a_picture_of_a_known_size_is_found_where_all_are_decoded(reader_of, tmp_path):
+    reader, records = reader_of("LLaVA-1.5")
+    plugin = by_size(reader.template, decode=True).mm_plugin
+    whole, half = (reader.row("asked", records[number])["_images"] for number in (1, 5))  # of one size
+    plugin._get_mm_inputs(whole, [], [], reader.processor)
+    plugin._get_mm_inputs(half, [], [], reader.processor)
+    file = tmp_path / "data" / "5.png"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(OSError, match=r"truncated|broken"):
+        plugin._get_mm_inputs(half, [], [], reader.processor)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

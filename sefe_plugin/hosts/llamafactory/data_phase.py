@@ -24,16 +24,16 @@ def loading(progress: ProgressFile) -> Iterator[None]:
 
 
 @contextmanager
-def reading() -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def reading() -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
     """Call what happens in the context the phase of data, where a task is loading.
 
     Yields:
-        Takes what the host has read: its parts by name, such as "train_dataset".
+        Takes what the host has read: its parts by name, such as "train_dataset"; None where no task is loading.
     """
     progress = _told.get()
     # a method may read further data once the training has begun, which is its own work
     if progress is None or progress.phase != LOADING:
-        yield lambda parts: None
+        yield None
         return
 
     def read(parts: Mapping[str, Any]) -> None:

@@ -1,11 +1,12 @@
 """How many tokens images take, found from their sizes."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
 from llamafactory.data.mm_plugin import BasePlugin
+from llamafactory.data.template import Template
 from PIL import Image
 
 
@@ -13,8 +14,8 @@ from PIL import Image
 _MOST = 32
 
 
-def by_size(plugin: BasePlugin) -> BasePlugin:
-    """Return a plugin that puts image tokens into texts without reading images of a size that it has seen.
+def by_size(template: Template, decode: bool = False) -> Template:
+    """Return a template that puts image tokens into texts without processing images of a size that it has seen.
 
     The host's plugins run a model's whole processor on an image to learn how many tokens stand for it, and once more
     when a batch is made. Every processor cuts and scales images by their sizes alone, so the first image of a size
@@ -22,10 +23,12 @@ def by_size(plugin: BasePlugin) -> BasePlugin:
     returns of an image may belong to another one.
 
     Args:
-        plugin: The host's, of a template; left as it is.
+        template: The host's; left as it is.
+        decode: Whether every image is decoded nevertheless, so that one that is damaged is found at once.
     """
-    sized = copy.copy(plugin)
-    sized._get_mm_inputs = _Known(plugin._get_mm_inputs)
+    sized = copy.copy(template)
+    sized.mm_plugin = copy.copy(template.mm_plugin)
+    sized.mm_plugin._get_mm_inputs = _Known(template.mm_plugin, decode)
     return sized
 
 
@@ -33,39 +36,46 @@ class _Known:
     """What a plugin makes of images, by their sizes.
 
     Args:
-        read: The plugin's own method.
+        plugin: The host's.
+        decode: As in `by_size`.
     """
 
-    def __init__(self, read: Callable[..., dict[str, Any]]):
-        self._read = read
+    def __init__(self, plugin: BasePlugin, decode: bool):
+        self._plugin, self._decode = plugin, decode
         self._known: dict[tuple, dict[str, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is known: `datasets` names its caches by what this is, and sends it to other processes."""
+        return vars(self) | {"_known": {}}
 
     def __call__(
         self, images: Sequence, videos: Sequence, audios: Sequence, processor: Any, *more: Any, **named: Any
     ) -> dict[str, Any]:
-        sizes = None if videos or audios or more or named else _sizes(images)
+        sizes = None if videos or audios or more or named else _sizes(images, self._decode)
         if sizes is None:
-            return self._read(images, videos, audios, processor, *more, **named)
+            return self._plugin._get_mm_inputs(images, videos, audios, processor, *more, **named)
         if sizes not in self._known:
-            found = self._read(images, videos, audios, processor)
+            found = self._plugin._get_mm_inputs(images, videos, audios, processor)
             if len(self._known) == _MOST:
                 del self._known[next(iter(self._known))]
             self._known[sizes] = found
         return copy.copy(self._known[sizes])  # the host takes entries out of it
 
 
-def _sizes(images: Sequence) -> tuple | None:
-    """Return size and mode of images by their headers; None where one has none, of which the host says more."""
+def _sizes(images: Sequence, decode: bool) -> tuple | None:
+    """Return size and mode of images; None where one cannot be read, of which the host says more."""
     try:
-        return tuple(map(_size, images))
+        return tuple(_size(image, decode) for image in images)
     except Exception:  # decoders of pictures raise errors of many kinds
         return None
 
 
-def _size(image: Any) -> tuple[tuple[int, int], str]:
+def _size(image: Any, decode: bool) -> tuple[tuple[int, int], str]:
     if isinstance(image, Image.Image):
         return image.size, image.mode
     if isinstance(image, dict):
         image = image["path"] if image["bytes"] is None else image["bytes"]
     with Image.open(BytesIO(image) if isinstance(image, bytes) else image) as picture:
+        if decode:
+            picture.load()
         return picture.size, picture.mode

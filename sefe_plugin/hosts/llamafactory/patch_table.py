@@ -142,7 +142,7 @@ TABLE = (
         "added",
         "llamafactory.data.loader",
         ("get_dataset", "_get_preprocessed_dataset"),
-        "samples of earlier tasks and general ones beside a task's own",
+        "samples of earlier tasks and general ones beside a task's own, and image tokens by the sizes of images",
         keys=("replay_ratio", "mix"),
         needs=("data_keys",),
         replace=patches.added,

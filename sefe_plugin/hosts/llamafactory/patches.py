@@ -261,7 +261,8 @@ def asd(host_merge: Callable, host_align: Callable, host_split: Callable) -> tup
 def added(host_get: Callable, host_preprocess: Callable) -> tuple[Callable, Callable]:
     """Add samples of earlier tasks (`replay_ratio`) and general ones (`mix`) to the training part.
 
-    It comes after the host has held back `val_size` and before it tokenizes.
+    It comes after the host has held back `val_size` and before it tokenizes. The tokens of a task's images are found
+    from their sizes.
     """
     loading = None  # the model's arguments of the run whose data is loaded
 
@@ -272,7 +273,11 @@ def added(host_get: Callable, host_preprocess: Callable) -> tuple[Callable, Call
         from sefe_plugin.hosts.llamafactory.data_phase import reading
 
         with reading() as read:
-            parts = host_get(template, model_args, *args, **kwargs)
+            if read is None:
+                return host_get(template, model_args, *args, **kwargs)
+            from sefe_plugin.hosts.llamafactory.image_sizes import by_size
+
+            parts = host_get(by_size(template, decode=True), model_args, *args, **kwargs)
             read(parts)
         return parts
 

@@ -51,10 +51,11 @@ class QuestionReader:
         self.replies = Replies(self.template, self.tokenizer)
         self._converters: dict[str, tuple] = {}
         # the tokens of a question want the sizes of its images alone; the images themselves are read by `collate`
-        sized = copy.copy(self.template)
-        sized.mm_plugin = by_size(self.template.mm_plugin)
         self._encoder = UnsupervisedDatasetProcessor(
-            template=sized, tokenizer=self.tokenizer, processor=self.processor, data_args=self._data_args
+            template=by_size(self.template),
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            data_args=self._data_args,
         )
 
     def way_of_asking(self) -> str | None:
