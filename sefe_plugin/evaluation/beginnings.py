@@ -1,8 +1,9 @@
 """What several questions of a batch begin with, read once: an image and the text before it, a system prompt.
 
-The keys and values of a token hang on the tokens before it alone. So where questions begin alike, with the same image,
-their beginning is read once, and its part of the cache is copied to each of them; then the rest of every question is
-read. CoIN's test sets ask several questions about one image, and an image is 576 of the some 640 tokens of a question.
+The keys and values of a token depend on it and the tokens before it alone. So where questions begin alike, with the
+same image, their beginning is read once, and its part of the cache is copied to each of them; then the rest of every
+question is read. CoIN's test sets ask several questions about one image, and an image is 576 of the some 640 tokens of
+a question.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ class Beginnings:
     Attributes:
         batch: Arguments of ``model.generate`` for the beginnings, each of them once, padded on the left.
         of_row: The beginning of each question; shape (questions,).
-        input_ids: Of the questions: the padded beginning, and the padded rest; shape (questions, length).
+        input_ids: Of the questions: the padded beginning, and the padded rest. They are as long as the batch was.
         attention_mask: 1 where a token is no padding; the same shape.
     """
 
@@ -44,8 +45,8 @@ def shared_beginnings(batch: dict[str, Tensor], image_token_id: int | None, pad_
         pad_token_id: What padding is.
 
     Returns:
-        None where less is saved, where questions have more or fewer images than one beside questions that have one,
-        and where the batch holds more than texts and images.
+        None where less is saved; where the batch holds more than texts and images; where some questions have an image
+        and others none, or several; and where a question ends with its image, or has a single token.
     """
     texts = [ids[mask.bool()].tolist() for ids, mask in zip(*(batch[name] for name in _TEXTS), strict=True)]
     images = {name: batch[name] for name in _IMAGES if name in batch}
@@ -54,22 +55,21 @@ def shared_beginnings(batch: dict[str, Tensor], image_token_id: int | None, pad_
         return None
     if (images and not all(ends)) or any(len(text) <= max(end, 1) for text, end in zip(texts, ends, strict=True)):
         return None
-    groups = [part for group in _alike([*images.values()], len(texts)) for part in _cut(group, texts, ends)]
-    left = max((len(texts[row]) - cut for cut, rows in groups if cut for row in rows), default=0)
-    if not left:
+    groups = [part for group in _alike([*images.values()], len(texts)) for part in _common(group, texts, ends)]
+    longest = [max(len(texts[row]) for row in rows) for _, rows in groups]
+    left = max(whole - common for whole, (common, _) in zip(longest, groups, strict=True))
+    # all rests are padded to the longest, so a beginning gives up tokens to a rest that would be shorter
+    cuts = [max(whole - left, ends[rows[0]], 1) for whole, (_, rows) in zip(longest, groups, strict=True)]
+    begun, width = max(cuts), max(longest)
+    if begun + left > width or len(groups) * begun + len(texts) * left > _WORTHWHILE * len(texts) * width:
         return None
-    # a question that shares nothing is cut so that its rest is no longer than the longest of the others
-    groups = [(cut or max(len(texts[rows[0]]) - left, ends[rows[0]], 1), rows) for cut, rows in groups]
-    left = max(len(texts[row]) - cut for cut, rows in groups for row in rows)
-    begun = max(cut for cut, _ in groups)
-    if len(groups) * begun + len(texts) * left > _WORTHWHILE * len(texts) * max(map(len, texts)):
-        return None
-    number_of = {row: (number, cut) for number, (cut, rows) in enumerate(groups) for row in rows}
-    of_row = torch.tensor([number_of[row][0] for row in range(len(texts))])
+    number_of = {row: number for number, (_, rows) in enumerate(groups) for row in rows}
+    of_row = torch.tensor([number_of[row] for row in range(len(texts))])
     firsts = [rows[0] for _, rows in groups]
-    first_ids, first_mask = _padded([texts[rows[0]][:cut] for cut, rows in groups], begun, pad_token_id)
-    rests = [text[number_of[row][1] :] for row, text in enumerate(texts)]
-    rest_ids, rest_mask = _padded(rests, left, pad_token_id)
+    first_ids, first_mask = _padded(
+        [texts[row][:cut] for row, cut in zip(firsts, cuts, strict=True)], begun, pad_token_id
+    )
+    rest_ids, rest_mask = _padded([text[cuts[number_of[row]] :] for row, text in enumerate(texts)], left, pad_token_id)
     return Beginnings(
         {
             "input_ids": first_ids,
@@ -100,14 +100,17 @@ def _alike(images: Sequence[Tensor], count: int) -> list[list[int]]:
     return groups
 
 
-def _cut(group: list[int], texts: Sequence[Sequence[int]], ends: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Cut questions with one image where they first differ; those that differ before its end stand alone, uncut."""
+def _common(group: list[int], texts: Sequence[Sequence[int]], ends: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Return how many tokens questions with the same image, or all without, begin with in common.
+
+    A token of each question is left to read. Questions that differ before the end of their image stand alone.
+    """
     rows = [texts[row] for row in group]
-    shortest = min(map(len, rows)) - 1  # a token of each question is left to read
-    cut = next((place for place in range(shortest) if len({row[place] for row in rows}) > 1), shortest)
-    if len(group) == 1 or cut < max(1, *(ends[row] for row in group)):
-        return [(0, [row]) for row in group]
-    return [(cut, group)]
+    shortest = min(map(len, rows)) - 1
+    common = next((place for place in range(shortest) if len({row[place] for row in rows}) > 1), shortest)
+    if common < max(1, *(ends[row] for row in group)):
+        return [(len(texts[row]) - 1, [row]) for row in group]
+    return [(common, group)]
 
 
 def _padded(texts: Sequence[Sequence[int]], length: int, pad_token_id: int) -> tuple[Tensor, Tensor]:

@@ -64,9 +64,10 @@ def rolling_answers(
 
     Call it within `generating`.
 
-    The answers are those of `generate_answers` up to rounding: no answer depends on its neighbours. A model whose
-    cache is more than keys and values of the tokens that it is given (prompts in front of them, windows, states,
-    positions of its own for images) answers each batch for itself.
+    The answers are those of `generate_answers` up to rounding: an answer depends on its neighbours only where a model's
+    positions do (rotary scaling that follows the longest text of a batch). A model whose cache is more than keys and
+    values of the tokens that it is given (prompts in front of them, windows, states, positions of its own for images)
+    answers each batch for itself.
 
     Args:
         model: A causal language model, with or without images, on its device; PEFT wrappers are fine.
@@ -209,7 +210,7 @@ class _Rows:
 
     Attributes:
         keys: What each is known by.
-        ids: Its tokens and those of its answer, padded on the left; shape (rows, length).
+        ids: Its tokens and those of its answer, padded on the left and perhaps within; shape (rows, length).
         mask: 1 where a token is no padding; the same shape.
         made: Tokens of each answer; shape (rows,).
         cache: Of all tokens but the last.

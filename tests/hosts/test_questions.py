@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, HfArgumentParser
 from sefe_plugin.evaluation.generate import generate_answers, generating
 from sefe_plugin.evaluation.reading import Reader
 from sefe_plugin.evaluation.rolling import rolling_answers
-from sefe_plugin.hosts.llamafactory.image_sizes import by_size
+from sefe_plugin.hosts.llamafactory.image_sizes import _sizes, by_size
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
 
 
@@ -70,13 +70,34 @@ def plain(reader: QuestionReader, records: list[dict]) -> Iterator[dict]:
         yield {key: value for key, (value,) in encoded.items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_questions_of_every_family_are_those_with_every_picture_read(reader_of, family):
+def in_crops(processor) -> None:
+    """Let a processor cut pictures into crops, as many as their shape asks for."""
+    processor.image_processor.crop_to_patches = True  # InternVL's
+    processor.image_do_pan_and_scan = True  # Gemma 3's, by the host
+
+
+@pytest.mark.parametrize(
+    ("family", "cut"), [*((family, False) for family in FAMILIES), ("InternVL3", True), ("Gemma 3", True)]
+)
+def test_questions_of_every_family_are_those_with_every_picture_read(reader_of, family, cut):
     reader, records = reader_of(family)
+    if cut:
+        in_crops(reader.processor)
     expected = [*plain(reader, records)]
     assert reader.questions("asked", records) == expected
     lengths = {len(feature["input_ids"]) for feature in expected[:-1]}
-    assert len(lengths) > 1 or family in ("LLaVA-1.5", "InternVL3", "Gemma 3")  # which give each as many tokens
+    # some give each picture as many tokens
+    assert (len(lengths) > 1) == (cut or family not in ("LLaVA-1.5", "InternVL3", "Gemma 3"))
+
+
+def test_a_picture_that_is_to_be_turned_is_of_another_size(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    Image.new("RGB", (64, 32)).save(tmp_path / "plain.jpg")
+    Image.new("RGB", (64, 32)).save(tmp_path / "turned.jpg", exif=exif)
+    one, other = (_sizes([str(tmp_path / f"{name}.jpg")], decode=False) for name in ("plain", "turned"))
+    assert None not in (one, other)
+    assert one != other
 
 
 def test_the_model_sees_every_picture_itself(reader_of):
@@ -161,7 +182,7 @@ def test_questions_about_one_picture_are_answered_as_one_by_one(reader_of, monke
         if parameter.ndim > 1:
             parameter.data.normal_(std=0.3)  # as they are made, all questions have nearly one answer
     read, parts = [], Reader._read_parts
-    monkeypatch.setattr(Reader, "_read_parts", lambda *given: read.append(1) or parts(*given))
+    monkeypatch.setattr(Reader, "_read_parts", lambda *given, **more: read.append(1) or parts(*given, **more))
     limits = {
         "max_new_tokens": 6,
         "eos_token_id": reader.stop_token_ids,
@@ -178,4 +199,4 @@ def test_questions_about_one_picture_are_answered_as_one_by_one(reader_of, monke
         together = dict(rolling_answers(model, batches, decode, **limits))
     assert len(set(alone)) > 2
     assert [together[number] for number in range(len(questions))] == alone
-    assert bool(read) == (family in ("LLaVA-1.5", "LLaVA-NeXT", "InternVL3"))
+    assert len(read) == (3 if family in ("LLaVA-1.5", "LLaVA-NeXT", "InternVL3") else 0)

@@ -42,10 +42,14 @@ def test_all_processes_run_equally_many_batches_and_share_all_samples(count, wor
     shares = [share_batches(order, rank, world, size) for rank in range(world)]
     assert len({len(batches) for batches in shares}) == 1
     assert {index for batches in shares for batch in batches for index in batch} == set(order)
+    places, dealt = {sample: place for place, sample in enumerate(order)}, []
     for rank, batches in enumerate(shares):
-        own = order[rank::world]
-        assert [index for batch in batches for index in batch][: len(own)] == own
-        assert all(1 <= len(batch) <= size for batch in batches)
+        for batch in batches:
+            assert 1 <= len(batch) <= size
+            assert [places[sample] for sample in batch] == [*range(places[batch[0]], places[batch[0]] + len(batch))]
+        dealt += [sample for batch in batches for sample in batch if rank == 0 or sample != order[0]]
+        assert len(dealt) == sum(len(order[process::world]) for process in range(rank + 1))
+    assert sorted(dealt) == sorted(order)
     # no batch more than the largest share needs
     assert len(shares[0]) == -(-len(order[::world]) // size)
 

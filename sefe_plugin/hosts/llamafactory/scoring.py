@@ -148,8 +148,8 @@ class _Share:
         """
         features = reader.questions(self._dataset, self.records)
         order = order_by_images(features) if rolling else order_by_length(features)
-        self._own = set(order[self._rank :: self._world])
         batches = share_batches(order, self._rank, self._world, training_args.per_device_eval_batch_size)
+        self._own = {index for batch in batches for index in batch if self._rank == 0 or index != order[0]}
         loader = DataLoader(
             features,
             batch_sampler=batches,
@@ -249,9 +249,10 @@ def order_by_images(features: Sequence[Mapping]) -> list[int]:
 
 
 def share_batches(order: Sequence[int], rank: int, world: int, size: int) -> list[list[int]]:
-    """Cut every `world`-th sample, from the `rank`-th on, into batches; every process gets equally many.
+    """Deal samples out to processes in batches; every process gets equally many.
 
-    A process whose share makes fewer batches repeats a sample, whose answer nobody reads.
+    A batch holds samples that follow each other. Only the last ones hold fewer than `size`, or one less in some
+    processes than in others; a process that has none left repeats the first sample, whose answer nobody reads.
 
     Args:
         order: the samples.
@@ -261,10 +262,11 @@ def share_batches(order: Sequence[int], rank: int, world: int, size: int) -> lis
 
     Example:
         >>> [share_batches([4, 0, 1, 2, 3], rank, 2, 2) for rank in (0, 1)]
-        [[[4, 1], [3]], [[0, 2], [4]]]
+        [[[4, 0], [3]], [[1, 2], [4]]]
     """
-    own = list(order[rank::world])
-    batches = [own[start : start + size] for start in range(0, len(own), size)]
-    largest_share = len(order[::world])
-    rounds = -(-largest_share // size)
-    return batches + [list(order[:1])] * (rounds - len(batches))
+    batches = []
+    for start in range(0, len(order), world * size):
+        dealt = order[start : start + world * size]
+        counts = [len(range(process, len(dealt), world)) for process in range(rank + 1)]
+        batches.append(list(dealt[sum(counts[:-1]) : sum(counts)]) or list(order[:1]))
+    return batches
