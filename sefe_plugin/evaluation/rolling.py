@@ -64,7 +64,7 @@ def rolling_answers(
 
     Call it within `generating`.
 
-    The answers are those of `generate_answers` up to rounding: an answer depends on its neighbours only where a model's
+    The answers are those of `generate_answers` up to rounding: they depend on their neighbours only where a model's
     positions do (rotary scaling that follows the longest text of a batch). A model whose cache is more than keys and
     values of the tokens that it is given (prompts in front of them, windows, states, positions of its own for images)
     answers each batch for itself.
