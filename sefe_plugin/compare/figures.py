@@ -31,7 +31,8 @@ def draw_differences(differences: Sequence[Mapping], key: str, head: str) -> Fig
     axes.set_xlabel(f"difference in {head}, points of percent")
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"{head}, paired by seed: each, mean and 95 % interval", fontsize=12, loc="left")
+    # over the names of the arms, too: beside long ones it would be cut off
+    figure.suptitle(f"{head}, paired by seed: each, mean and 95 % interval", fontsize=12, x=0.01, ha="left")
     return figure
 
 
@@ -42,7 +43,8 @@ def draw_stages(tasks: Sequence[str], runs: Mapping[str, Sequence[Mapping]]) -> 
         tasks: the tasks in order.
         runs: "runs" of `comparison.compare`.
     """
-    figure = Figure(figsize=(max(7.0, 0.8 * len(tasks) + 2.4), 4.6), layout="constrained", dpi=120)
+    names = 0.08 * max(map(len, runs), default=0)  # in the legend, beside the axes
+    figure = Figure(figsize=(max(5.4, 0.8 * len(tasks) + 0.8) + names, 4.6), layout="constrained", dpi=120)
     axes = figure.subplots()
     for number, (arm, of_seeds) in enumerate(runs.items()):
         every = enumerate(zip(*(run["after_each_task"] for run in of_seeds), strict=True))
