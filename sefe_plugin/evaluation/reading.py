@@ -92,7 +92,7 @@ class Reader:
         """Tell whether logits differ by rounding alone.
 
         The logarithms of the probabilities of each row's most likely words count. What they may differ by in the mean
-        hangs on the precision and on the spread of the row's logits, which no offset and no word that is ruled out
+        depends on the precision and on the spread of the row's logits, which no offset and no word that is ruled out
         changes.
         """
         device, head = self._model.device.type, self._model.get_output_embeddings()

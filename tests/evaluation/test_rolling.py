@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from small_llama import SIZES
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -22,18 +23,6 @@ from sefe_plugin.methods.fwd_prompt import FwdPromptConfig
 from sefe_plugin.methods.moelora.tuner import MoeLoraConfig
 
 
-SIZES = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "initializer_range": 0.5,
-}
 LIMITS = {"max_new_tokens": 12, "eos_token_id": [2, 9, 30], "pad_token_id": 0}
 
 
