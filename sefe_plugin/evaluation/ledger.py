@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-START_UP, DATA, MODEL, METHOD, TRAINING = "start-up", "data", "model", "method", "training"
-SAVING, SCORING, CARRY, REST = "saving", "scoring", "carry", "rest"
+CHECKS, START_UP, DATA, MODEL, METHOD = "checks", "start-up", "data", "model", "method"
+TRAINING, SAVING, SCORING, CARRY, REST = "training", "saving", "scoring", "carry", "rest"
 
 #: Phase -> what belongs to it, in the order of the tables.
 PHASES: dict[str, str] = {
+    CHECKS: "recipe, keys and data tried and the libraries loaded, before the first task of a command",
     START_UP: "a process started and the host loaded, while the sequence waits",
     DATA: "records read and tokenized, test sets read",
     MODEL: "tokenizer, model and adapter loaded",

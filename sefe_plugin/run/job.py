@@ -93,13 +93,14 @@ class _Work:
         self._step_seconds: tuple[float, str] | None = None
         self._in_processes = 0.0
 
-    def record_rest(self, began: float) -> None:
+    def record_rest(self, began: float, checks: float | None) -> None:
         """Record what the sequence itself took, beside the processes of this work.
 
         Args:
             began: When the work began, in seconds of Unix time.
+            checks: Seconds from the start of the command to this work; None if it is not the command's first.
         """
-        record_rest(self.folder, began, time.time() - began - self._in_processes)
+        record_rest(self.folder, began, time.time() - began - self._in_processes, checks)
 
     def _do(self, command: Sequence[str], phase: str = "") -> None:
         """Run a command of the host to its end.

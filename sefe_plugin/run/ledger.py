@@ -49,15 +49,18 @@ def record_process(folder: Path, phases: Sequence[Phase], ended: float) -> None:
     _add(folder, phases[0].began, [*map(_entry, phases), rest])
 
 
-def record_rest(folder: Path, began: float, seconds: float) -> None:
+def record_rest(folder: Path, began: float, seconds: float, checks: float | None = None) -> None:
     """Add what the sequence itself took for a task, beside its processes.
 
     Args:
         folder: The task's.
         began: When the task began, in seconds of Unix time.
         seconds: How long that was, without the time of the processes.
+        checks: Seconds from the start of the command to this task, if it is the command's first; None for others.
     """
-    _add(folder, began, [{"phase": ledger.REST, "seconds": _rounded(seconds)}])
+    taken = {ledger.CHECKS: checks, ledger.REST: seconds}
+    entries = [{"phase": name, "seconds": _rounded(took)} for name, took in taken.items() if took is not None]
+    _add(folder, began, entries)
 
 
 def record_stopped(folder: Path) -> None:

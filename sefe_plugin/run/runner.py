@@ -3,8 +3,9 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.data.test_sets import test_set_errors
@@ -50,6 +51,7 @@ def run_sequence(
     *,
     terminal: TextIO | None = None,
     verbose: bool = False,
+    began: float | None = None,
 ) -> dict:
     """Train and score the tasks of `recipe` in order, continuing after the last step that is whole.
 
@@ -62,6 +64,7 @@ def run_sequence(
         accept_changed_data: Go on although what complete tasks were made of has changed.
         terminal: Where a bar shows how far a task is; None for no bar.
         verbose: Whether to show all that the tasks say, in place of bar and phases.
+        began: When the command began, in seconds of Unix time; the ledger then has what came before the first task.
 
     Returns:
         The report, also written to the run folder, as it is after every task.
@@ -74,7 +77,7 @@ def run_sequence(
     """
     folder = RunFolder(recipe.output_dir.absolute())
     try:
-        return _run(recipe, host, host_keys, View(say, terminal, verbose), folder, accept_changed_data)
+        return _run(recipe, host, host_keys, View(say, terminal, verbose), folder, accept_changed_data, began)
     except OSError as error:
         raise RunFolderError(
             f"{folder.path}: {error}. See that the folder can be written and the disk has room; the same command "
@@ -89,6 +92,7 @@ def _run(
     view: View,
     folder: RunFolder,
     accept_changed_data: bool,
+    began: float | None,
 ) -> dict:
     names, say = [task.name for task in recipe.tasks], view.say
     with folder.lock():
@@ -106,14 +110,19 @@ def _run(
         if complete:
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
         sharing = Shared(folder, arguments, recipe.tasks)
-        with recorded_ending(folder):
+        checks = None if began is None else time.time() - began
+        with recorded_ending(folder), _Reports(folder, recipe, say) as reports:
             if has_base_row(recipe.arguments):
                 job = BaseJob(host, folder, arguments, recipe.tasks, view)
-                known |= _score_base(job, recipe, arguments, known, say, sharing)
+                if not job.is_whole():
+                    known |= _score_base(job, recipe, arguments, known, say, sharing, checks)
+                    checks = None
+                else:
+                    known |= read_inputs(job.folder)
             for index, task in enumerate(recipe.tasks):
                 if index < len(complete):
                     continue
-                started, began = time.monotonic(), time.time()
+                started, task_began = time.monotonic(), time.time()
                 job = Job(host, folder, arguments, recipe.tasks, index, view)
                 if not read_inputs(job.folder):
                     present = task_inputs(arguments, task, known)
@@ -121,18 +130,20 @@ def _run(
                     known |= present
                 shared = sharing.take(index, read_inputs(job.folder), known)
                 job.run()
-                job.record_rest(began)
+                job.record_rest(task_began, checks)
+                checks = None
                 sharing.note(job.folder)
                 seconds = shared["seconds"] if shared else time.monotonic() - started
                 record = {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}
                 record |= {"shared_from": shared["shared_from"]} if shared else {}
                 complete = [*complete, {**record, "versions": installed_versions()}]
+                reports.wait()
                 folder.complete_task(recipe.to_dict(), complete)
                 tidy(folder, recipe.arguments)
                 line = _task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds)
                 say(f"{line} | trained by {shared['shared_from']}, and taken from there" if shared else line)
                 if len(complete) < len(names):
-                    _try_report(folder, recipe, say)
+                    reports.start()
             return _write_report(folder, recipe)
 
 
@@ -147,15 +158,37 @@ def _write_report(folder: RunFolder, recipe: Recipe) -> dict:
     return report
 
 
-def _try_report(folder: RunFolder, recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Write the report of an unfinished run; a report that fails is no reason to leave the other tasks untrained."""
-    try:
-        _write_report(folder, recipe)
-    except Exception as error:
-        say(
-            f"The report so far could not be written: {type(error).__name__}: {error}. The run goes on, and the next "
-            "report holds these scores too."
-        )
+class _Reports:
+    """Writes the reports of an unfinished run, one after the other, while the next task is at work.
+
+    A report that fails is no reason to leave the other tasks untrained. When the context ends, none is being written.
+    """
+
+    def __init__(self, folder: RunFolder, recipe: Recipe, say: Callable[[str], None]):
+        self._folder, self._recipe, self._say = folder, recipe, say
+        self._pool = ThreadPoolExecutor(1, "sefe-report")
+        self._written: Future | None = None
+
+    def start(self) -> None:
+        """Begin the report of what is complete."""
+        self._written = self._pool.submit(_write_report, self._folder, self._recipe)
+
+    def wait(self) -> None:
+        """Wait until the report that was begun is written; call it before anything it tells of may change."""
+        error = self._written and self._written.exception()
+        self._written = None
+        if error:
+            self._say(
+                f"The report so far could not be written: {type(error).__name__}: {error}. The run goes on, and the "
+                "next report holds these scores too."
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+        self._pool.shutdown()
 
 
 def _mend_scores(mended: Scores, folder: RunFolder, say: Callable[[str], None]) -> None:
@@ -176,10 +209,9 @@ def _score_base(
     known: Inputs,
     say: Callable[[str], None],
     sharing: Shared,
+    checks: float | None,
 ) -> Inputs:
-    """Score the untouched base, as far as it is not, and return what its scores are made of."""
-    if job.is_whole():
-        return read_inputs(job.folder)
+    """Score the untouched base, and return what its scores are made of."""
     started, began = time.monotonic(), time.time()
     sets = scored_after(recipe.to_dict(), BASE)
     recorded = read_inputs(job.folder)
@@ -191,7 +223,7 @@ def _score_base(
         write_inputs(job.folder, present | {name: record for name, record in recorded.items() if name in present})
         job.run()
         sharing.note(job.folder)
-    job.record_rest(began)
+    job.record_rest(began, checks)
     scores = read_json(job.folder / SCORES_FILE)
     shown = _accuracies([one["name"] for one in sets], scores)
     line = f"[0/{len(recipe.tasks)}] base scored in {time.monotonic() - started:.0f} s | {shown}"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import pytest
 import yaml
@@ -84,9 +85,9 @@ def run(tmp_path):
     script.write_text(HOST)
     keys = {"cl_method": "lora", "carry": "merge", "model_name_or_path": "base"}
 
-    def start(stop="none"):
+    def start(stop="none", began=None):
         recipe = Recipe("test.yaml", keys, TASKS, tmp_path / "run", None)
-        return run_sequence(recipe, ScriptHost(script, stop), host_keys(), [].append)
+        return run_sequence(recipe, ScriptHost(script, stop), host_keys(), [].append, began=began)
 
     return start
 
@@ -150,6 +151,21 @@ def test_a_continued_run_keeps_the_figures_and_adds_what_was_stopped(run, tmp_pa
     before = (tmp_path / "run/report.json").read_bytes()
     run()
     assert (tmp_path / "run/report.json").read_bytes() == before
+
+
+def test_what_came_before_the_first_task_of_a_command_counts_with_it(run, tmp_path):
+    with pytest.raises(TaskFailedError, match="SIGKILL"):
+        run(stop="2_B", began=time.time() - 70)
+    started = time.time()
+    found = run(began=started - 50)["ledger"]
+    checks = [by_phase(task)["checks"]["seconds"] for task in found["tasks"]]
+    assert checks == [pytest.approx(70, abs=5), pytest.approx(50, abs=5)]
+    assert by_phase(found)["checks"]["seconds"] == pytest.approx(sum(checks), abs=0.002)
+    # all of the second command's time is that of the task that it trained, but for the stopped process before
+    stopped, *own = read_processes(tmp_path / "run/2_B")
+    assert "checks" not in [entry["phase"] for entry in stopped["phases"]]
+    spent = sum(entry["seconds"] for process in own for entry in process["phases"])
+    assert spent == pytest.approx(time.time() - started + 50, abs=2)
 
 
 def phases_of(began: float) -> list[Phase]:

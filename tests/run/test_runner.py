@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,40 @@ def test_a_report_that_fails_on_the_way_does_not_end_the_run(run, tmp_path, monk
     failed = [line for line in lines if line.startswith("The report so far could not be written: ValueError: no such")]
     assert len(failed) == 2
     assert load_report(tmp_path / "run")["num_scored_tasks"] == 3
+
+
+def test_a_report_is_written_while_the_next_task_is_at_work(run, tmp_path, monkeypatch):
+    write, seen = runner.write_report, []
+
+    def write_slowly(folder, report, *rest):
+        done = report["num_scored_tasks"]
+        calls = folder / "calls"
+        deadline = time.monotonic() + 60
+        while done < 3 and len(calls.read_text().split()) == done and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)  # the task that has begun comes to its end
+        seen.append((done, len(calls.read_text().split()), len(read_json(folder / "manifest.json")["complete"])))
+        write(folder, report, *rest)
+
+    monkeypatch.setattr(runner, "write_report", write_slowly)
+    run()
+    # done in the report, begun meanwhile, and complete: nothing becomes complete before it is written
+    assert seen == [(1, 2, 1), (2, 3, 2), (3, 3, 3)]
+
+
+def test_a_run_that_fails_ends_after_the_report_of_the_task_before(run, tmp_path, monkeypatch):
+    write = runner.write_report
+
+    def write_slowly(*given):
+        time.sleep(2)
+        write(*given)
+
+    monkeypatch.setattr(runner, "write_report", write_slowly)
+    script = tmp_path / "host.py"
+    script.write_text(f"import sys\nif '2_B' in sys.argv[1]: sys.exit(3)\n{script.read_text()}")
+    with pytest.raises(TaskFailedError):
+        run()
+    assert load_report(tmp_path / "run")["num_scored_tasks"] == 1
 
 
 def test_the_order_of_a_benchmarks_tasks_is_in_the_report(tmp_path):

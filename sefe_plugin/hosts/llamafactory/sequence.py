@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
+
 from sefe_plugin.carry.quantized import quantization_of
 from sefe_plugin.evaluation.report_text import format_report
 from sefe_plugin.hosts.llamafactory.host import LlamaFactory, on_command_line, read_recipe_with_places
@@ -104,7 +106,11 @@ def output_dir_errors(folder: Path) -> list[str]:
 
 def _run(recipe: Recipe, source: str, accept: bool, verbose: bool) -> dict | None:
     """Run a sequence, on the first of several nodes for all of them; return its report there."""
-    shown = {"terminal": sys.stderr if sys.stdout.isatty() and sys.stderr.isatty() else None, "verbose": verbose}
+    shown = {
+        "terminal": sys.stderr if sys.stdout.isatty() and sys.stderr.isatty() else None,
+        "verbose": verbose,
+        "began": psutil.Process().create_time(),
+    }
     if errors := environment_errors():
         raise RecipeError(source, errors)
     if num_nodes() == 1:
