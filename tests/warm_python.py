@@ -74,6 +74,7 @@ def warm_environment(environment: dict[str, str]) -> Iterator[dict[str, str]]:
         environment: What the server loads the host with. A process whose environment differs in what the host reads
             while it is loaded is started by the real Python.
     """
+    environment = environment | {"PYTHONUNBUFFERED": "1"}  # as a sequence starts its processes
     with tempfile.TemporaryDirectory() as folder:
         address = f"{folder}/socket"
         loaded_with = {name: value for name, value in environment.items() if name.startswith(LOADED_WITH)}

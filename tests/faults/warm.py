@@ -73,6 +73,7 @@ def load_host() -> None:
     """Load what a task's process loads."""
     import llamafactory.train.tuner  # noqa: F401
 
+    import sefe_plugin.evaluation.figures
     import sefe_plugin.hosts.llamafactory.scoring
     import sefe_plugin.hosts.llamafactory.task  # noqa: F401
 
