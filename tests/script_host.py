@@ -9,6 +9,10 @@ from sefe_plugin.files import write_json
 from sefe_plugin.run.process import spawn
 
 
+#: What runs the scripts; a program that is quicker to start, where there is one.
+PYTHON = sys.executable
+
+
 class ScriptHost:
     """Writes the keys of a step as YAML and has a script run with that file.
 
@@ -23,7 +27,7 @@ class ScriptHost:
 
     def train(self, file, keys):
         file.write_text(yaml.safe_dump(dict(keys)))
-        return [sys.executable, str(self.script), str(file)]
+        return [PYTHON, str(self.script), str(file)]
 
     score_base = train
 

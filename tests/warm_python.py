@@ -3,13 +3,16 @@
 `warm_environment` starts a server, which loads the host once, and writes small programs `python`, `llamafactory-cli`
 and `torchrun`. The first takes `-m llamafactory.cli ...`, or the same as `-c`, hands its arguments, working folder,
 environment and streams to the server, and ends as the fork ends which the server makes for it. Any other command line
-it leaves to the real Python. What runs in a fork takes this program for `sys.executable`. So a sequence, its trial and
-its tasks are separate processes as ever, each with its own streams, signals and end; only the loading of the host is
-shared, most of the seconds that such a process takes.
+it leaves to the real Python. What runs in a fork takes this program for `sys.executable`. So a
+sequence, its trial and its tasks are separate processes as ever, each with its own streams, signals and end; only the
+loading of the host is shared, most of the seconds that such a process takes. A fork is unbuffered.
+
+`warm_script_python` is the same for scripts that stand in for the host. Its server loads only what they need.
 """
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -44,8 +47,9 @@ arguments = [word for word in sys.argv[1:] if word not in ("-P", "-u")]
 if arguments[:2] == ["-c", "from llamafactory.cli import main; main()"]:
     arguments = ["-m", "llamafactory.cli", *arguments[2:]]
 module = arguments[:1] == ["-m"] and arguments[1] in {modules}
-file = sys.argv[1:2] == ["-u"] and arguments[:1] and arguments[0].endswith(".py")
+file = ({scripts} or sys.argv[1:2] == ["-u"]) and arguments[:1] and arguments[0].endswith(".py")
 environment = {{name: value for name, value in os.environ.items() if name.startswith({loaded_with})}}
+environment["PYTHONUNBUFFERED"] = "1"
 if not (module or file) or environment != {environment}:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
@@ -60,7 +64,8 @@ for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os.kill(fork, number))
 status = int(answers.readline())
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL)
+    if status != -signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 sys.exit(status)
 """
@@ -74,14 +79,31 @@ def warm_environment(environment: dict[str, str]) -> Iterator[dict[str, str]]:
         environment: What the server loads the host with. A process whose environment differs in what the host reads
             while it is loaded is started by the real Python.
     """
-    environment = environment | {"PYTHONUNBUFFERED": "1"}  # as a sequence starts its processes
+    with _programs(environment, scripts=False) as folder:
+        # a sequence needs no process that has loaded the libraries when all of its processes are forks
+        path = f"{folder}{os.pathsep}{environment['PATH']}"
+        yield environment | {"PATH": path, "SEFE_PRELOAD": "0"}
+
+
+@contextlib.contextmanager
+def warm_script_python() -> Iterator[str]:
+    """Start the server for scripts that stand in for the host, with this environment; yield the program `python`."""
+    with _programs(dict(os.environ), scripts=True) as folder:
+        yield f"{folder}/python"
+
+
+@contextlib.contextmanager
+def _programs(environment: dict[str, str], scripts: bool) -> Iterator[str]:
+    """Start a server, for the host or for scripts that stand in for it; yield the folder of the programs."""
     with tempfile.TemporaryDirectory() as folder:
         address = f"{folder}/socket"
+        environment = environment | {"PYTHONUNBUFFERED": "1"}  # as a sequence has it for its processes
         loaded_with = {name: value for name, value in environment.items() if name.startswith(LOADED_WITH)}
         program = Path(folder, "python")
         program.write_text(
             PROGRAM.format(
                 python=sys.executable,
+                scripts=scripts,
                 modules=MODULES,
                 loaded_with=LOADED_WITH,
                 environment=loaded_with,
@@ -92,12 +114,11 @@ def warm_environment(environment: dict[str, str]) -> Iterator[dict[str, str]]:
             Path(folder, name).write_text(f'#!/bin/sh\nexec {program} -m {module} "$@"\n')
         for file in Path(folder).iterdir():
             file.chmod(0o755)
-        command = [sys.executable, "-P", __file__, address, str(program)]
+        command = [sys.executable, "-P", __file__, "scripts" if scripts else "host", address, str(program)]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as server:
             try:
                 assert any(line == b"ready\n" for line in server.stdout), "the server did not start"
-                # a sequence needs no process that has loaded the libraries when all of its processes are forks
-                yield environment | {"PATH": f"{folder}{os.pathsep}{environment['PATH']}", "SEFE_PRELOAD": "0"}
+                yield folder
             finally:
                 server.terminate()
 
@@ -152,7 +173,7 @@ def _watch(connection: socket.socket, worker: int) -> None:
     os._exit(0)
 
 
-def _load() -> None:
+def _load_host() -> None:
     """Load what the processes of a sequence load."""
     import multiprocessing.spawn  # noqa: F401  # remembers the real Python
 
@@ -172,14 +193,21 @@ def _load() -> None:
     load_configurations()
     # DeepSpeed would compile its own sums in shared memory for a minute and a half; gloo's are as right
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    gc.freeze()  # no fork looks through what was loaded
     # its own lock is one of all forks: one that is killed with it would stop all others
     tqdm.set_lock(threading.RLock())
 
 
+def _load_for_scripts() -> None:
+    """Load what scripts load that stand in for the host."""
+    own = ("data.test_sets", "evaluation.results", "evaluation.scorers", "run.costs", "run.progress", "run.steps")
+    for name in ("numpy", "yaml", "safetensors.numpy", *(f"sefe_plugin.{module}" for module in own)):
+        importlib.import_module(name)
+
+
 if __name__ == "__main__":
-    _load()
-    _serve(*sys.argv[1:])
+    {"host": _load_host, "scripts": _load_for_scripts}[sys.argv[1]]()
+    gc.freeze()  # no fork looks through what was loaded
+    _serve(*sys.argv[2:])
     if sys.argv[0] == "-m":
         from sefe_plugin.hosts.llamafactory.preloaded import run_and_end
 

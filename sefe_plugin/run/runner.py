@@ -3,9 +3,9 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.data.test_sets import test_set_errors
@@ -111,7 +111,8 @@ def _run(
             say(f"Continuing after {len(complete)} of {len(names)} tasks: {', '.join(names[: len(complete)])}.")
         sharing = Shared(folder, arguments, recipe.tasks)
         checks = None if began is None else time.time() - began
-        with recorded_ending(folder), _Reports(folder, recipe, say) as reports:
+        # a report is written while the next task is at work
+        with ThreadPoolExecutor(1, "sefe-report") as pool, recorded_ending(folder):
             if has_base_row(recipe.arguments):
                 job = BaseJob(host, folder, arguments, recipe.tasks, view)
                 if not job.is_whole():
@@ -119,31 +120,35 @@ def _run(
                     checks = None
                 else:
                     known |= read_inputs(job.folder)
+            ended, reports = time.time(), []
             for index, task in enumerate(recipe.tasks):
                 if index < len(complete):
                     continue
-                started, task_began = time.monotonic(), time.time()
+                started = time.monotonic()
                 job = Job(host, folder, arguments, recipe.tasks, index, view)
                 if not read_inputs(job.folder):
                     present = task_inputs(arguments, task, known)
                     write_inputs(job.folder, present)
                     known |= present
+                if sharing.is_on:
+                    wait(reports)  # what is taken is complete at once
                 shared = sharing.take(index, read_inputs(job.folder), known)
                 job.run()
-                job.record_rest(task_began, checks)
+                wait(reports)  # before anything that it tells of may change
+                job.record_rest(ended, checks)
                 checks = None
                 sharing.note(job.folder)
                 seconds = shared["seconds"] if shared else time.monotonic() - started
                 record = {"name": task.name, "folder": job.folder.name, "seconds": round(seconds, 1)}
                 record |= {"shared_from": shared["shared_from"]} if shared else {}
                 complete = [*complete, {**record, "versions": installed_versions()}]
-                reports.wait()
                 folder.complete_task(recipe.to_dict(), complete)
                 tidy(folder, recipe.arguments)
+                ended = time.time()
                 line = _task_line(index, recipe, read_json(job.folder / SCORES_FILE), seconds)
                 say(f"{line} | trained by {shared['shared_from']}, and taken from there" if shared else line)
                 if len(complete) < len(names):
-                    reports.start()
+                    reports = [pool.submit(_try_report, folder, recipe, say)]
             return _write_report(folder, recipe)
 
 
@@ -158,37 +163,15 @@ def _write_report(folder: RunFolder, recipe: Recipe) -> dict:
     return report
 
 
-class _Reports:
-    """Writes the reports of an unfinished run, one after the other, while the next task is at work.
-
-    A report that fails is no reason to leave the other tasks untrained. When the context ends, none is being written.
-    """
-
-    def __init__(self, folder: RunFolder, recipe: Recipe, say: Callable[[str], None]):
-        self._folder, self._recipe, self._say = folder, recipe, say
-        self._pool = ThreadPoolExecutor(1, "sefe-report")
-        self._written: Future | None = None
-
-    def start(self) -> None:
-        """Begin the report of what is complete."""
-        self._written = self._pool.submit(_write_report, self._folder, self._recipe)
-
-    def wait(self) -> None:
-        """Wait until the report that was begun is written; call it before anything it tells of may change."""
-        error = self._written and self._written.exception()
-        self._written = None
-        if error:
-            self._say(
-                f"The report so far could not be written: {type(error).__name__}: {error}. The run goes on, and the "
-                "next report holds these scores too."
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wait()
-        self._pool.shutdown()
+def _try_report(folder: RunFolder, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Write the report of an unfinished run; a report that fails is no reason to leave the other tasks untrained."""
+    try:
+        _write_report(folder, recipe)
+    except Exception as error:
+        say(
+            f"The report so far could not be written: {type(error).__name__}: {error}. Nothing else is lost, and the "
+            "next report holds these scores too."
+        )
 
 
 def _mend_scores(mended: Scores, folder: RunFolder, say: Callable[[str], None]) -> None:

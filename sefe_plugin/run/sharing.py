@@ -64,6 +64,11 @@ class Shared:
         self._trained: dict[str, str] | None = None
         self._runs = Path(runs) if runs and is_plain and folder.path.parent == Path(runs) else None
 
+    @property
+    def is_on(self) -> bool:
+        """Whether other runs are asked at all."""
+        return self._runs is not None
+
     def take(self, index: int, inputs: Inputs, known: Inputs) -> dict[str, Any] | None:
         """Take a task from another run, if one has it.
 

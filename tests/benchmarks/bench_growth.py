@@ -23,7 +23,7 @@ from typing import Any
 
 from bench_sequence import sequence_keys, timed
 
-from sefe_plugin.evaluation.ledger import TRAINING
+from sefe_plugin.evaluation.ledger import CHECKS, SCORING, TRAINING
 from sefe_plugin.evaluation.report_text import markdown_table
 from sefe_plugin.files import ADAPTER_WEIGHTS_FILE, bytes_of, read_json
 from sefe_plugin.methods import methods
@@ -67,9 +67,9 @@ def figures_of_task(run: Path, number: int, found: Mapping[str, Any], method_fil
     left = [place / name for name in (ADAPTER_WEIGHTS_FILE, method_file) if name]
     return {
         "step": cost.step_seconds,
-        "besides": found["seconds"] - seconds[TRAINING] - seconds["scoring"],
+        "besides": found["seconds"] - sum(seconds.get(name, 0.0) for name in (CHECKS, TRAINING, SCORING)),
         "method": seconds["method"],
-        "scoring": seconds["scoring"],
+        "scoring": seconds[SCORING],
         "memory": cost.peak_memory,
         "task_bytes": bytes_of(place),
         "left_bytes": bytes_of(*left),

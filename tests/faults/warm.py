@@ -4,6 +4,7 @@ What a fork does is what a process of its own does, from reading the recipe on. 
 shown and kept, are left out.
 """
 
+import io
 import os
 import signal
 import subprocess
@@ -72,11 +73,12 @@ class Forked:
 def load_host() -> None:
     """Load what a task's process loads."""
     import llamafactory.train.tuner  # noqa: F401
+    from matplotlib.figure import Figure
 
-    import sefe_plugin.evaluation.figures
     import sefe_plugin.hosts.llamafactory.scoring
     import sefe_plugin.hosts.llamafactory.task  # noqa: F401
 
+    Figure().savefig(io.BytesIO())  # a fork may begin while a thread of a sequence draws, and must not wait for it
     tqdm.set_lock(threading.RLock())  # its own is one of all forks: one that is killed with it would stop all others
 
 

@@ -1,10 +1,9 @@
 """The steps of one task: what failed is done again, what is whole is not; with a host of a few lines."""
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
+import script_host
 import yaml
 
 from sefe_plugin import methods
@@ -65,14 +64,14 @@ class FakeHost:
 
     def train(self, file, keys):
         file.write_text(yaml.safe_dump(dict(keys)))
-        return [sys.executable, str(self.script), "train", keys["output_dir"]]
+        return [script_host.PYTHON, str(self.script), "train", keys["output_dir"]]
 
     def score(self, file, keys):
-        return [sys.executable, str(self.script), "score", keys["output_dir"]]
+        return [script_host.PYTHON, str(self.script), "score", keys["output_dir"]]
 
     def merge(self, file, keys, adapter, folder):
         folder.mkdir()
-        return [sys.executable, str(self.script), "merge", str(folder)]
+        return [script_host.PYTHON, str(self.script), "merge", str(folder)]
 
 
 class TwoPhases(Method):
@@ -96,7 +95,6 @@ def two_phases(monkeypatch):
 def run(tmp_path, monkeypatch):
     """Run task A with a quantized base, where a given call fails; returns the calls."""
     (tmp_path / "host.py").write_text(HOST)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
 

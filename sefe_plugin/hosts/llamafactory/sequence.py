@@ -2,9 +2,8 @@
 
 import os
 import sys
+import time
 from pathlib import Path
-
-import psutil
 
 from sefe_plugin.carry.quantized import quantization_of
 from sefe_plugin.evaluation.report_text import format_report
@@ -45,6 +44,7 @@ def intercept(arguments: list[str]) -> bool:
     Raises:
         SystemExit: with status 1 and a message, without a traceback, if the recipe or the run is at fault.
     """
+    began = time.time()
     if not arguments or Path(arguments[0]).suffix not in (".yaml", ".yml", ".json"):
         return False
     source, overrides = arguments[0], [word for word in arguments[1:] if word not in (ACCEPT, VERBOSE)]
@@ -76,7 +76,7 @@ def intercept(arguments: list[str]) -> bool:
         announce_runner()
         # waiting threads that sleep instead of spin: several times faster wherever cores are shared
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        report = _run(recipe, source, accept, verbose)
+        report = _run(recipe, source, accept, verbose, began)
         if report is None:
             return True
     except KeyboardInterrupt as interrupt:
@@ -104,12 +104,12 @@ def output_dir_errors(folder: Path) -> list[str]:
     return [f"`output_dir` {rule}; got {str(folder)!r}."]
 
 
-def _run(recipe: Recipe, source: str, accept: bool, verbose: bool) -> dict | None:
+def _run(recipe: Recipe, source: str, accept: bool, verbose: bool, began: float) -> dict | None:
     """Run a sequence, on the first of several nodes for all of them; return its report there."""
     shown = {
         "terminal": sys.stderr if sys.stdout.isatty() and sys.stderr.isatty() else None,
         "verbose": verbose,
-        "began": psutil.Process().create_time(),
+        "began": began,
     }
     if errors := environment_errors():
         raise RecipeError(source, errors)
