@@ -13,6 +13,7 @@ from sefe_plugin.hosts.llamafactory.launcher import Launcher
 from sefe_plugin.hosts.llamafactory.nodes import environment_errors, follow, lead, num_nodes
 from sefe_plugin.hosts.llamafactory.patch_table import switched_off_errors
 from sefe_plugin.hosts.llamafactory.switches import switch_errors
+from sefe_plugin.hosts.llamafactory.threads import set_waiting
 from sefe_plugin.hosts.llamafactory.trial_process import require_trial
 from sefe_plugin.hosts.llamafactory.watch import RUNNER_PID, Terminated, announce_runner
 from sefe_plugin.recipe.errors import RecipeError
@@ -74,8 +75,7 @@ def intercept(arguments: list[str]) -> bool:
         if quantization_of(recipe.arguments, fetch=True) and (errors := carry_errors(recipe)):
             raise RecipeError(source, errors)
         announce_runner()
-        # waiting threads that sleep instead of spin: several times faster wherever cores are shared
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        set_waiting(os.environ)
         report = _run(recipe, source, accept, verbose, began)
         if report is None:
             return True
