@@ -5,7 +5,7 @@ from collections.abc import MutableMapping
 import psutil
 
 
-#: Rounds that a thread stays awake, about a tenth of a millisecond, before it sleeps; libgomp's own default is 300,000.
+#: Rounds that a waiting thread stays awake, about a tenth of a millisecond; libgomp's own default is 300,000.
 _ROUNDS = "10000"
 
 #: Cores that others may use while the machine still counts as free, and seconds for which that is looked at.
