@@ -149,6 +149,11 @@ class Method:
         return {}
 
     @classmethod
+    def added_tokens(cls, arguments: Mapping[str, Any]) -> int:
+        """Return how many places of the model's context the method takes of every input."""
+        return 0
+
+    @classmethod
     def memory(cls, sizes: Sizes, arguments: Mapping[str, Any], earlier_tasks: int) -> dict[str, float]:
         """Return the bytes that the method itself holds on a GPU while a task is trained, by part."""
         return {}

@@ -22,6 +22,7 @@ _OTHER_LOSSES = {
     **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), "each is a loss of its own"),
     **dict.fromkeys(("enable_liger_kernel", "use_unsloth"), "its models return no logits in a training"),
     "label_smoothing_factor": "the host smooths the mean over tokens only",
+    "moe_aux_loss_coef": "the models add that loss only to one of their own",
 }
 
 

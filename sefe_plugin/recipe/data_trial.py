@@ -24,6 +24,9 @@ _USES = {"dataset": "the training data", "eval_dataset": "the validation data", 
 #: Keys of an entry that lead elsewhere than to a local file.
 _ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 
+#: Parts of an entry by which LLaMA-Factory trains on some records of a file only, and what leaves all of them.
+_DRAWN = {"num_samples": None, "split": "train", "subset": None}
+
 
 def data_errors(arguments: Mapping[str, Any]) -> list[str]:
     """List what is wrong with how the datasets of one task are declared.
@@ -78,6 +81,12 @@ def _declaration_errors(
         return []
     if not (file.suffix in SUFFIXES and file.is_file()):
         return [f"`{key}`: {name!r} must be a local .json or .jsonl file; got {entry!r}."]
+    if unread := [part for part, whole in _DRAWN.items() if entry.get(part) not in (None, whole)]:
+        named = " and ".join(f"`{part}`" for part in unread)
+        return [
+            f"`{key}`: the entry {name!r} of {info_file} has {named}, and of a test set all records count. Take it "
+            "out, and set `max_test_samples` where fewer shall be answered; or name a file of those that are meant."
+        ]
     return test_set_errors(name, folder, spec_text(scorer), scorer_of(scorer), key, limit)
 
 

@@ -1,6 +1,6 @@
 """The keys of a recipe and the types of their values, checked against the host's."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -65,6 +65,18 @@ class HostKey(NamedTuple):
     types: tuple | None
 
 
+class Range(NamedTuple):
+    """What the number of a key may be.
+
+    Attributes:
+        words: The rule, "at least 1", say.
+        holds: Whether a number obeys it.
+    """
+
+    words: str
+    holds: Callable[[float], bool]
+
+
 @dataclass(frozen=True)
 class HostKeys:
     """What a sequence has to know of the host's recipe keys.
@@ -81,6 +93,7 @@ class HostKeys:
         own_files: Names of files that the host may have put into a run's folder before it starts.
         parametrisations: What a method trains (`Method.parametrisation`) -> the keys that ask the host for it.
         other_names: What others call a key -> the key.
+        ranges: Key -> the numbers with which a training can begin and learn anything.
     """
 
     keys: Mapping[str, HostKey]
@@ -94,10 +107,11 @@ class HostKeys:
     secrets: Mapping[str, str] = field(default_factory=dict)
     own_files: tuple[str, ...] = ()
     other_names: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
 
 def key_faults(arguments: Mapping[str, Any], host: HostKeys, in_task: bool = False) -> dict[str, str]:
-    """Tell which keys nobody may read a value of: unknown ones, and those whose value is of a wrong type or too large.
+    """Tell which keys nobody may read a value of: unknown ones, and those whose value is of a wrong type or size.
 
     Args:
         arguments: Recipe keys and values.
@@ -119,6 +133,8 @@ def key_faults(arguments: Mapping[str, Any], host: HostKeys, in_task: bool = Fal
         elif key not in options and (remedy := _fault(value, host_keys[key].types)) is not None:
             rule = types_in_words(host_keys[key].types)
             faults[key] = f"`{key}` must be {rule}; got {shown_of(key, value)}.{remedy}"
+        elif key in host.ranges and isinstance(value, int | float) and not host.ranges[key].holds(value):
+            faults[key] = f"`{key}` must be {host.ranges[key].words}; got {shown(value)}."
     return {key: faults[key] for key in arguments if key in faults}
 
 

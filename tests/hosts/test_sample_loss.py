@@ -163,7 +163,8 @@ def test_the_host_trains_with_it_only_where_it_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    "key", ["packing", "use_dft_loss", "enable_liger_kernel", "use_unsloth", "label_smoothing_factor"]
+    "key",
+    ["packing", "use_dft_loss", "enable_liger_kernel", "use_unsloth", "label_smoothing_factor", "moe_aux_loss_coef"],
 )
 def test_keys_under_which_a_row_has_no_such_loss_are_refused(key):
     (error,) = key_value_errors({"asd_loss": "sample", key: 0.1 if "smoothing" in key else True})

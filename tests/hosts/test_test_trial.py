@@ -78,7 +78,7 @@ def test_the_test_sets_of_minicoin_pass(tmp_path):
         ({"text": "What?", "answer": "red", "image": "gone.png"}, None, "gone.png' does not exist in "),
         ({"text": "What?", "answer": "red", "image": "half.jpg"}, None, "half.jpg cannot be read (OSError: image"),
         ({"text": "What?", "answer": "red", "image": "bomb.png"}, None, "bomb.png cannot be read (DecompressionBomb"),
-        ({"text": "What? " * 600, "answer": "red"}, None, "`max_new_tokens: 16` that is more than the 512 of"),
+        ({"text": "What? " * 600, "answer": "red"}, None, "`max_new_tokens: 16` that is more than the 512 that"),
         ({"text": "What?", "answer": "ro<s>t"}, None, "make 'rot' of its gold answer 'ro<s>t', which is wrong"),
         ({"text": "What?", "answer": "<think>a</think>b"}, None, "make 'b' of its gold answer '<think>a</think>b'"),
     ],
@@ -132,7 +132,14 @@ def test_a_shorter_limit_of_vllm_counts(tried, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent / "stand_ins")
     assert tried([record], scoring_backend="vllm") == []
     (error,) = tried([record], scoring_backend="vllm", vllm_config='{"max_model_len": 20}')
-    assert "that is more than the 20 of the model" in error
+    assert "that is more than the 20 that it may have" in error
+
+
+def test_what_a_method_puts_before_a_question_takes_room(tried):
+    record, keys = {"text": "What color is it?", "answer": "red"}, {"cl_method": "fwd_prompt", "fwd_prompt_top": 5}
+    assert tried([record], fwd_prompt_length=90, **keys) == []
+    (error,) = tried([record], fwd_prompt_length=100, **keys)
+    assert "with `max_new_tokens: 16` that is more than the 12 that it may have" in error
 
 
 @pytest.mark.parametrize("key", ["enable_thinking", "default_system", "max_new_tokens", "image_max_pixels"])

@@ -424,6 +424,46 @@ def test_what_passed_is_not_read_again_until_it_changes(sequence, try_here, tmp_
     assert tried[3:] == [[1], [1]]
 
 
+def test_a_picture_of_a_test_set_that_has_gone_is_missed(sequence, try_here, errors_of, tmp_path):
+    recipe, data = sequence(), tmp_path / "data"
+    info = json.loads((data / "dataset_info.json").read_text())
+    info["test"]["columns"]["images"] = "image"
+    (data / "dataset_info.json").write_text(json.dumps(info))
+    (data / "test.json").write_text(json.dumps([{"text": "What?", "answer": "red", "image": "p.png"}]))
+    require_trial(recipe, print, try_here)
+    (data / "p.png").unlink()
+    first, second = errors_of(recipe)
+    assert first.startswith("task 1 (A): `test_dataset`: ") and second.startswith("task 2 (B): `test_dataset`: ")
+    assert "the file 'p.png' does not exist" in first
+
+
+LONG = talk("What is it?" + LINE, "red " * 400)
+
+
+@pytest.mark.parametrize(
+    ("records", "keys", "said"),
+    [
+        ([*SOUND, talk("  ", "red")], {}, "1 of 7 records have no question: 7 (counted from 1)."),
+        ([*SOUND, LONG], {}, "1 of 7 records are longer than `cutoff_len: 256`, which cuts their answers, so that"),
+        ([talk("What? " * 400, "red"), *SOUND], {}, "1 of 7 records are longer than `cutoff_len: 256`, which cuts their questions: 1 (co"),
+        ([LONG] * 9, {}, "not learned: 1, 2, 3, 4, 5 and 4 more (counted from 1)."),
+        (SOUND[:3], {"asd_ratio": 0.1}, "`asd_ratio: 0.1` of the 3 records of 'b' "),
+    ],
+    ids=["no question", "a long answer", "a long question", "many", "no rewrite"],
+)  # fmt: skip
+def test_what_is_seldom_meant_is_said_and_trained(sequence, try_here, records, keys, said):
+    for _ in range(2):  # and said again when nothing is tried anew
+        lines = []
+        require_trial(sequence(records, task=keys), lines.append, try_here)
+        assert sum(said in line for line in lines) == 1
+        assert sum("counted from 1" in line or "rewrites none" in line for line in lines) == 1
+
+
+def test_a_part_for_validation_that_leaves_nothing_is_refused(sequence, errors_of):
+    (error,) = errors_of(sequence(SOUND[:4], task={"val_size": 0.99}))
+    assert error.startswith("task 2 (B): `val_size: 0.99` of the 4 records of 'b' (")
+
+
 def test_a_process_of_its_own_says_the_same(sequence, errors_of, capfd, warm, monkeypatch):
     recipe = sequence([talk("What?", None), *SOUND], task={"optim": "adamw"})
     here = errors_of(recipe)

@@ -57,6 +57,7 @@ def test_a_vllm_of_unknown_version_is_let_pass(interpreter):
         ({"transformers": "5.19.0"}, "holds no vLLM. Install it there: "),
         ({"vllm": "0.11.0", "transformers": "5.19.0"}, "holds vllm 0.11.0, and must hold 0.19.1 or later"),
         ({"vllm": "0.19.1", "transformers": "4.57.1"}, "holds transformers 4.57.1, and must hold 5.0 or later"),
+        ({"vllm": "dev", "transformers": "5.19.0"}, "holds vllm dev, and must hold 0.19.1 or later"),
     ],
     ids=str,
 )
@@ -73,6 +74,8 @@ def test_what_it_lacks_is_said(interpreter, packages, said):
         ("exit 3", "does not answer as a Python interpreter"),
         ("sleep 60", "does not answer as a Python interpreter (TimeoutExpired)"),
         ("""echo '{"python": [3, 9], "versions": {}}'""", "is Python 3.9, and must be 3.11 or later"),
+        ("""echo '{"python": [3, 11], "versions": null}'""", "does not answer as a Python interpreter"),
+        ("""echo '{"python": ["new"], "versions": {}}'""", "does not answer as a Python interpreter"),
     ],
 )
 def test_what_is_no_interpreter_is_refused(interpreter, does, said, monkeypatch):

@@ -464,6 +464,7 @@ def test_the_first_task_takes_the_retention_sets_for_the_pretrained_space():
         ({"packing": True}, "`packing` cannot be combined with `cl_method: fwd_prompt`"),
         ({"train_on_prompt": True}, "prompts are chosen by the question"),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` cannot be combined"),
+        ({"asd_loss": "sample"}, "`asd_loss: sample` cannot be combined"),
         ({"additional_target": "multi_modal_projector"}, "the model stays frozen"),
         ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "Train with DDP"),
         ({"carry": "merge"}, "`carry` must be one of"),

@@ -533,6 +533,43 @@ def declare(folder: Path, **entries) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
+@pytest.mark.parametrize("part", [{"num_samples": 2}, {"split": "train[:2]"}, {"subset": "hard"}], ids=str)
+def test_a_test_set_counts_whole_whatever_its_entry_says(recipe, tmp_path, part):
+    entry = json.loads((tmp_path / "dataset_info.json").read_text())["a_test"]
+    declare(tmp_path, a_test=entry | {"split": "train"})
+    load_recipe(recipe, "test.yaml", host_keys())
+    declare(tmp_path, a_test=entry | part)
+    (error,) = errors_of(recipe)
+    assert f"`test_dataset`: the entry 'a_test' of {tmp_path / 'dataset_info.json'} has `{next(iter(part))}`" in error
+    assert "`max_test_samples`" in error
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right", "rule"),
+    [
+        ("learning_rate", -1.0, 1e-9, "more than 0"),
+        ("learning_rate", 0, 1, "more than 0"),
+        ("num_train_epochs", 0, 0.1, "more than 0"),
+        ("lora_alpha", 0, 1, "more than 0"),
+        ("weight_decay", -0.1, 0, "at least 0"),
+        ("dataloader_num_workers", -1, 0, "at least 0"),
+        ("adam_beta2", 1, 0.999, "at least 0 and less than 1"),
+        ("per_device_train_batch_size", 0, 1, "at least 1"),
+        ("gradient_accumulation_steps", 0, 1, "at least 1"),
+        ("preprocessing_num_workers", 0, 1, "at least 1"),
+        ("lora_rank", 0, 1, "at least 1"),
+        ("max_samples", 0, 1, "at least 1"),
+    ],
+)
+def test_a_number_with_which_nothing_would_be_trained_is_refused_by_name(recipe, key, wrong, right, rule):
+    for place, where in ((recipe, ""), (recipe["tasks"][1], "task 2 (B): ")):
+        place[key] = right
+        load_recipe(recipe, "test.yaml", host_keys())
+        place[key] = wrong
+        assert errors_of(recipe) == [f"{where}`{key}` must be {rule}; got {wrong}."]
+        del place[key]
+
+
 def test_general_data_is_none_of_the_tasks_under_another_name(recipe, tmp_path):
     (tmp_path / "same.json").symlink_to("a_test.json")
     (tmp_path / "tests").mkdir()

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sefe_plugin.hosts.llamafactory.switches import SWITCH_KEYS
-from sefe_plugin.recipe.keys import HostKey, HostKeys
+from sefe_plugin.recipe.keys import HostKey, HostKeys, Range
 
 
 #: Source file -> section of a recipe its keys belong to.
@@ -179,6 +179,33 @@ _OTHER_NAMES = {
     "warmup": "warmup_steps",
 }
 
+_ABOVE_0 = Range("more than 0", lambda number: number > 0)
+_AT_LEAST_0 = Range("at least 0", lambda number: number >= 0)
+_AT_LEAST_1 = Range("at least 1", lambda number: number >= 1)
+_BELOW_1 = Range("at least 0 and less than 1", lambda number: 0 <= number < 1)
+
+#: Numbers beyond which the host stops when a task has begun, or trains nothing without a word.
+_RANGES = {
+    **dict.fromkeys(("adam_epsilon", "learning_rate", "lora_alpha", "num_train_epochs"), _ABOVE_0),
+    **dict.fromkeys(
+        ("dataloader_num_workers", "max_grad_norm", "val_size", "warmup_steps", "weight_decay"), _AT_LEAST_0
+    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), _BELOW_1),
+    **dict.fromkeys(
+        (
+            "cutoff_len",
+            "gradient_accumulation_steps",
+            "lora_rank",
+            "max_new_tokens",
+            "max_samples",
+            "per_device_eval_batch_size",
+            "per_device_train_batch_size",
+            "preprocessing_num_workers",
+        ),
+        _AT_LEAST_1,
+    ),
+}
+
 _BATCH = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
 
 _PARAMETRISATIONS = {"lora": {"finetuning_type": "lora"}, "full": {"finetuning_type": "full"}}
@@ -199,6 +226,7 @@ def host_keys() -> HostKeys:
         _SECRETS,
         _FILES_OF_THE_BOARD,
         _OTHER_NAMES,
+        _RANGES,
     )
 
 

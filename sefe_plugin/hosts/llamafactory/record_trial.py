@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets import Dataset
 from llamafactory.data import loader
 from llamafactory.data.converter import DATASET_CONVERTERS, get_dataset_converter
+from llamafactory.data.data_utils import split_dataset
 from llamafactory.data.parser import DatasetAttr, get_dataset_list
 from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.extras.constants import AUDIO_PLACEHOLDER, IGNORE_INDEX, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
@@ -55,11 +57,13 @@ class Verdict(NamedTuple):
         fault: What is wrong with it, the same words for all records with the same fault; "" where it is sound.
         detail: What of this record shows the fault.
         media: The files it names.
+        doubt: What of it is seldom meant, although it is trained; the same words for all such records, "" for none.
     """
 
     fault: str
     detail: str = ""
     media: Sequence[str] = ()
+    doubt: str = ""
 
 
 def try_dataset(key: str, name: str, arguments: tuple, loaded: Mapping[str, Any], template, show: Callable) -> Found:
@@ -100,8 +104,14 @@ def try_dataset(key: str, name: str, arguments: tuple, loaded: Mapping[str, Any]
     notes = []
     if len(numbers) < len(records):
         notes.append(f"`{key}`: {sampling_note(name, len(numbers), len(records))}")
+    notes += [f"`{key}`: {doubt}" for doubt in _doubts(where, numbers, verdicts)]
+    count = min(limit for limit in (len(records), attributes.num_samples, data_args.max_samples) if limit)
     if key == "dataset" and data_args.asd_ratio and not errors:
         errors = _asd_errors(name, records, attributes, data_args, training_args)
+        if not round(data_args.asd_ratio * count):
+            notes.append(f"`asd_ratio: {data_args.asd_ratio}` of the {count} records of {where} rewrites none.")
+    if key == "dataset" and len(data_args.dataset) == 1 and (fault := _split_fault(count, data_args)):
+        errors.append(f"`val_size: {data_args.val_size}` of the {count:,} records of {where}: {fault}.")
     return Found(errors, notes, sorted({file for verdict in verdicts for file in verdict.media}))
 
 
@@ -196,7 +206,7 @@ class _Trial:
                 if not encoded.get("input_ids"):
                     return self._dropped(record, row)
                 self._open_media(row, encoded)
-            return self._mangled(row, encoded) or Verdict("", media=media)
+            return self._mangled(row, encoded) or Verdict("", media=media, doubt=self._doubt(row, encoded))
         except Exception as error:
             return self._refused(row, error)
 
@@ -296,7 +306,7 @@ class _Trial:
         tokens = [token for token in (self._plugin.image_token, self._plugin.video_token) if token]
         if len(encoded["input_ids"][0]) < limit or not tokens or not any(row[column] for column in _MEDIA):
             return None
-        (whole,) = self._whole.preprocess_dataset({key: [value] for key, value in row.items()})["input_ids"]
+        (whole,) = self._uncut(row)["input_ids"]
         for token in self._tokenizer.convert_tokens_to_ids(tokens):
             if whole.count(token) != encoded["input_ids"][0].count(token):
                 return Verdict(
@@ -304,6 +314,24 @@ class _Trial:
                     f"it is {len(whole):,} tokens long. Raise `cutoff_len`, or lower `image_max_pixels`",
                 )
         return None
+
+    def _doubt(self, row: dict[str, Any], encoded: Mapping[str, Any]) -> str:
+        """Tell what of a record is likely to be a mistake, although the host trains on it."""
+        if not row["_prompt"][-1]["content"].strip():
+            return "have no question"
+        limit = self._data_args.cutoff_len
+        if self._data_args.packing or len(encoded["input_ids"][0]) < limit:
+            return ""
+        uncut, longer = self._uncut(row), f"are longer than `cutoff_len: {limit}`, which cuts their"
+        if sum(label != IGNORE_INDEX for label in encoded["labels"][0]) < sum(
+            label != IGNORE_INDEX for label in uncut["labels"][0]
+        ):
+            return f"{longer} answers, so that their ends are not learned"
+        return f"{longer} questions" if len(uncut["input_ids"][0]) > limit else ""
+
+    def _uncut(self, row: dict[str, Any]) -> Mapping[str, Any]:
+        """Return a record as the host encodes it without a limit."""
+        return self._whole.preprocess_dataset({key: [value] for key, value in row.items()})
 
 
 class _LastResult:
@@ -340,6 +368,27 @@ def _summaries(where: str, numbers: Sequence[int], verdicts: Sequence[Verdict]) 
             f"{where}: {len(found):,} of {len(numbers):,} records cannot be trained on, {records} {named}{more} "
             f"(counted from 1): {fault}; record {found[0][0] + 1}: {found[0][1].rstrip('.')}."
         )
+
+
+def _split_fault(count: int, data_args) -> str | None:
+    """Return what the host says where it cannot take a part of so many records for validation."""
+    try:
+        split_dataset(Dataset.from_dict({"record": range(count)}), None, data_args, seed=0)
+    except ValueError as error:
+        return _quote(error)
+    return None
+
+
+def _doubts(where: str, numbers: Sequence[int], verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Yield one sentence for each doubt: how many records it is of, and which."""
+    doubted: dict[str, list[int]] = {}
+    for number, verdict in zip(numbers, verdicts, strict=True):
+        if verdict.doubt:
+            doubted.setdefault(verdict.doubt, []).append(number)
+    for doubt, found in doubted.items():
+        more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
+        named = ", ".join(str(number + 1) for number in found[:_NAMED])
+        yield f"{where}: {len(found):,} of {len(numbers):,} records {doubt}: {named}{more} (counted from 1)."
 
 
 def _asd_errors(name: str, records, attributes: DatasetAttr, data_args, training_args) -> list[str]:

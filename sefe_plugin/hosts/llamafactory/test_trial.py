@@ -16,8 +16,9 @@ from sefe_plugin.data.test_sets import listed_faults, read_test_set
 from sefe_plugin.evaluation.results import write_predictions, write_scores
 from sefe_plugin.evaluation.scorers import NO_SCORER, Scorer, scorer_of, spec_text
 from sefe_plugin.hosts.llamafactory.many_records import sampling_note, spread, tried
-from sefe_plugin.hosts.llamafactory.media import missing_fault
+from sefe_plugin.hosts.llamafactory.media import media_files, missing_fault
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
+from sefe_plugin.methods import methods
 
 
 logger = logging.get_logger()  # the host shows what its own logger says
@@ -31,6 +32,7 @@ def test_set_trial_errors(
     generating_args,
     show: Callable[[str, Iterable, int], Iterable] = lambda name, steps, count: steps,
     note: Callable[[str], None] = lambda sentence: None,
+    opened: Callable[[Iterable[str]], None] = lambda files: None,
 ) -> list[str]:
     """List what would keep test sets from being answered and scored, or make every answer to a record wrong.
 
@@ -49,6 +51,7 @@ def test_set_trial_errors(
         show: makes a progress bar of a dataset's name, an iterator and the number of its steps.
         note: given one sentence for each test set of which not all records were tried, or to some of whose records
             no answer can be right because it would be cut.
+        opened: given the files that the records of a test set name.
 
     Returns:
         One sentence for each test set at fault.
@@ -65,7 +68,7 @@ def test_set_trial_errors(
     trial = _Trial(reader, longest, generating_args.max_new_tokens, folder)
     errors = []
     for test_set in test_sets:
-        if error := trial.error(test_set, data_args, show, note):
+        if error := trial.error(test_set, data_args, show, note, opened):
             errors.append(f"`test_dataset`: {error}")
     return errors
 
@@ -78,7 +81,9 @@ def most_tokens(model_args, finetuning_args) -> int | None:
     limits = [own]
     if finetuning_args.scoring_backend == "vllm":
         limits.append((model_args.vllm_config or {}).get("max_model_len"))
-    return min((int(limit) for limit in limits if limit and limit > 0), default=None)
+    keys = vars(finetuning_args)
+    added = methods()[keys["cl_method"]].added_tokens(keys) if keys["cl_method"] else 0
+    return min((int(limit) - added for limit in limits if limit and limit > 0), default=None)
 
 
 class _Tried(NamedTuple):
@@ -88,11 +93,13 @@ class _Tried(NamedTuple):
         reply: The gold answer as the model would write it.
         fault: What is wrong with the record, or nothing.
         cut: Tokens of the gold answer, where that is more than an answer may have; else 0.
+        media: The files that it names.
     """
 
     reply: str = ""
     fault: str = ""
     cut: int = 0
+    media: Sequence[str] = ()
 
 
 class _Trial:
@@ -100,7 +107,9 @@ class _Trial:
         self._reader, self._most_tokens, self._max_new_tokens = reader, most_tokens, max_new_tokens
         self._collate, self._media_folder = reader.collate(), media_folder
 
-    def error(self, test_set: Mapping[str, str], data_args, show: Callable, note: Callable) -> str | None:
+    def error(
+        self, test_set: Mapping[str, str], data_args, show: Callable, note: Callable, opened: Callable
+    ) -> str | None:
         """Say what is wrong with a test set."""
         dataset, scorer = test_set["dataset"], scorer_of(test_set["scorer"])
         try:
@@ -114,6 +123,7 @@ class _Trial:
             return None
         results = tried(partial(self._try, dataset, scorer), records, numbers, data_args.preprocessing_num_workers)
         found = list(show(dataset, results, len(numbers)))
+        opened(file for one in found for file in one.media)
         placed = {number + 1: one for number, one in zip(numbers, found, strict=True)}
         faults = {number: one.fault for number, one in placed.items() if one.fault}
         if faults:
@@ -141,9 +151,10 @@ class _Trial:
 
     def _try(self, dataset: str, scorer: Scorer, record: Mapping) -> _Tried:
         try:
-            return self._reply(dataset, record, scorer)
+            found = self._reply(dataset, record, scorer)
         except ValueError as error:
             return _Tried(fault=str(error))
+        return found._replace(media=media_files(self._reader.row(dataset, record)))
 
     def _reply(self, dataset: str, record: Mapping, scorer: Scorer) -> _Tried:
         """Return the gold answer to a record as the model would write it; silence where it needs none and has none.
@@ -156,7 +167,7 @@ class _Trial:
         if self._most_tokens is not None and length + self._max_new_tokens > self._most_tokens:
             raise ValueError(
                 f"its question has {length} tokens, and with `max_new_tokens: {self._max_new_tokens}` that is more "
-                f"than the {self._most_tokens} of the model. Shorten it, or set a smaller `max_new_tokens`"
+                f"than the {self._most_tokens} that it may have. Shorten it, or set a smaller `max_new_tokens`"
             )
         gold = scorer.best_answer(record)
         if not gold:

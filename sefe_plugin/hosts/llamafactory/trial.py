@@ -51,20 +51,25 @@ def try_sequence(recipe: Recipe, tasks: Collection[int], here: bool, bar: TextIO
 
 def _try_retention_sets(recipe: Recipe, keys: Keys, bar: TextIO) -> dict[str, list[str]]:
     """Try the test sets that belong to no task, as the first task that can be tried asks them."""
-    index, notes = min(keys.parsed), []
+    index, notes, media = min(keys.parsed), [], []
     errors = []
     loaded, parsed = keys.loaded(index), keys.parsed[index]
     if loaded is not None and not _template_error(loaded, parsed):  # else the tasks say what is missing
-        errors = _test_set_errors(recipe.arguments["retention_sets"], parsed, "retention sets", bar, notes)
+        errors = _test_set_errors(recipe.arguments["retention_sets"], parsed, "retention sets", bar, notes, media)
     return {
         "errors": [error.replace("`test_dataset`", "`retention_sets`", 1) for error in errors],
         "notes": [note.replace("`test_dataset`", "`retention_sets`", 1) for note in notes],
-        "media": [],
+        "media": media,
     }
 
 
 def _test_set_errors(
-    test_sets: Sequence[Mapping[str, str]], parsed: Parsed, title: str, bar: TextIO, notes: list[str]
+    test_sets: Sequence[Mapping[str, str]],
+    parsed: Parsed,
+    title: str,
+    bar: TextIO,
+    notes: list[str],
+    media: list[str],
 ) -> list[str]:
     return test_set_trial_errors(
         test_sets,
@@ -74,6 +79,7 @@ def _test_set_errors(
         parsed.generating,
         show=lambda name, steps, count: _show(f"Trying {title}, {name}", bar, steps, count),
         note=notes.append,
+        opened=media.extend,
     )
 
 
@@ -105,7 +111,7 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
                     one = try_dataset(key, name, parsed[:3], loaded, template, show)
                     errors, notes, media = errors + one.errors, notes + one.notes, media + one.media
             # retention sets are tried once for all tasks
-            errors += _test_set_errors(own, parsed, task.name, bar, notes) if own else []
+            errors += _test_set_errors(own, parsed, task.name, bar, notes, media) if own else []
     where = f"task {index + 1} ({task.name}): "
     return {
         "errors": [where + error for error in errors],

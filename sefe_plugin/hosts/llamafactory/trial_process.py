@@ -26,7 +26,7 @@ from sefe_plugin.files import read_json, write_json
 from sefe_plugin.hosts.llamafactory.host import section_of
 from sefe_plugin.hosts.llamafactory.vllm_python import scoring_python_errors
 from sefe_plugin.hosts.llamafactory.watch import end_with_runner
-from sefe_plugin.methods import looked_at
+from sefe_plugin.methods import looked_at, methods
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.load import Recipe, recipe_warnings
 from sefe_plugin.recipe.tasks import Task
@@ -173,6 +173,7 @@ def _data_digest(ready: Recipe, recipe: Recipe, index: int) -> str:
         for key, value in keys.items()
         if section_of(key) in ("model", "dataset", "generation") or key in ("seed", "scoring_backend")
     }
+    used["added_tokens"] = methods()[keys["cl_method"]].added_tokens(keys)
     if index == BASE:
         sets = recipe.arguments["retention_sets"]
         names = [one["dataset"] for one in sets]

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from sefe_plugin.recipe.load import Recipe
 
@@ -56,7 +56,7 @@ def interpreter_faults(python: str) -> list[str]:
             command, capture_output=True, text=True, errors="replace", timeout=_PROBE_TIME, env=environment
         )
         found = json.loads(said.stdout.splitlines()[-1])
-        version, versions = tuple(found["python"]), found["versions"]
+        version, versions = tuple(map(int, found["python"])), dict(found["versions"])
     except (OSError, subprocess.TimeoutExpired, LookupError, TypeError, ValueError) as error:
         return [f"does not answer as a Python interpreter ({type(error).__name__}). Name one, with its environment."]
     if version < _OLDEST_PYTHON:
@@ -64,8 +64,17 @@ def interpreter_faults(python: str) -> list[str]:
         return [f"is Python {has}, and must be {oldest} or later. Make an environment with another."]
     if "vllm" not in versions:
         return [f"holds no vLLM. Install it there: {python} -m pip install vllm"]
+    held = {package: str(versions[package]) for package in _OLDEST if versions.get(package)}
     return [
-        f"holds {package} {versions[package]}, and must hold {oldest} or later: {why}. Update it there."
+        f"holds {package} {held[package]}, and must hold {oldest} or later: {why}. Update it there."
         for package, (oldest, why) in _OLDEST.items()
-        if versions.get(package) and Version(versions[package]) < Version(oldest)
+        if package in held and _is_older(held[package], oldest)
     ]
+
+
+def _is_older(found: str, oldest: str) -> bool:
+    """Tell whether a version is not known to be late enough."""
+    try:
+        return Version(found) < Version(oldest)
+    except InvalidVersion:
+        return True

@@ -84,6 +84,11 @@ class FwdPrompt(Method):
             for key, reason in _REFUSED.items()
             if arguments.get(key)
         ]
+        if arguments.get("asd_loss") == "sample":
+            errors.append(
+                "`asd_loss: sample` cannot be combined with `cl_method: fwd_prompt`: "
+                f"{_REFUSED['label_smoothing_factor']}. Drop it."
+            )
         if options.fwd_prompt_top > options.fwd_prompt_pool:
             errors.append(
                 f"`fwd_prompt_top` must be at most `fwd_prompt_pool`, {options.fwd_prompt_pool}; got "
@@ -113,6 +118,12 @@ class FwdPrompt(Method):
         if earlier_tasks or arguments.get("fwd_prompt_pretrained") or not general:
             return {}
         return {"fwd_prompt_pretrained": general}
+
+    @classmethod
+    def added_tokens(cls, arguments: Mapping[str, Any]) -> int:
+        """Return how many vectors stand in front of every input."""
+        options = cls(arguments).options
+        return options.fwd_prompt_top * options.fwd_prompt_length
 
     @classmethod
     def memory(cls, sizes: Sizes, arguments: Mapping[str, Any], earlier_tasks: int) -> dict[str, float]:
