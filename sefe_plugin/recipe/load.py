@@ -23,6 +23,7 @@ from sefe_plugin.recipe.single_task import single_task_errors
 from sefe_plugin.recipe.tasks import (
     Task,
     keys_of_tasks,
+    listed_order,
     ordered,
     read_tasks,
     tasks_of_benchmark,
@@ -100,10 +101,11 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     order = None
     if benchmark is not None:
         errors += benchmark.errors(common) if check_data else []
-        order = arguments.get("task_order", OWN_ORDER)
-        tasks, order_errors = ordered(tasks_of_benchmark(benchmark), order)
-        tasks, key_errors = with_task_keys(tasks, arguments.get("task_keys") or [], common, host)
-        errors += order_errors + (key_errors if tasks else [])
+        order = listed_order(arguments.get("task_order", OWN_ORDER))
+        tasks, order_errors = ordered(own := tasks_of_benchmark(benchmark), order)
+        # without an order, the keys of tasks are checked nevertheless
+        tasks, key_errors = with_task_keys(tasks or own, arguments.get("task_keys") or [], common, host)
+        errors += order_errors + key_errors
         errors += _asd_errors(common, tasks, benchmark)
         errors += _twice_errors(common, tasks, benchmark) if check_data else []
     elif "tasks" in arguments:

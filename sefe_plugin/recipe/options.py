@@ -46,7 +46,7 @@ class SequenceOptions:
     task_order: list[str] | None = option(
         None,
         "Order of a benchmark's tasks: coin (its own), reversed, shuffled (one fixed order), or the names of all its "
-        "tasks as a list.",
+        "tasks.",
         scope="sequence",
     )
     task_keys: list[dict] | None = option(

@@ -284,14 +284,23 @@ def test_task_order(minicoin, order):
     assert [task["name"] for task in loaded.to_dict()["tasks"]] == expected  # what a run folder compares
 
 
+@pytest.mark.parametrize("comma", [",", ", "])
+def test_task_order_as_one_text(minicoin, comma):
+    # as on the command line
+    loaded = load_recipe(minicoin | {"task_order": comma.join(NAMES[::-1])}, "test.yaml", host_keys())
+    assert [task.name for task in loaded.tasks] == loaded.task_order == NAMES[::-1]
+
+
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        ("revresed", ["must be one of ('coin', 'reversed', 'shuffled') or a list", "Did you mean `reversed`?"]),
-        (None, ["or a list of all tasks of the benchmark; got None."]),
-        ([1, 2], ["or a list of all tasks of the benchmark; got [1, 2]."]),
+        ("revresed", ["must be one of ('coin', 'reversed', 'shuffled') or all", "Did you mean `reversed`?"]),
+        (None, ["or all tasks of the benchmark, as a list or separated by commas; got None."]),
+        ([1, 2], ["as a list or separated by commas; got [1, 2]."]),
         (NAMES[1:], ["must name every task once; it names 'ScienceQA' 0 times."]),
         ([*NAMES, "GQA"], ["must name every task once; it names 'GQA' 2 times."]),
+        (", ".join([*NAMES, "GQA"]), ["must name every task once; it names 'GQA' 2 times."]),
+        (",".join([*NAMES, "VizWizz"]), ["'VizWizz' is no task of the benchmark. Did you mean `VizWiz`?"]),
         ([*NAMES, "VizWizz"], ["'VizWizz' is no task of the benchmark. Did you mean `VizWiz`?"]),
     ],
 )

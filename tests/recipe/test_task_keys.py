@@ -67,7 +67,8 @@ def test_keys_go_to_the_tasks_they_are_for():
             "`task_keys` must name each task of the benchmark once at most; got 'Med'",
         ),
         ([{"name": "Medd"}], "Did you mean `Med`?"),
-        ([{"num_train_epochs": 3}], "`task_keys` must name each task"),
+        ([{"num_train_epochs": 3}], "`task_keys`: `name` is required and must be text; got None."),
+        ([{"name": ["Med"]}], "`task_keys`: `name` is required and must be text; got ['Med']."),
         ([{"name": "Med", "lora_rank": 0, "epoch": 3}], "`task_keys` (Med): `epoch`"),
         ([{"name": "Med", "scorer": "box"}], "`task_keys` (Med): `scorer`"),
         ([{"name": "Med", "carry": "none"}], "`task_keys` (Med): `carry` belongs to the whole sequence"),
@@ -77,6 +78,12 @@ def test_keys_go_to_the_tasks_they_are_for():
 )
 def test_faults_are_named(entries, expected):
     assert any(expected in error for error in errors_of("dcl", task_keys=entries))
+
+
+def test_they_are_checked_although_the_order_is_wrong():
+    found = errors_of("dcl", task_order="backwards", task_keys=[{"name": "Med", "epoch": 3}], asd_ratio=2)
+    for start in ("`asd_ratio` must", "`task_order` must be one of", "`task_keys` (Med): `epoch`"):
+        assert sum(error.startswith(start) for error in found) == 1
 
 
 def test_they_need_a_benchmark():
