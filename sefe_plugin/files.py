@@ -50,6 +50,11 @@ def is_folder(path: str | Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - as above
 
 
+def from_home(path: str) -> str:
+    """Return a path with the home folder in the place of a `~` at its beginning; as it is where there is none."""
+    return os.path.expanduser(path)  # noqa: PTH111 - `Path.expanduser` fails without a home
+
+
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yield the path of a folder beside `folder`, which takes its place when the block ends without an error.

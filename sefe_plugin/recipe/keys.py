@@ -81,6 +81,7 @@ class HostKeys:
         own_files: Names of files that the host may have put into a run's folder before it starts.
         parametrisations: What a method trains (`Method.parametrisation`) -> the keys that ask the host for it.
         other_names: What others call a key -> the key.
+        paths: Keys that name a file or folder, or may.
     """
 
     keys: Mapping[str, HostKey]
@@ -94,6 +95,7 @@ class HostKeys:
     secrets: Mapping[str, str] = field(default_factory=dict)
     own_files: tuple[str, ...] = ()
     other_names: Mapping[str, str] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
 
 
 def key_faults(arguments: Mapping[str, Any], host: HostKeys, in_task: bool = False) -> dict[str, str]:

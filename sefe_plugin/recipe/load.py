@@ -15,6 +15,7 @@ from sefe_plugin.methods import DEFAULT, looked_at, methods
 from sefe_plugin.recipe.checks import name_errors, other_methods_errors, other_training_errors, value_errors
 from sefe_plugin.recipe.data_trial import looked_at_errors, mix_errors, retention_data_errors, trained_test_sets
 from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.home import with_home
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, TASK_KEYS, all_keys_of_scope
 from sefe_plugin.recipe.retention import retention_errors
@@ -78,6 +79,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     Raises:
         RecipeError: With all errors at once.
     """
+    arguments = with_home(arguments, host)
     name = arguments.get("benchmark")
     benchmark = load_benchmark(name) if name in benchmark_names() else None
     common = {key: value for key, value in arguments.items() if key not in SEQUENCE_KEYS}

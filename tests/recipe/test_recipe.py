@@ -12,7 +12,7 @@ from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe import keys
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.load import load_recipe, recipe_warnings
-from sefe_plugin.recipe.options import TASK_KEYS, plugin_keys
+from sefe_plugin.recipe.options import PATH_KEYS, TASK_KEYS, plugin_keys
 from sefe_plugin.recipe.single_run import run_errors, single_run_errors
 
 
@@ -51,6 +51,29 @@ def test_sound_recipe_is_resolved(recipe):
     filled_in = {"cl_method": "lora", "carry": "merge", "finetuning_type": "lora"}
     assert loaded.arguments.items() >= filled_in.items()
     assert loaded.to_dict()["tasks"] == recipe["tasks"]
+
+
+def test_a_path_may_begin_with_the_home_folder(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = {"output_dir": "~/runs/x", "dataset_dir": "~", "media_dir": "~/pictures", "cache_dir": "a/~"}
+    own |= {"default_system": "~ is no path", "scoring_python": "~/bin/python", "tokenized_path": "~/tokens"}
+    recipe["tasks"][0] |= {"deepspeed": "~/zero.json", "scorer": {"name": "judge", "model": "m", "file": "~/r.jsonl"}}
+    (tmp_path / "zero.json").write_text("{}")
+    (tmp_path / "a_test.json").write_text('[{"instruction": "What is it?", "output": "red"}]')
+    loaded = load_recipe(recipe | own, "test.yaml", host_keys(), check_data=False)
+    assert loaded.output_dir == tmp_path / "runs/x"
+    expected = {"output_dir": f"{tmp_path}/runs/x", "dataset_dir": str(tmp_path), "media_dir": f"{tmp_path}/pictures"}
+    expected |= {"scoring_python": f"{tmp_path}/bin/python", "cache_dir": "a/~", "default_system": "~ is no path"}
+    assert loaded.arguments.items() >= expected.items()
+    assert loaded.tasks[0].overrides == {"deepspeed": f"{tmp_path}/zero.json"}
+    assert loaded.tasks[0].scorer["file"] == f"{tmp_path}/r.jsonl"
+    (tmp_path / "model").mkdir()
+    assert f"names the folder '{tmp_path}/model'" in "".join(errors_of(recipe | {"model_name_or_path": "~/model"}))
+
+
+def test_every_key_of_paths_is_a_key():
+    assert {*host_keys().paths} - host_keys().keys.keys() <= {"logging_dir"}  # not in every version
+    assert {*PATH_KEYS} <= plugin_keys().keys()
 
 
 def test_what_a_scorer_needs_is_looked_for_with_the_recipe(recipe, tmp_path, monkeypatch):
