@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,14 +151,18 @@ def read_json(file: Path) -> Any:
     return parse_json(file.read_text(encoding="utf-8"))
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, as_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read JSON.
+
+    Args:
+        text: The JSON.
+        as_object: Makes of the names and values of an object what stands for it; a `dict` where it is left out.
 
     Raises:
         ValueError: If it is none, or nested hundreds of levels deep.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=as_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

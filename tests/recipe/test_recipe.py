@@ -137,6 +137,10 @@ WHERE = "task 1 (A): `dataset`: the entry 'a_train' of {info}: "
             "task 1 (A): {info} is not in UTF-8 (byte 9 is no part of it); it looks like GBK.",
         ),
         (b'{"a_train": ', "task 1 (A): {info} is no valid JSON: "),
+        (
+            b'{"a_train": {}, "b": {"columns": {"x": "y", "x": "z"}}, "a_train": {}}',
+            "task 1 (A): {info} holds `x` in the entry 'b' and the dataset 'a_train' more than once",
+        ),
     ],
 )
 def test_odd_shapes_of_the_declarations_are_named(recipe, tmp_path, content, message):

@@ -122,3 +122,12 @@ def test_datasets_that_a_user_has_added_reach_the_run(tmp_path):
     assert info["vizwiz_x20"] == entry | {"file_name": str(tmp_path / "VizWiz/train_x20.json")}
     assert len(info) == 13
     assert info["ucit_vizwiz_train"]["columns"]["images"] == "image"
+
+
+def test_datasets_that_a_user_has_added_twice_are_told_with_the_recipe(tmp_path):
+    texts = dict.fromkeys(("variant", "images"), str(tmp_path))
+    manifest = {"version": 2, "benchmark": "ucit", **texts}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "dataset_info.json").write_text('{"x": {}, "x": {}}')
+    found = load_benchmark("ucit").errors({"dataset_dir": str(tmp_path)})
+    assert f"{tmp_path}/dataset_info.json holds the dataset 'x' more than once" in found[-1]
