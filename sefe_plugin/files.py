@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,11 @@ def is_file(path: str | Path) -> bool:
 def is_folder(path: str | Path) -> bool:
     """Tell whether a folder exists; there is none at a path that is too long for the system."""
     return os.path.isdir(path)  # noqa: PTH112 - as above
+
+
+def from_home(path: str) -> str:
+    """Return a path with the home folder in the place of a `~` at its beginning; as it is where there is none."""
+    return os.path.expanduser(path)  # noqa: PTH111 - `Path.expanduser` fails without a home
 
 
 @contextmanager
@@ -146,14 +151,18 @@ def read_json(file: Path) -> Any:
     return parse_json(file.read_text(encoding="utf-8"))
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, as_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Read JSON.
+
+    Args:
+        text: The JSON.
+        as_object: Makes of the names and values of an object what stands for it; a `dict` where it is left out.
 
     Raises:
         ValueError: If it is none, or nested hundreds of levels deep.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=as_object)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sefe_plugin.compare.arms import Arm
     from sefe_plugin.compare.table import Plan
+    from sefe_plugin.recipe.load import Recipe
     from sefe_plugin.recipe.tasks import Task
 
 
@@ -98,6 +99,13 @@ def running_errors(options: argparse.Namespace, arms: Mapping[str, "Arm"], reser
     return errors
 
 
+def out_errors(out: Path) -> list[str]:
+    """List why no run can be made below the folder of all runs."""
+    from sefe_plugin.hosts.llamafactory.sequence import output_dir_errors
+
+    return [f"`--out`: {error} Choose another folder." for error in output_dir_errors(out)]
+
+
 def make_runs(plan: "Plan", options: argparse.Namespace) -> None:
     """Make the runs of a plan that are not finished.
 
@@ -141,7 +149,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace, arms: Mapping[str, "Arm"], against: str) -> list[int]:
     """Refuse options and recipes that no comparison could be made with, all at once; return the seeds."""
-    errors = running_errors(options, arms, ("seed", "output_dir"))
+    errors = running_errors(options, arms, ("seed", "output_dir")) + out_errors(options.out)
     if against not in arms:
         errors.append(f"`--against` must be one of the arms, {', '.join(arms)}; got {against}.")
     if len(set(options.seeds)) < len(options.seeds):
@@ -171,13 +179,15 @@ def _check(options: argparse.Namespace, arms: Mapping[str, "Arm"], against: str)
 
 def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> dict[str, int]:
     """Read the recipe of every arm as its runs will; return arm -> its own seed."""
+    from sefe_plugin.compare.test_data import differing_test_data
     from sefe_plugin.hosts.llamafactory.host import read_recipe_with_places
     from sefe_plugin.hosts.llamafactory.keys import host_keys
     from sefe_plugin.recipe.errors import RecipeError
     from sefe_plugin.recipe.load import load_recipe
     from sefe_plugin.run.reporting import DEFAULT_SEED
 
-    seeds, tasks, errors = {}, {}, []
+    recipes, seeds, tasks, errors = {}, {}, {}, []
+    is_varied = options.seeds != [1]
     for name, arm in arms.items():
         places: Mapping[str, Path] = {}
         changes = [f"{key}={value}" for key, value in arm.overrides.items()]
@@ -190,6 +200,9 @@ def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> di
             continue
         if not recipe.tasks:
             errors.append(f"{arm.recipe} describes no sequence. Give it `tasks` or a `benchmark`.")
+        recipes[name] = recipe
+        if is_varied:
+            errors += _fixed_seeds(name, recipe)
         seeds[name] = int(recipe.arguments.get("seed", DEFAULT_SEED))
         tasks[name] = [_tested(task, recipe.arguments) for task in recipe.tasks]
         tasks[name].insert(0, f"the benchmark {recipe.benchmark}" if recipe.benchmark else "no benchmark")
@@ -207,7 +220,20 @@ def _check_recipes(options: argparse.Namespace, arms: Mapping[str, "Arm"]) -> di
         if found != expected
     ]:
         raise ValueError("\n".join(errors))
+    if errors := differing_test_data(recipes):
+        raise ValueError("\n".join(errors))
     return seeds
+
+
+def _fixed_seeds(name: str, recipe: "Recipe") -> list[str]:
+    """List the tasks that have a seed of their own, which is the same in every run of an arm."""
+    place = "`task_keys`" if recipe.benchmark else "its entry of `tasks`"
+    return [
+        f"{name}: task {task.name} sets `seed: {task.overrides['seed']}`, so that `--seeds` would not vary it. Take "
+        f"`seed` out of {place}, or write `--seeds 1`."
+        for task in recipe.tasks
+        if "seed" in task.overrides
+    ]
 
 
 def _tested(task: "Task", arguments: Mapping[str, Any]) -> str:

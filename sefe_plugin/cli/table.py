@@ -6,7 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
-from sefe_plugin.cli.compare import add_running_options, make_runs, running_errors
+from sefe_plugin.cli.compare import add_running_options, make_runs, out_errors, running_errors
 
 
 def add_command(minicoin: argparse._SubParsersAction) -> None:
@@ -94,7 +94,7 @@ def _check(options: argparse.Namespace) -> None:
     if len(set(options.seeds)) < len(options.seeds):
         errors.append(f"`--seeds` must differ; got {' '.join(map(str, options.seeds))}.")
     arms = {name: ARMS[name] for name in options.arms if name in ARMS}
-    errors += running_errors(options, arms, ("seed", "task_order", "output_dir"))
+    errors += running_errors(options, arms, ("seed", "task_order", "output_dir")) + out_errors(options.out)
     if options.pictures and not options.write:
         errors.append("`--pictures` needs `--write`, the file that shows them.")
     if errors:

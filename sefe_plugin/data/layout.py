@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sefe_plugin.data.declarations import DoubledNameError, read_declarations
 from sefe_plugin.data.sample import Sample, UnsuitableSampleError
-from sefe_plugin.files import read_json
 
 
 Record = dict[str, Any]
@@ -233,12 +233,14 @@ def read_info(info: Path) -> dict[str, Any]:
     """Read a `dataset_info.json`.
 
     Raises:
-        ValueError: If it is no mapping in JSON and UTF-8.
+        ValueError: If it is no mapping in JSON and UTF-8, or names something in it twice.
     """
     try:
-        entries = read_json(info)
+        entries = read_declarations(info)
     except UnicodeDecodeError as error:
         raise ValueError(f"{info} must be in UTF-8; byte {error.start} is not. Save it in UTF-8.") from error
+    except DoubledNameError as error:
+        raise ValueError(f"{info} {error}.") from error
     except ValueError as error:
         raise ValueError(f"{info} must be valid JSON: {error}") from error
     if not isinstance(entries, dict):

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.data.added import mix_names
+from sefe_plugin.data.declarations import DoubledNameError, read_declarations
 from sefe_plugin.data.layout import SUFFIXES
 from sefe_plugin.data.test_sets import test_set_errors
 from sefe_plugin.data.text_faults import encoding_fault
 from sefe_plugin.evaluation.scorers import Spec, scorer_of, spec_text
-from sefe_plugin.files import file_digest, read_json
+from sefe_plugin.files import file_digest
 from sefe_plugin.methods import looked_at
 from sefe_plugin.words import near
 
@@ -98,11 +99,13 @@ def _read_info(file: Path) -> dict[str, Any]:
     """
     try:
         fault = encoding_fault(file)
-        info = None if fault else read_json(file)
+        info = None if fault else read_declarations(file)
     except FileNotFoundError:
         raise ValueError("does not exist. Set `dataset_dir` to the folder that holds it") from None
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
+    except DoubledNameError:
+        raise
     except ValueError as error:
         raise ValueError(f"is no valid JSON: {error}") from None
     if fault:

@@ -94,6 +94,7 @@ class HostKeys:
         parametrisations: What a method trains (`Method.parametrisation`) -> the keys that ask the host for it.
         other_names: What others call a key -> the key.
         ranges: Key -> the numbers with which a training can begin and learn anything.
+        paths: Keys that name a file or folder, or may.
     """
 
     keys: Mapping[str, HostKey]
@@ -108,6 +109,7 @@ class HostKeys:
     own_files: tuple[str, ...] = ()
     other_names: Mapping[str, str] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
 
 
 def key_faults(arguments: Mapping[str, Any], host: HostKeys, in_task: bool = False) -> dict[str, str]:

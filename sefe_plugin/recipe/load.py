@@ -15,6 +15,7 @@ from sefe_plugin.methods import DEFAULT, looked_at, methods
 from sefe_plugin.recipe.checks import name_errors, other_methods_errors, other_training_errors, value_errors
 from sefe_plugin.recipe.data_trial import looked_at_errors, mix_errors, retention_data_errors, trained_test_sets
 from sefe_plugin.recipe.errors import RecipeError
+from sefe_plugin.recipe.home import with_home
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
 from sefe_plugin.recipe.options import SEQUENCE_KEYS, TASK_KEYS, all_keys_of_scope
 from sefe_plugin.recipe.retention import retention_errors
@@ -23,6 +24,7 @@ from sefe_plugin.recipe.single_task import single_task_errors
 from sefe_plugin.recipe.tasks import (
     Task,
     keys_of_tasks,
+    listed_order,
     ordered,
     read_tasks,
     tasks_of_benchmark,
@@ -77,6 +79,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     Raises:
         RecipeError: With all errors at once.
     """
+    arguments = with_home(arguments, host)
     name = arguments.get("benchmark")
     benchmark = load_benchmark(name) if name in benchmark_names() else None
     common = {key: value for key, value in arguments.items() if key not in SEQUENCE_KEYS}
@@ -100,10 +103,11 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     order = None
     if benchmark is not None:
         errors += benchmark.errors(common) if check_data else []
-        order = arguments.get("task_order", OWN_ORDER)
-        tasks, order_errors = ordered(tasks_of_benchmark(benchmark), order)
-        tasks, key_errors = with_task_keys(tasks, arguments.get("task_keys") or [], common, host)
-        errors += order_errors + (key_errors if tasks else [])
+        order = listed_order(arguments.get("task_order", OWN_ORDER))
+        tasks, order_errors = ordered(own := tasks_of_benchmark(benchmark), order)
+        # without an order, the keys of tasks are checked nevertheless
+        tasks, key_errors = with_task_keys(tasks or own, arguments.get("task_keys") or [], common, host)
+        errors += order_errors + key_errors
         errors += _asd_errors(common, tasks, benchmark)
         errors += _twice_errors(common, tasks, benchmark) if check_data else []
     elif "tasks" in arguments:

@@ -46,7 +46,7 @@ class SequenceOptions:
     task_order: list[str] | None = option(
         None,
         "Order of a benchmark's tasks: coin (its own), reversed, shuffled (one fixed order), or the names of all its "
-        "tasks as a list.",
+        "tasks.",
         scope="sequence",
     )
     task_keys: list[dict] | None = option(
@@ -187,6 +187,9 @@ TEST_KEYS = keys_of_scope(DataOptions, "testing")
 
 #: The dataclasses of the keys in the section "dataset".
 DATA_OPTIONS = (DataOptions, AddedOptions)
+
+#: Keys that name a file or folder of the user's, beside those of the host.
+PATH_KEYS = ("single_task_run", "scoring_python")
 
 #: Keys that describe a whole sequence and never reach a single run.
 SEQUENCE_KEYS = ("tasks", "benchmark", "task_order", "task_keys")

@@ -54,8 +54,27 @@ def tasks_of_benchmark(benchmark: Benchmark) -> list[Task]:
     ]
 
 
+def listed_order(order: Any) -> Any:
+    """Return an order with the names of a text that holds several as a list; any other value as it is.
+
+    Example:
+        >>> listed_order("Facts, Choices"), listed_order("reversed")
+        (['Facts', 'Choices'], 'reversed')
+    """
+    is_several = isinstance(order, str) and "," in order
+    return [name.strip() for name in order.split(",")] if is_several else order
+
+
 def ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
-    """Put a benchmark's tasks into a named or a listed order."""
+    """Put a benchmark's tasks into a named or a listed order.
+
+    Args:
+        tasks: All of them.
+        order: What the recipe has under `task_order`, read by `listed_order`.
+
+    Returns:
+        The tasks, none where the order is at fault; and all errors.
+    """
     by_name = {task.name: task for task in tasks}
     named = named_orders(list(by_name))
     if isinstance(order, list) and all(isinstance(name, str) for name in order):
@@ -72,7 +91,7 @@ def ordered(tasks: list[Task], order: Any) -> tuple[list[Task], list[str]]:
     elif isinstance(order, str) and order in named:
         order, errors = named[order], []
     else:
-        rule = f"one of {tuple(named)} or a list of all tasks of the benchmark"
+        rule = f"one of {tuple(named)} or all tasks of the benchmark, as a list or separated by commas"
         errors = [f"`task_order` must be {rule}; got {shown(order)}.{near(order, named)}"]
     return ([] if errors else [by_name[name] for name in order]), errors
 
@@ -142,9 +161,12 @@ def with_task_keys(
     known_before, named = value_errors(common), set()
     for entry in entries:
         name = entry.get("name")
+        if not isinstance(name, str):
+            errors.append(f"`task_keys`: `name` is required and must be text; got {shown(name)}.")
+            continue
         if name not in by_name or name in named:
             rule = "name each task of the benchmark once at most"
-            errors.append(f"`task_keys` must {rule}; got {shown(name)}.{near(str(name), by_name.keys() - named)}")
+            errors.append(f"`task_keys` must {rule}; got {shown(name)}.{near(name, by_name.keys() - named)}")
             continue
         named.add(name)
         overrides, found = _overrides(entry, ("name", "dataset"), common, host, known_before)

@@ -82,6 +82,18 @@ def base_inputs(arguments: Mapping[str, Any], test_sets: Iterable[Mapping[str, A
         test_sets: The test sets, as `stages.scored_after` returns them.
         recorded: As in `task_inputs`.
     """
+    found = test_inputs(arguments, test_sets, recorded)
+    return found | {key: {"for": SCORING, **record} for key, record in _base(arguments, recorded)}
+
+
+def test_inputs(arguments: Mapping[str, Any], test_sets: Iterable[Mapping[str, Any]], recorded: Inputs) -> Inputs:
+    """Return what test sets are made of, as they are now.
+
+    Args:
+        arguments: As in `task_inputs`.
+        test_sets: As in `base_inputs`.
+        recorded: As in `task_inputs`.
+    """
     folder = Path(arguments.get("dataset_dir") or "data")
     media_dir = Path(arguments.get("media_dir") or folder)
     found: Inputs = {}
@@ -89,7 +101,7 @@ def base_inputs(arguments: Mapping[str, Any], test_sets: Iterable[Mapping[str, A
     for name in limits:
         found |= {key: {"for": TEST, **record} for key, record in _dataset(name, folder, media_dir, recorded)}
     _note_limits(found, limits)
-    return found | {key: {"for": SCORING, **record} for key, record in _base(arguments, recorded)}
+    return found
 
 
 def read_inputs(folder: Path) -> Inputs:

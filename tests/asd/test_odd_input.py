@@ -132,6 +132,7 @@ def test_files_are_refused_with_the_place(sefe, tmp_path, name):
         ('{"data": {"file_name": ["data.json"]}}', "`file_name` in .* must be one .json"),
         ('{"data": {"file_name": "none.json"}}', "`file_name` in .* must be one .json"),
         ('{"data": {"formatting": ["x"]}}', "got \\['x'\\]"),
+        ('{"data": {}, "data": {}}', "dataset_info.json holds the dataset 'data' more than once"),
         ('{"data": ', "must be valid JSON"),
         ("[" * 5000, "must be valid JSON"),
         ('{"é": 1}', "must be in UTF-8; byte 2"),

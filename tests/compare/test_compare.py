@@ -191,6 +191,88 @@ def test_refusals_come_before_anything_starts(work, capsys, arguments, expected)
     assert not Path("out").exists()
 
 
+OWN = "model_name_or_path: owner/name\ntemplate: llava\noutput_dir: x\nseed: 5\n"
+OWN_TASK = "{name: A, dataset: train, test_dataset: test, scorer: short_answer%s}"
+
+
+def write_data(folder: Path, answer: str) -> Path:
+    """Write a dataset folder with a picture, and return it."""
+    columns = {"prompt": "instruction", "response": "output", "images": "images"}
+    info = {name: {"file_name": f"{name}.json", "columns": columns} for name in ("train", "test")}
+    write_json(folder / "dataset_info.json", info)
+    write_json(folder / "train.json", [{"output": "red", "images": ["a.png"]}])
+    write_json(folder / "test.json", [{"output": answer, "images": ["a.png"]}])
+    (folder / "a.png").write_text("a picture")
+    return folder
+
+
+def write_own(name: str, keys: str, task: str = "") -> None:
+    """Write a recipe with a task of its own."""
+    Path(name).write_text(f"{OWN}{keys}\ntasks:\n- {OWN_TASK % task}\n")
+
+
+@pytest.mark.parametrize("command", ["compare lora.yaml", "minicoin table"])
+def test_a_folder_with_blanks_is_refused_before_anything_starts(work, capsys, command):
+    assert main([*command.split(), "--out", "my runs"]) == 1
+    said = capsys.readouterr().err
+    assert "`--out`: `output_dir` must hold no blanks" in said and "got 'my runs'. Choose another folder." in said
+    assert not Path("my runs").exists()
+
+
+def test_seeds_of_tasks_are_refused_where_several_seeds_are_compared(work, no_page, capsys):
+    write_data(work, "red")
+    write_own("own.yaml", "dataset_dir: .", ", seed: 7")
+    assert main(["compare", "own.yaml", "--seeds", "2", "--out", "out"]) == 1
+    said = capsys.readouterr().err
+    assert "own: task A sets `seed: 7`, so that `--seeds` would not vary it. Take `seed` out of its entry of" in said
+    keys = Path("lora.yaml").read_text() + "task_keys: [{name: GQA, seed: 7}, {name: VizWiz, seed: 8}]\n"
+    Path("keys.yaml").write_text(keys)
+    assert main(["compare", "keys.yaml", "lora.yaml", "--seeds", "5", "6", "--out", "out"]) == 1
+    said = capsys.readouterr().err
+    for task in ("GQA sets `seed: 7`", "VizWiz sets `seed: 8`"):
+        assert f"keys: task {task}" in said
+    assert "Take `seed` out of `task_keys`" in said and "lora: task" not in said
+    assert not Path("out").exists()
+    assert main(["compare", "keys.yaml", "--seeds", "1", "--out", "out"]) == 0
+
+
+def test_test_sets_of_one_name_that_differ_are_refused_before_anything_starts(work, capsys):
+    for folder, answer in (("here", "red"), ("there", "blue"), ("same", "red")):
+        write_own(f"{folder}.yaml", f"dataset_dir: {write_data(work / folder, answer)}")
+    assert main(["compare", "here.yaml", "there.yaml", "--out", "out"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"test of there ({work}/there/test.json) does not hold what that of here does ({work}/here/test.js" in said
+    assert not Path("out").exists()
+    Path("same/a.png").write_text("another")
+    assert main(["compare", "here.yaml", "same.yaml", "--out", "out"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"images of test of same ({work}/same) does not hold" in said
+    # retention sets are test sets too
+    Path("same/a.png").write_text("a picture")
+    write_json(Path("same/train.json"), [{"output": "red", "images": []}])
+    for name in ("here", "same"):
+        info = json.loads(Path(name, "dataset_info.json").read_text())
+        write_json(Path(name, "general.json"), [{"output": name}])
+        write_json(Path(name, "dataset_info.json"), info | {"general": {"file_name": "general.json"}})
+        keys = "retention_sets: [{name: G, dataset: general, scorer: short_answer}]"
+        write_own(f"{name}.yaml", f"dataset_dir: {work / name}\n{keys}")
+    assert main(["compare", "here.yaml", "same.yaml", "--out", "out"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "; general of same" in said
+
+
+def test_equal_test_sets_are_compared_wherever_they_lie(work, no_page, monkeypatch):
+    write_own("here.yaml", f"dataset_dir: {write_data(work / 'here', 'red')}")
+    write_own("copy.yaml", f"dataset_dir: {write_data(work / 'copy', 'red')}")
+    write_json(work / "copy" / "train.json", [{"output": "other training data", "images": []}])
+    assert main(["compare", "here.yaml", "copy.yaml", "--out", "out"]) == 0
+    # files that both name are not even read
+    monkeypatch.setattr("sefe_plugin.compare.test_data.test_inputs", lambda *_: pytest.fail("a file is read"))
+    write_own("linked.yaml", "dataset_dir: link")
+    Path("link").symlink_to("here")
+    assert main(["compare", "here.yaml", "here.yaml+lora_rank=4", "linked.yaml", "--out", "out_2"]) == 0
+
+
 def test_arms_are_recipes_and_what_differs_from_them():
     assert read_arms(["a/x.yaml", "a/x.yaml+k=1+lora_target=q,v", "b+c/y.yaml+rate=1e+3"]) == {
         "x": Arm(Path("a/x.yaml"), {}),

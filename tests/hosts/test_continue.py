@@ -29,10 +29,10 @@ def runner():
 @pytest.mark.parametrize("words", [[], [ACCEPT], ["seed=3", ACCEPT], [VERBOSE, ACCEPT, "seed=3"], [VERBOSE]])
 def test_a_flag_is_no_key_of_the_recipe(monkeypatch, runner, small_recipe, tmp_path, words):
     seen = []
-    monkeypatch.setattr(sequence, "_run", lambda recipe, source, *flags: seen.append((recipe, flags)))
+    monkeypatch.setattr(sequence, "_run", lambda recipe, source, *more: seen.append((recipe, more)))
     assert intercept([str(small_recipe(tmp_path, 1)), *words])
-    ((recipe, flags),) = seen
-    assert flags == (ACCEPT in words, VERBOSE in words)
+    ((recipe, (accept, verbose, _)),) = seen
+    assert (accept, verbose) == (ACCEPT in words, VERBOSE in words)
     assert recipe.arguments["seed"] == (3 if "seed=3" in words else 7)
     assert not {ACCEPT, VERBOSE} & recipe.arguments.keys()
 

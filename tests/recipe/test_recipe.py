@@ -12,7 +12,7 @@ from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe import keys
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.load import load_recipe, recipe_warnings
-from sefe_plugin.recipe.options import TASK_KEYS, plugin_keys
+from sefe_plugin.recipe.options import PATH_KEYS, TASK_KEYS, plugin_keys
 from sefe_plugin.recipe.single_run import run_errors, single_run_errors
 
 
@@ -51,6 +51,29 @@ def test_sound_recipe_is_resolved(recipe):
     filled_in = {"cl_method": "lora", "carry": "merge", "finetuning_type": "lora"}
     assert loaded.arguments.items() >= filled_in.items()
     assert loaded.to_dict()["tasks"] == recipe["tasks"]
+
+
+def test_a_path_may_begin_with_the_home_folder(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = {"output_dir": "~/runs/x", "dataset_dir": "~", "media_dir": "~/pictures", "cache_dir": "a/~"}
+    own |= {"default_system": "~ is no path", "scoring_python": "~/bin/python", "tokenized_path": "~/tokens"}
+    recipe["tasks"][0] |= {"deepspeed": "~/zero.json", "scorer": {"name": "judge", "model": "m", "file": "~/r.jsonl"}}
+    (tmp_path / "zero.json").write_text("{}")
+    (tmp_path / "a_test.json").write_text('[{"instruction": "What is it?", "output": "red"}]')
+    loaded = load_recipe(recipe | own, "test.yaml", host_keys(), check_data=False)
+    assert loaded.output_dir == tmp_path / "runs/x"
+    expected = {"output_dir": f"{tmp_path}/runs/x", "dataset_dir": str(tmp_path), "media_dir": f"{tmp_path}/pictures"}
+    expected |= {"scoring_python": f"{tmp_path}/bin/python", "cache_dir": "a/~", "default_system": "~ is no path"}
+    assert loaded.arguments.items() >= expected.items()
+    assert loaded.tasks[0].overrides == {"deepspeed": f"{tmp_path}/zero.json"}
+    assert loaded.tasks[0].scorer["file"] == f"{tmp_path}/r.jsonl"
+    (tmp_path / "model").mkdir()
+    assert f"names the folder '{tmp_path}/model'" in "".join(errors_of(recipe | {"model_name_or_path": "~/model"}))
+
+
+def test_every_key_of_paths_is_a_key():
+    assert {*host_keys().paths} - host_keys().keys.keys() <= {"logging_dir"}  # not in every version
+    assert {*PATH_KEYS} <= plugin_keys().keys()
 
 
 def test_what_a_scorer_needs_is_looked_for_with_the_recipe(recipe, tmp_path, monkeypatch):
@@ -114,6 +137,10 @@ WHERE = "task 1 (A): `dataset`: the entry 'a_train' of {info}: "
             "task 1 (A): {info} is not in UTF-8 (byte 9 is no part of it); it looks like GBK.",
         ),
         (b'{"a_train": ', "task 1 (A): {info} is no valid JSON: "),
+        (
+            b'{"a_train": {}, "b": {"columns": {"x": "y", "x": "z"}}, "a_train": {}}',
+            "task 1 (A): {info} holds `x` in the entry 'b' and the dataset 'a_train' more than once",
+        ),
     ],
 )
 def test_odd_shapes_of_the_declarations_are_named(recipe, tmp_path, content, message):
@@ -284,14 +311,23 @@ def test_task_order(minicoin, order):
     assert [task["name"] for task in loaded.to_dict()["tasks"]] == expected  # what a run folder compares
 
 
+@pytest.mark.parametrize("comma", [",", ", "])
+def test_task_order_as_one_text(minicoin, comma):
+    # as on the command line
+    loaded = load_recipe(minicoin | {"task_order": comma.join(NAMES[::-1])}, "test.yaml", host_keys())
+    assert [task.name for task in loaded.tasks] == loaded.task_order == NAMES[::-1]
+
+
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        ("revresed", ["must be one of ('coin', 'reversed', 'shuffled') or a list", "Did you mean `reversed`?"]),
-        (None, ["or a list of all tasks of the benchmark; got None."]),
-        ([1, 2], ["or a list of all tasks of the benchmark; got [1, 2]."]),
+        ("revresed", ["must be one of ('coin', 'reversed', 'shuffled') or all", "Did you mean `reversed`?"]),
+        (None, ["or all tasks of the benchmark, as a list or separated by commas; got None."]),
+        ([1, 2], ["as a list or separated by commas; got [1, 2]."]),
         (NAMES[1:], ["must name every task once; it names 'ScienceQA' 0 times."]),
         ([*NAMES, "GQA"], ["must name every task once; it names 'GQA' 2 times."]),
+        (", ".join([*NAMES, "GQA"]), ["must name every task once; it names 'GQA' 2 times."]),
+        (",".join([*NAMES, "VizWizz"]), ["'VizWizz' is no task of the benchmark. Did you mean `VizWiz`?"]),
         ([*NAMES, "VizWizz"], ["'VizWizz' is no task of the benchmark. Did you mean `VizWiz`?"]),
     ],
 )

@@ -67,7 +67,8 @@ def test_keys_go_to_the_tasks_they_are_for():
             "`task_keys` must name each task of the benchmark once at most; got 'Med'",
         ),
         ([{"name": "Medd"}], "Did you mean `Med`?"),
-        ([{"num_train_epochs": 3}], "`task_keys` must name each task"),
+        ([{"num_train_epochs": 3}], "`task_keys`: `name` is required and must be text; got None."),
+        ([{"name": ["Med"]}], "`task_keys`: `name` is required and must be text; got ['Med']."),
         ([{"name": "Med", "lora_rank": 0, "epoch": 3}], "`task_keys` (Med): `epoch`"),
         ([{"name": "Med", "scorer": "box"}], "`task_keys` (Med): `scorer`"),
         ([{"name": "Med", "carry": "none"}], "`task_keys` (Med): `carry` belongs to the whole sequence"),
@@ -77,6 +78,12 @@ def test_keys_go_to_the_tasks_they_are_for():
 )
 def test_faults_are_named(entries, expected):
     assert any(expected in error for error in errors_of("dcl", task_keys=entries))
+
+
+def test_they_are_checked_although_the_order_is_wrong():
+    found = errors_of("dcl", task_order="backwards", task_keys=[{"name": "Med", "epoch": 3}], asd_ratio=2)
+    for start in ("`asd_ratio` must", "`task_order` must be one of", "`task_keys` (Med): `epoch`"):
+        assert sum(error.startswith(start) for error in found) == 1
 
 
 def test_they_need_a_benchmark():
@@ -115,3 +122,12 @@ def test_datasets_that_a_user_has_added_reach_the_run(tmp_path):
     assert info["vizwiz_x20"] == entry | {"file_name": str(tmp_path / "VizWiz/train_x20.json")}
     assert len(info) == 13
     assert info["ucit_vizwiz_train"]["columns"]["images"] == "image"
+
+
+def test_datasets_that_a_user_has_added_twice_are_told_with_the_recipe(tmp_path):
+    texts = dict.fromkeys(("variant", "images"), str(tmp_path))
+    manifest = {"version": 2, "benchmark": "ucit", **texts}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "dataset_info.json").write_text('{"x": {}, "x": {}}')
+    found = load_benchmark("ucit").errors({"dataset_dir": str(tmp_path)})
+    assert f"{tmp_path}/dataset_info.json holds the dataset 'x' more than once" in found[-1]

@@ -124,6 +124,10 @@ class PublishedBenchmark(Benchmark):
                 f"the folder of {self.published.title}'s images, {images}, does not exist. Set `media_dir` to where "
                 "it is now."
             )
+        try:
+            declared_datasets(root)
+        except ValueError as error:
+            found.append(str(error))
         return found
 
 

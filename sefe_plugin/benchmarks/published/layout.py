@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.benchmarks.published.tables import Published, PublishedTask
+from sefe_plugin.data.declarations import DoubledNameError, read_declarations
 from sefe_plugin.evaluation.scorers import scorer_of
-from sefe_plugin.files import is_file, read_json
+from sefe_plugin.files import is_file
 
 
 #: Written last: a folder without it is not complete.
@@ -28,13 +29,15 @@ def declared_datasets(folder: Path) -> dict[str, Any]:
     """Return what `dataset_info.json` of a folder declares: a benchmark's datasets, and those of the user beside them.
 
     Raises:
-        ValueError: If it is no JSON object.
+        ValueError: If it is no JSON object, or names something in it twice.
     """
     info = folder / DATASET_INFO
     if not is_file(info):
         return {}
     try:
-        entries = read_json(info)
+        entries = read_declarations(info)
+    except DoubledNameError as error:
+        raise ValueError(f"{info} {error}.") from error
     except ValueError as error:
         raise ValueError(f"{info} cannot be read: {error}. Mend it, or remove it.") from error
     if not isinstance(entries, dict):

@@ -21,7 +21,7 @@ from sefe_plugin.benchmarks.minicoin.corpus import random_picture, sample_about
 from sefe_plugin.benchmarks.minicoin.draw import POSITIONS, Picture
 from sefe_plugin.benchmarks.minicoin.forward import answer_losses, encode, vision_features
 from sefe_plugin.benchmarks.minicoin.tiny_llava import IMAGE_TOKEN, IMAGE_TOKENS, make_processor
-from sefe_plugin.files import replacing, replacing_folder
+from sefe_plugin.files import is_whole_safetensors, replacing, replacing_folder
 
 
 logger = logging.getLogger(__name__)
@@ -42,8 +42,16 @@ def build(folder: Path, language_model: Path, projector: Path) -> None:
         projector: Weights of the projector, as `train_projector` writes them.
 
     Raises:
-        ValueError: If the projector was trained for a language model of another size.
+        ValueError: If a file of weights is damaged, or the projector was trained for a language model of another size.
     """
+    faults = _damaged(language_model)
+    if not is_whole_safetensors(projector):
+        faults.append(
+            f"{projector} is no whole safetensors file. Copy it again, or train one with `sefe smol projector FILE "
+            f"--language-model {language_model}`."
+        )
+    if faults:
+        raise ValueError("\n".join(faults))
     model, tokenizer = assemble(language_model)
     own, weights = model.model.multi_modal_projector, load_file(projector)
     expected = {name: tuple(weight.shape) for name, weight in own.state_dict().items()}
@@ -68,7 +76,12 @@ def assemble(language_model: Path) -> tuple[LlavaForConditionalGeneration, Token
 
     Args:
         language_model: As in `build`.
+
+    Raises:
+        ValueError: If a file of the language model's weights is damaged.
     """
+    if faults := _damaged(language_model):
+        raise ValueError("\n".join(faults))
     seen = LlavaForConditionalGeneration.from_pretrained(BASE, dtype=torch.float32)
     spoken = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(language_model, padding_side="left")
@@ -89,6 +102,15 @@ def assemble(language_model: Path) -> tuple[LlavaForConditionalGeneration, Token
     model.lm_head.load_state_dict(spoken.lm_head.state_dict())
     model.generation_config = spoken.generation_config
     return model, tokenizer
+
+
+def _damaged(language_model: Path) -> list[str]:
+    """List the files of a language model's weights that are damaged."""
+    return [
+        f"{file} is no whole safetensors file. Copy the language model again; `sefe smol fetch FOLDER` writes SmolLM2."
+        for file in sorted(language_model.glob("*.safetensors"))
+        if not is_whole_safetensors(file)
+    ]
 
 
 def train_projector(

@@ -20,6 +20,7 @@ from sefe_plugin.data.question import question_in_record
 from sefe_plugin.evaluation.judging import EXTRA, open_judge
 from sefe_plugin.evaluation.scorers.base import Score, Scorer, SetScore, standard_error
 from sefe_plugin.evaluation.scorers.golds import golds_of
+from sefe_plugin.files import from_home
 from sefe_plugin.json_lines import GrowingFile, read_json_lines
 from sefe_plugin.openai_client import address_fault
 from sefe_plugin.options import option
@@ -79,7 +80,7 @@ class JudgeScorer(Scorer):
     def setup_faults(self) -> list[str]:
         """Require the client, and a file that can be written."""
         faults = [] if find_spec("openai") else [f"asking a server needs: pip install 'sefe-plugin[{EXTRA}]'."]
-        file = Path(self.options.file).absolute()
+        file = self._file()
         folder = next(parent for parent in file.parents if parent.exists())
         writable = file.is_file() if file.exists() else folder.is_dir()
         if not writable or not os.access(file if file.exists() else folder, os.W_OK):
@@ -88,7 +89,7 @@ class JudgeScorer(Scorer):
 
     def settled_options(self) -> dict[str, str]:
         """Make the path of the file absolute."""
-        return {"file": str(Path(self.options.file).absolute())}
+        return {"file": str(self._file())}
 
     def check(self, record: Mapping) -> None:
         """Require a question and gold answers, of which the request consists."""
@@ -115,8 +116,11 @@ class JudgeScorer(Scorer):
         scores = [ratings[request] for request in requests]
         return SetScore(100 * math.fsum(scores) / len(scores), None, len(scores), 100 * standard_error(scores))
 
+    def _file(self) -> Path:
+        return Path(from_home(self.options.file)).absolute()
+
     def _kept(self) -> dict[str, float]:
-        file = Path(self.options.file)
+        file = self._file()
         rows = read_json_lines(file) if file.is_file() else ()
         return {row["key"]: rating for row in rows if (rating := parse_rating(row["reply"])) is not None}
 
@@ -128,7 +132,7 @@ class JudgeScorer(Scorer):
         if not missing:
             return ratings
         ask, unreadable = open_judge(model, self.options.base_url), []
-        with GrowingFile(Path(self.options.file)) as file, ThreadPoolExecutor(self.options.workers) as pool:
+        with GrowingFile(self._file()) as file, ThreadPoolExecutor(self.options.workers) as pool:
             try:
                 for request, reply in zip(missing, pool.map(ask, missing), strict=True):
                     rating = parse_rating(reply)

@@ -52,6 +52,24 @@ _SWITCHES = ("fsdp", "resume_from_checkpoint")
 #: Keys of mappings for which a text may name a file.
 _FILES = ("accelerator_config", "deepspeed", "fsdp_config")
 
+#: Keys that name a file or folder, or may; such as a sequence refuses are left out.
+_PATHS = (
+    *_FILES,
+    "adapter_folder",
+    "cache_dir",
+    "dataset_dir",
+    "generation_config",
+    "logging_dir",
+    "media_dir",
+    "model_name_or_path",
+    "new_special_tokens_config",
+    "offload_folder",
+    "output_dir",
+    "profiler_output_dir",
+    "swanlab_logdir",
+    "tokenized_path",
+)
+
 #: Keys with one possible value in a sequence, and why.
 _FIXED = {
     "stage": ("sft", "tasks are trained by supervised fine-tuning"),
@@ -227,6 +245,7 @@ def host_keys() -> HostKeys:
         _FILES_OF_THE_BOARD,
         _OTHER_NAMES,
         _RANGES,
+        _PATHS,
     )
 
 

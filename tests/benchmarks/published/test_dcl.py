@@ -372,7 +372,14 @@ class TestInterrupted:
         prepare(DCL_TABLE, source, out)
         assert json.loads(info.read_text()) == {"rs_x20": {"file_name": "rs_x20.jsonl"}, **own}
 
-    @pytest.mark.parametrize(("content", "fault"), [("[]", "must map names of datasets"), ("{", "cannot be read")])
+    @pytest.mark.parametrize(
+        ("content", "fault"),
+        [
+            ("[]", "must map names of datasets"),
+            ("{", "cannot be read"),
+            ('{"a": {}, "a": {}}', "dataset_info.json holds the dataset 'a' more than once"),
+        ],
+    )
     def test_a_damaged_dataset_info_is_named_and_kept(self, tmp_path, content, fault):
         write_dcl(tmp_path / "in")
         info = tmp_path / "out" / "dataset_info.json"

@@ -1,6 +1,7 @@
 """A LLaVA of mini-CoIN's vision tower and any Llama: assembled, its projector trained, written and loaded."""
 
 import random
+import shutil
 
 import pytest
 import torch
@@ -119,6 +120,23 @@ def test_a_projector_of_another_size_is_refused_and_nothing_is_written(language_
     assert main([*command[:-1], "none.safetensors", "--language-model", str(language_model)]) == 1
     assert "`sefe smol projector none.safetensors` trains one" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["cut.safetensors"]
+
+
+def test_damaged_weights_are_refused_and_nothing_is_written(language_model, projector, tmp_path, capsys):
+    model, bad, out = tmp_path / "model", tmp_path / "bad.safetensors", tmp_path / "m"
+    shutil.copytree(language_model, model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    bad.write_bytes(b"no weights")
+    command = ["smol", "llava", str(out), "--language-model", str(model), "--projector"]
+    assert main([*command, str(bad)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" is no whole safetensors file. ")[0] for line in said] == [str(weights), str(bad)]
+    assert main([*command, str(projector)]) == 1
+    assert "Copy the language model again; `sefe smol fetch FOLDER` writes" in capsys.readouterr().err
+    assert main(["smol", "projector", str(tmp_path / "new"), "--language-model", str(model), "--steps", "0"]) == 1
+    assert f"{weights} is no whole" in capsys.readouterr().err
+    assert {*tmp_path.iterdir()} == {model, bad}
 
 
 def test_a_projector_overwrites_no_file_and_takes_no_negative_number_of_steps(language_model, tmp_path, capsys):
