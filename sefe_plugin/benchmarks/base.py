@@ -50,7 +50,7 @@ class Benchmark:
             ``<benchmark>_<task>_test``, in lower case.
         retention_sets: The datasets beside those of its tasks that `prepare` writes where a recipe's `retention_sets`
             name them.
-        drawn: Whether `prepare` draws its data, so that no file of the user's can be at fault.
+        drawn: Whether it draws its data by rule (`draw`) and reads no file of the user's.
     """
 
     name: ClassVar[str]
@@ -79,6 +79,18 @@ class Benchmark:
 
         Returns:
             The keys that point to it.
+        """
+        self.draw(folder, arguments)
+        return {"dataset_dir": str(folder)}
+
+    def draw(self, folder: Path, arguments: Mapping[str, Any], for_trial: bool = False) -> None:
+        """Write the dataset folder of a run, where it is `drawn`; equal arguments give equal files.
+
+        Args:
+            folder: Where to.
+            arguments: The recipe's keys.
+            for_trial: Whether to write only the first samples of each file: as many as show all that the keys of a
+                recipe may be at odds with, such as the longest answers.
         """
         raise NotImplementedError
 

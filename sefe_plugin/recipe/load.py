@@ -13,7 +13,13 @@ from sefe_plugin.evaluation.scorers import scorer_of, settled_spec
 from sefe_plugin.files import MODEL_CONFIG_FILE, is_file
 from sefe_plugin.methods import DEFAULT, looked_at, methods
 from sefe_plugin.recipe.checks import name_errors, other_methods_errors, other_training_errors, value_errors
-from sefe_plugin.recipe.data_trial import looked_at_errors, mix_errors, retention_data_errors, trained_test_sets
+from sefe_plugin.recipe.data_trial import (
+    dataset_names,
+    looked_at_errors,
+    mix_errors,
+    retention_data_errors,
+    trained_test_sets,
+)
 from sefe_plugin.recipe.errors import RecipeError
 from sefe_plugin.recipe.home import with_home
 from sefe_plugin.recipe.keys import HostKeys, key_faults, without
@@ -116,6 +122,7 @@ def load_recipe(arguments: Mapping[str, Any], source: str, host: HostKeys, check
     errors += _mix_errors(common, tasks, benchmark is not None)
     if benchmark is not None:
         errors += _foreign_data_errors(common, tasks, benchmark)
+        errors += _undrawn_data_errors(common, tasks, benchmark) if benchmark.drawn else []
     else:
         errors += looked_at_errors(common, keys_of_tasks(common, tasks))
     retention = retention_errors(common, [task.name for task in tasks], benchmark, check_data)
@@ -155,8 +162,10 @@ def _scorer_errors(tasks: Sequence[Task], retention_sets: Sequence[Mapping[str, 
 
 
 def recipe_warnings(recipe: Recipe) -> list[str]:
-    """List what is doubtful in a recipe, one sentence each; a benchmark's data is its own affair."""
-    return [] if recipe.benchmark else trained_test_sets(keys_of_tasks(recipe.arguments, recipe.tasks))
+    """List what is doubtful in a recipe, one sentence each; the files of a benchmark are its own affair."""
+    if recipe.benchmark and not load_benchmark(recipe.benchmark).drawn:
+        return []
+    return trained_test_sets(keys_of_tasks(recipe.arguments, recipe.tasks))
 
 
 def carry_errors(recipe: Recipe) -> list[str]:
@@ -208,7 +217,7 @@ def _twice_errors(common: Mapping[str, Any], tasks: Sequence[Task], benchmark: B
 
 def _mix_errors(common: Mapping[str, Any], tasks: Sequence[Task], is_benchmark: bool) -> list[str]:
     """List general datasets that are none: a task's own data, or its test set."""
-    if is_benchmark and common.get("mix"):
+    if is_benchmark and any(keys.get("mix") for keys in (common, *(task.overrides for task in tasks))):
         return [
             "`mix` needs a `dataset_info.json` of yours, and a `benchmark` brings its own. List its tasks as `tasks`, "
             "or remove `mix`."
@@ -224,6 +233,27 @@ def _foreign_data_errors(common: Mapping[str, Any], tasks: Sequence[Task], bench
         f"{near(name, own)}"
         for key, name in looked_at(common)
         if name not in own
+    ]
+
+
+def _undrawn_data_errors(common: Mapping[str, Any], tasks: Sequence[Task], benchmark: Benchmark) -> list[str]:
+    """List data that a recipe names although its benchmark draws all data by rule, into the run folder."""
+    name = f"`benchmark: {benchmark.name}`"
+    errors = [
+        f"`{key}` cannot be set with {name}, which draws its data into the run folder. Remove it, or list tasks "
+        f"of yours as `tasks` in place of `benchmark`; got {shown(common[key])}."
+        for key in ("dataset_dir", "media_dir")
+        if common.get(key) is not None
+    ]
+    own = [dataset for task in tasks_of_benchmark(benchmark) for dataset in (task.dataset, task.test_dataset)]
+    named = [("", {"eval_dataset": common.get("eval_dataset")})]
+    named += [(f"`task_keys` ({task.name}): ", {"dataset": task.dataset, **task.overrides}) for task in tasks]
+    return errors + [
+        f"{where}`{key}` must name datasets that {name} draws; got {shown(dataset)}."
+        f"{near(dataset, own) or f' They are called as {own[0]!r} and {own[1]!r} are.'}"
+        for where, keys in named
+        for key, dataset in dataset_names(keys)
+        if key != "mix" and dataset not in own
     ]
 
 

@@ -52,7 +52,8 @@ class SequenceOptions:
     task_keys: list[dict] | None = option(
         None,
         "Keys that differ for tasks of a benchmark: a list of mappings with the name of a task and any key to "
-        "override for it, such as num_train_epochs; `dataset` names other training data of `dataset_dir`.",
+        "override for it, such as num_train_epochs; `dataset` names other training data, as "
+        "`dataset_info.json` of `dataset_dir` or a benchmark that draws its data declares it.",
         scope="sequence",
     )
     score_unseen: bool = option(

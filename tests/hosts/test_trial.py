@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.benchmarks.minicoin import BASE, MiniCoIN
 from sefe_plugin.cli import main
-from sefe_plugin.hosts.llamafactory import many_records, trial_process
+from sefe_plugin.hosts.llamafactory import many_records, questions, trial_process
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.trial_process import require_trial
 from sefe_plugin.recipe.errors import RecipeError
@@ -552,3 +552,78 @@ def test_what_is_doubtful_is_said_and_is_no_error(sequence, try_here):
     require_trial(sequence(task={"test_dataset": "b"}), said.append, try_here)
     warning = "Warning: task B: `test_dataset`: 'b' is the training data of B. So it tests what was memorised; name other data."
     assert [line == warning for line in said] == [True, False]
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Makes a recipe of mini-CoIN, whose data is drawn by rule."""
+
+    def make(**keys):
+        recipe = {
+            "benchmark": "minicoin",
+            "cutoff_len": 256,
+            "preprocessing_num_workers": 1,
+            "max_new_tokens": 24,
+            "report_to": "none",
+            "output_dir": str(tmp_path / "run"),
+            **keys,
+        }
+        return load_recipe(recipe, "mine.yaml", host_keys())
+
+    return make
+
+
+def test_data_that_is_drawn_is_tried_as_other_data_is(drawn, errors_of, try_here):
+    said = []
+    require_trial(drawn(), said.append, try_here)
+    assert len(said) == 1 and said[0].startswith("Trying the keys and the data of ScienceQA, TextVQA, ")
+    (error,) = errors_of(drawn(max_new_tokens=4))
+    assert error.startswith(
+        "task 6 (Grounding): `test_dataset`: 20 of 20 gold answers of 'minicoin_grounding_test' are longer"
+    )
+    found = errors_of(drawn(cutoff_len=6))
+    assert [error.split(":")[0] for error in found] == [
+        f"task {i + 1} ({task.name})" for i, task in enumerate(drawn().tasks)
+    ]
+    assert (
+        "`dataset`: 'minicoin_textvqa_train' (TextVQA/train.json): 32 of 32 records cannot be trained on" in found[1]
+    )
+
+
+def test_what_was_drawn_and_passed_is_not_drawn_again(drawn, monkeypatch):
+    tried, draws, draw = [], [], MiniCoIN.draw
+
+    def count(self, folder, arguments, for_trial=False):
+        draws.append((arguments.get("seed"), for_trial))
+        draw(self, folder, arguments, for_trial)
+
+    def trial(recipe, tasks):
+        tried.append(list(tasks))
+        folder = Path(recipe.arguments["dataset_dir"])
+        names = json.loads((folder / "dataset_info.json").read_text())
+        assert all({task.dataset, task.test_dataset} <= names.keys() for task in recipe.tasks)
+        media = [str(folder / "GQA" / "images" / "train_00000.png")]
+        assert Path(media[0]).is_file()
+        return {
+            "errors": [],
+            "notes": [],
+            "tasks": {str(i): {"errors": [], "notes": [], "media": media} for i in tasks},
+        }
+
+    monkeypatch.setattr(MiniCoIN, "draw", count)
+    for keys in ({}, {}, {"seed": 7}, {"seed": 7}):
+        require_trial(drawn(**keys), lambda line: None, trial)
+    assert tried == [list(range(8))] * 2
+    assert draws == [(None, True), (7, True)]
+    other = [{"name": "GQA", "dataset": "minicoin_gqa_test"}]
+    said = []
+    require_trial(drawn(task_keys=other), said.append, trial)
+    assert tried[2:] == [[3]] and said[0] == (
+        "Warning: task GQA: `test_dataset`: 'minicoin_gqa_test' is the training data of GQA. So it tests what was "
+        "memorised; name other data."
+    )
+
+
+def test_one_tokenizer_asks_the_test_sets_of_all_tasks(sequence, try_here, monkeypatch):
+    monkeypatch.setattr(questions, "load_tokenizer", lambda model_args: pytest.fail("it was loaded for one reader"))
+    require_trial(sequence(), print, try_here)

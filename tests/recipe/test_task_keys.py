@@ -8,7 +8,7 @@ from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.errors import RecipeError
-from sefe_plugin.recipe.load import load_recipe
+from sefe_plugin.recipe.load import load_recipe, recipe_warnings
 from sefe_plugin.run.export import plain_recipe
 
 
@@ -131,3 +131,42 @@ def test_datasets_that_a_user_has_added_twice_are_told_with_the_recipe(tmp_path)
     (tmp_path / "dataset_info.json").write_text('{"x": {}, "x": {}}')
     found = load_benchmark("ucit").errors({"dataset_dir": str(tmp_path)})
     assert f"{tmp_path}/dataset_info.json holds the dataset 'x' more than once" in found[-1]
+
+
+DRAWN = {
+    # name: (keys of a recipe, what is said of them)
+    "dataset_dir": ({"dataset_dir": "/tmp/odd"}, "`dataset_dir` cannot be set with `benchmark: styles`"),
+    "media_dir": ({"media_dir": "/tmp/odd"}, "`media_dir` cannot be set with `benchmark: styles`"),
+    "eval_dataset": ({"eval_dataset": "nothing"}, "`eval_dataset` must name datasets that `benchmark: styles` draws"),
+    "dataset of a task": (
+        {"task_keys": [{"name": "Facts", "dataset": "good"}]},
+        "`task_keys` (Facts): `dataset` must name datasets that `benchmark: styles` draws; got 'good'. They are",
+    ),
+    "one of several": (
+        {"task_keys": [{"name": "Facts", "dataset": ["styles_facts_train", "styles_boxes_trian"]}]},
+        "got 'styles_boxes_trian'. Did you mean `styles_boxes_train`?",
+    ),
+    "eval_dataset of a task": (
+        {"task_keys": [{"name": "Facts", "eval_dataset": "good"}]},
+        "`task_keys` (Facts): `eval_dataset` must name datasets",
+    ),
+    "mix of a task": (
+        {"task_keys": [{"name": "Facts", "mix": [{"dataset": "general", "share": 1.0}]}]},
+        "`mix` needs a `dataset_info.json` of yours",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_data_beside_that_which_is_drawn_is_refused(name):
+    keys, expected = DRAWN[name]
+    (error,) = errors_of("styles", **keys)
+    assert expected in error
+
+
+def test_tasks_may_have_the_drawn_data_of_others_and_are_warned_of_their_test_sets():
+    facts = {"name": "Facts", "dataset": "styles_facts_train, styles_boxes_train", "eval_dataset": "styles_facts_test"}
+    assert recipe_warnings(load("styles", task_keys=[facts], eval_dataset=["styles_choices_test"])) == []
+    reading = {"name": "Reading", "dataset": "styles_facts_test"}
+    (warning,) = recipe_warnings(load("styles", task_keys=[reading]))
+    assert warning.startswith("task Facts: `test_dataset`: 'styles_facts_test' is the training data of Reading.")

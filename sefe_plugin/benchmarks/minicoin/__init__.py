@@ -25,19 +25,16 @@ class MiniCoIN(Benchmark):
         """Return the keys mini-CoIN brings: the tiny base model and its template."""
         return {"model_name_or_path": str(BASE), "template": "llava", "default_system": ""}
 
-    def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def draw(self, folder: Path, arguments: Mapping[str, Any], for_trial: bool = False) -> None:
         """Draw the data of a run from its `seed`.
 
         Args:
             folder: Dataset folder of the run.
             arguments: The recipe's keys.
-
-        Returns:
-            The key `dataset_dir` for the run.
+            for_trial: Whether to draw the first samples only; the gold answers of a task are all of one length.
         """
-        data.write_data(folder, seed=arguments.get("seed", 42))
+        data.write_data(folder, arguments.get("seed", 42), **(data.TRIAL_SIZES if for_trial else {}))
         self.write_retention_sets(folder, arguments)
-        return {"dataset_dir": str(folder)}
 
     def write_retention_sets(self, folder: Path, arguments: Mapping[str, Any]) -> None:
         """Write the test set of no task, if the recipe names it: without it all files are as they always were.

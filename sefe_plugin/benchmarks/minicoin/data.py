@@ -14,11 +14,13 @@ from sefe_plugin.benchmarks.minicoin.tasks import TASKS, Item, Task
 from sefe_plugin.files import write_text
 
 
-__all__ = ["TASKS", "VALIDATION_SEEDS", "write_data"]
+__all__ = ["TASKS", "TRIAL_SIZES", "VALIDATION_SEEDS", "write_data"]
 
 IMAGE_TAG = "<image>\n"
 #: The smallest part of the smallest task holds over twice as many different items.
 MAX_SIZE = 10_000
+#: What a trial is content with; enough training samples for ASD to find wrong answers among.
+TRIAL_SIZES = {"train_size": 32, "test_size": 20}
 
 _PARTS = (*2 * ("pretraining",), *4 * ("train",), "validation", "test")
 _MANIFEST = "manifest.json"

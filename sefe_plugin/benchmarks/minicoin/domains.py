@@ -31,7 +31,7 @@ class MiniCoIN16(MiniCoIN):
     name = "minicoin16"
     tasks = (*MiniCoIN.tasks, *(BenchmarkTask(f"{task.name}_{DOMAIN}", task.scorer) for task in MiniCoIN.tasks))
 
-    def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def draw(self, folder: Path, arguments: Mapping[str, Any], for_trial: bool = False) -> None:
         """Draw the data of a run from its `seed`.
 
         `folder` becomes mini-CoIN's dataset folder, `folder`/light holds the second domain.
@@ -39,16 +39,13 @@ class MiniCoIN16(MiniCoIN):
         Args:
             folder: Dataset folder of the run.
             arguments: The recipe's keys.
-
-        Returns:
-            The key `dataset_dir` for the run.
+            for_trial: Whether to draw the first samples only.
         """
-        seed = arguments.get("seed", 42)
-        data.write_data(folder, seed)
-        _write_light(folder, _second_seed(seed))
+        seed, sizes = arguments.get("seed", 42), data.TRIAL_SIZES if for_trial else {}
+        data.write_data(folder, seed, **sizes)
+        _write_light(folder, _second_seed(seed), sizes)
         _declare(folder / "dataset_info.json")
         self.write_retention_sets(folder, arguments)
-        return {"dataset_dir": str(folder)}
 
 
 def to_light(picture: Image.Image, grain_seed: str) -> Image.Image:
@@ -90,7 +87,7 @@ def _declare(file: Path) -> None:
     write_json(file, info)
 
 
-def _write_light(folder: Path, seed: int) -> None:
+def _write_light(folder: Path, seed: int, sizes: Mapping[str, int]) -> None:
     """Draw mini-CoIN from `seed` and keep its light version as `folder`/light, whole or not at all.
 
     One that is there is kept where it has this seed, and version and sizes of the first domain in `folder`.
@@ -99,7 +96,7 @@ def _write_light(folder: Path, seed: int) -> None:
     if final.is_dir() and read_json(final / _MANIFEST) == {**read_json(folder / _MANIFEST), "seed": seed}:
         return
     with replacing_folder(final) as draft:
-        data.write_data(draft, seed)
+        data.write_data(draft, seed, **sizes)
         for file in sorted(draft.rglob("*.png")):
             path = file.relative_to(draft).as_posix()
             to_light(Image.open(file).convert("RGB"), f"{path} {seed}").save(file)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sefe_plugin.benchmarks.base import Benchmark, BenchmarkTask
-from sefe_plugin.benchmarks.styles.data import write_data
+from sefe_plugin.benchmarks.styles.data import TRIAL_SIZE, write_data
 from sefe_plugin.benchmarks.styles.tasks import TASKS
 
 
@@ -16,15 +16,13 @@ class Styles(Benchmark):
     tasks = tuple(BenchmarkTask(task.name, task.scorer, asd_by_rule=task.asd_by_rule) for task in TASKS)
     drawn = True
 
-    def prepare(self, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def draw(self, folder: Path, arguments: Mapping[str, Any], for_trial: bool = False) -> None:
         """Draw the data of a run from its `seed`.
 
         Args:
             folder: Dataset folder of the run.
             arguments: The recipe's keys.
-
-        Returns:
-            The key `dataset_dir` for the run.
+            for_trial: Whether to draw the first training samples only; the test sets, whose answers differ in
+                length, are whole.
         """
-        write_data(folder, arguments.get("seed", 42))
-        return {"dataset_dir": str(folder)}
+        write_data(folder, arguments.get("seed", 42), TRIAL_SIZE if for_trial else None)

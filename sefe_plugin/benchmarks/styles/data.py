@@ -13,6 +13,8 @@ from sefe_plugin.files import read_json, replacing_folder, write_json
 
 #: Test samples of each task.
 TEST_SIZE = 40
+#: Training samples of each task that a trial is content with; enough for ASD to find wrong answers among.
+TRIAL_SIZE = 32
 
 _PARTS = (*5 * ("train",), "validation", *2 * ("test",))
 _MANIFEST = "manifest.json"

@@ -94,10 +94,15 @@ class Keys:
         if sound:
             self._try_adapters(keys, sound)
 
-    def loaded(self, index: int) -> Mapping[str, Any] | None:
-        """Return the host's tokenizer and processor of a task; None where they are not on this machine."""
+    def loaded(self, index: int, for_questions: bool = False) -> Mapping[str, Any] | None:
+        """Return the host's tokenizer and processor of a task; None where they are not on this machine.
+
+        Args:
+            index: Of the task.
+            for_questions: Whether test sets are asked with them, which fills the tokenizer's lines from the left.
+        """
         model_args = self.parsed[index].model
-        key = repr(sorted(vars(model_args).items(), key=str))
+        key = repr((for_questions, sorted(vars(model_args).items(), key=str)))
         if key not in self._loaded:
             try:
                 loaded = load_tokenizer(copy.copy(model_args))

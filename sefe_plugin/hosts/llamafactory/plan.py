@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +23,7 @@ from sefe_plugin.hosts.llamafactory.host import read_recipe_with_places
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.hosts.llamafactory.lengths import Lengths
 from sefe_plugin.hosts.llamafactory.trial import try_sequence
-from sefe_plugin.hosts.llamafactory.trial_process import with_data
+from sefe_plugin.hosts.llamafactory.trial_process import try_data, with_data
 from sefe_plugin.hosts.llamafactory.vllm_python import scoring_python_errors
 from sefe_plugin.methods import methods
 from sefe_plugin.plan.answers import count_answers
@@ -140,7 +141,7 @@ def _try(recipe: Recipe, with_records: bool) -> list[str]:
     here, bar = torch.cuda.is_available(), sys.stderr
     if with_records:
         with tempfile.TemporaryDirectory() as folder, with_data(recipe, Path(folder)) as (ready, tasks):
-            found = try_sequence(ready, tasks, here, bar)
+            found = try_data(ready, tasks, partial(try_sequence, here=here, bar=bar))
     else:
         found = try_sequence(recipe, [], here, bar)
     parts = [found, *(part for _, part in sorted(found["tasks"].items()))]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from llamafactory.data import MultiModalDataCollatorForSeq2Seq, get_template_and_fix_tokenizer
 from llamafactory.data.converter import get_dataset_converter
@@ -28,6 +29,7 @@ class QuestionReader:
         model_args: the host's arguments of the model.
         data_args: the host's arguments of the data.
         expand_images: whether a question holds as many image tokens as the model sees, or one for each image.
+        loaded: the host's tokenizer and processor, if they are loaded for questions already.
 
     Attributes:
         tokenizer: pads on the left.
@@ -37,8 +39,8 @@ class QuestionReader:
         replies: what of a generated reply is the answer.
     """
 
-    def __init__(self, model_args, data_args, expand_images: bool = True):
-        loaded = load_tokenizer(model_args)
+    def __init__(self, model_args, data_args, expand_images: bool = True, loaded: Mapping[str, Any] | None = None):
+        loaded = loaded or load_tokenizer(model_args)
         self.tokenizer, self.processor = loaded["tokenizer"], loaded["processor"]
         self._data_args = copy.copy(data_args)
         self._data_args.cutoff_len = _UNCUT

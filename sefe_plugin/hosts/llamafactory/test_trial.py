@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llamafactory.extras import logging
 from llamafactory.model.loader import load_config
@@ -33,6 +33,7 @@ def test_set_trial_errors(
     show: Callable[[str, Iterable, int], Iterable] = lambda name, steps, count: steps,
     note: Callable[[str], None] = lambda sentence: None,
     opened: Callable[[Iterable[str]], None] = lambda files: None,
+    loaded: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """List what would keep test sets from being answered and scored, or make every answer to a record wrong.
 
@@ -52,11 +53,12 @@ def test_set_trial_errors(
         note: given one sentence for each test set of which not all records were tried, or to some of whose records
             no answer can be right because it would be cut.
         opened: given the files that the records of a test set name.
+        loaded: the host's tokenizer and processor, if they are loaded for questions already.
 
     Returns:
         One sentence for each test set at fault.
     """
-    reader = QuestionReader(model_args, data_args)
+    reader = QuestionReader(model_args, data_args, loaded=loaded)
     if way := reader.way_of_asking():
         logger.info_rank0(way)
     if not set(reader.reply("?")) & set(reader.stop_token_ids):

@@ -55,7 +55,7 @@ def _try_retention_sets(recipe: Recipe, keys: Keys, bar: TextIO) -> dict[str, li
     errors = []
     loaded, parsed = keys.loaded(index), keys.parsed[index]
     if loaded is not None and not _template_error(loaded, parsed):  # else the tasks say what is missing
-        errors = _test_set_errors(recipe.arguments["retention_sets"], parsed, "retention sets", bar, notes, media)
+        errors = _test_set_errors(recipe.arguments["retention_sets"], keys, index, "retention sets", bar, notes, media)
     return {
         "errors": [error.replace("`test_dataset`", "`retention_sets`", 1) for error in errors],
         "notes": [note.replace("`test_dataset`", "`retention_sets`", 1) for note in notes],
@@ -65,12 +65,14 @@ def _try_retention_sets(recipe: Recipe, keys: Keys, bar: TextIO) -> dict[str, li
 
 def _test_set_errors(
     test_sets: Sequence[Mapping[str, str]],
-    parsed: Parsed,
+    keys: Keys,
+    index: int,
     title: str,
     bar: TextIO,
     notes: list[str],
     media: list[str],
 ) -> list[str]:
+    parsed = keys.parsed[index]
     return test_set_trial_errors(
         test_sets,
         parsed.model,
@@ -80,6 +82,7 @@ def _test_set_errors(
         show=lambda name, steps, count: _show(f"Trying {title}, {name}", bar, steps, count),
         note=notes.append,
         opened=media.extend,
+        loaded=keys.loaded(index, for_questions=True),
     )
 
 
@@ -111,7 +114,7 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
                     one = try_dataset(key, name, parsed[:3], loaded, template, show)
                     errors, notes, media = errors + one.errors, notes + one.notes, media + one.media
             # retention sets are tried once for all tasks
-            errors += _test_set_errors(own, parsed, task.name, bar, notes, media) if own else []
+            errors += _test_set_errors(own, keys, index, task.name, bar, notes, media) if own else []
     where = f"task {index + 1} ({task.name}): "
     return {
         "errors": [where + error for error in errors],

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def require_trial(
             known = _names(recipe, (index for index in ahead if index not in to_try))
             data = f" and the data of {names}" if names else ""
             say(f"Trying the keys{data} in LLaMA-Factory before the start{known and f' ({known}: tried before)'}.")
-            found = trial(ready, to_try) if trial else _in_a_process(ready, to_try, start)
+            found = try_data(ready, to_try, trial or partial(_in_a_process, start=start))
             errors += found["errors"]
             if not found["errors"]:
                 keys.record([], found["notes"])
@@ -102,16 +103,47 @@ def with_data(recipe: Recipe, folder: Path) -> Iterable[tuple[Recipe, list[int]]
 
     Args:
         recipe: The checked recipe; its data is there.
-        folder: Where a benchmark may write its dataset folder for as long as the context lasts.
+        folder: Where a benchmark may write its dataset folder for as long as the context lasts; what it draws is
+            there in `try_data` only.
     """
     every = list(range(BASE if recipe.arguments.get("retention_sets") else 0, len(recipe.tasks)))
     if recipe.benchmark is None:
         yield recipe, every
     elif (benchmark := load_benchmark(recipe.benchmark)).drawn:
-        yield recipe, []  # there is nothing yet, and nothing of the user's
+        yield replace(recipe, arguments={**recipe.arguments, "dataset_dir": str(folder)}), every
     else:
         keys = benchmark.prepare(folder, recipe.arguments)
         yield replace(recipe, arguments={**recipe.arguments, **keys}), every
+
+
+def try_data(ready: Recipe, indices: list[int], trial: Callable[[Recipe, list[int]], dict]) -> dict[str, Any]:
+    """Let the host try a recipe, and data of its tasks; what its benchmark draws, it draws for that.
+
+    What is drawn is gone afterwards, so no path to it is left in what was found.
+
+    Args:
+        ready: The recipe with the keys that point to its data, from `with_data`.
+        indices: Of the tasks whose data is tried.
+        trial: As in `require_trial`.
+
+    Returns:
+        What the trial found.
+    """
+    if not (indices and _is_drawn(ready)):
+        return trial(ready, indices)
+    folder = Path(ready.arguments["dataset_dir"])
+    load_benchmark(ready.benchmark).draw(folder, ready.arguments, for_trial=True)
+    found = trial(ready, indices)
+    for part in (found, *found["tasks"].values()):
+        for kind in ("errors", "notes"):
+            part[kind] = [sentence.replace(f"{folder}{os.sep}", "") for sentence in part[kind]]
+    for task in found["tasks"].values():
+        task["media"] = []
+    return found
+
+
+def _is_drawn(recipe: Recipe) -> bool:
+    return recipe.benchmark is not None and load_benchmark(recipe.benchmark).drawn
 
 
 class _Passed:
@@ -177,8 +209,8 @@ def _data_digest(ready: Recipe, recipe: Recipe, index: int) -> str:
     if index == BASE:
         sets = recipe.arguments["retention_sets"]
         names = [one["dataset"] for one in sets]
-        return _digest(used, sets, _files_of(ready.arguments, names), _model_files(keys))
-    return _digest(used, asdict(task), _data_files(ready.arguments, ready.tasks[index]), _model_files(keys))
+        return _digest(used, sets, _files_of(ready, names), _model_files(keys))
+    return _digest(used, asdict(task), _data_files(ready, ready.tasks[index]), _model_files(keys))
 
 
 def _digest(*parts: Any) -> str:
@@ -187,18 +219,20 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _data_files(arguments: Mapping[str, Any], task: Task) -> list:
-    """Return the entries of a task's datasets, and the state of their files."""
-    keys = {**arguments, **task.overrides}
+def _data_files(ready: Recipe, task: Task) -> list:
+    """Return what the trial of a task's datasets depends on, as `_files_of` does."""
+    keys = {**ready.arguments, **task.overrides}
     named = keys.get("eval_dataset") or ()
     names = [*task.dataset.split(","), *(named.split(",") if isinstance(named, str) else named)]
     names += [] if task.test_dataset is None else [task.test_dataset]
-    return _files_of(arguments, [*names, *mix_names(keys), *(name for _, name in looked_at(keys))])
+    return _files_of(ready, [*names, *mix_names(keys), *(name for _, name in looked_at(keys))])
 
 
-def _files_of(arguments: Mapping[str, Any], names: Iterable[str]) -> list:
-    """Return the entries of datasets, and the state of their files."""
-    folder = Path(arguments.get("dataset_dir", "data"))
+def _files_of(ready: Recipe, names: list[str]) -> list:
+    """Return the entries of datasets, and the state of their files; who draws them, where they are drawn by rule."""
+    if _is_drawn(ready):
+        return [ready.benchmark, names]  # beside the seed, which every digest has
+    folder = Path(ready.arguments.get("dataset_dir", "data"))
     info = read_json(folder / "dataset_info.json")
     entries = {name: info.get(name.strip()) for name in names}
     files = [folder / str((entry or {}).get("file_name", "")) for entry in entries.values()]

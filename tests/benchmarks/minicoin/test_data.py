@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from sefe_plugin.asd.diversify import diversify
 from sefe_plugin.asd.rules import native_style
-from sefe_plugin.benchmarks.minicoin import BASE
+from sefe_plugin.benchmarks.minicoin import BASE, MiniCoIN
 from sefe_plugin.benchmarks.minicoin.data import TASKS, VALIDATION_SEEDS, _items, part_of, write_data
 from sefe_plugin.benchmarks.minicoin.draw import NEW_WORDS
 from sefe_plugin.benchmarks.minicoin.tasks import SPECIES
@@ -226,3 +226,18 @@ def test_rewritten_answers_are_half_of_what_is_trained(tmp_path):
         own_share = 1 - others / sum(lengths)
         low, high = (0.6, 0.75) if task.name == "Grounding" else (0.4, 0.55)
         assert low < own_share < high, task.name
+
+
+def test_a_trial_sees_the_first_samples_of_a_run_and_answers_as_long_as_any(tmp_path):
+    MiniCoIN().draw(tmp_path / "few", {"seed": 3}, for_trial=True)
+    write_data(tmp_path / "more", 3, train_size=40)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    for task in TASKS:
+        lengths = []
+        for split in ("train", "test"):
+            few, more = (read(tmp_path / part, task.name, split) for part in ("few", "more"))
+            assert 0 < len(few) < len(more) and few == more[: len(few)]
+        for records in (few, more):
+            gold = "answer_bbox" if task.scorer == "box" else "answer"
+            lengths.append(max(len(tokenizer.encode(str(record[gold]))) for record in records))
+        assert lengths[0] == lengths[1]

@@ -174,3 +174,13 @@ def test_an_explanation_without_a_key_is_compared_as_a_whole():
     assert scores == [100.0, 0.0]
     with pytest.raises(ValueError, match="'key' must hold words"):
         score_predictions("explanation", ["one two three four five six"], [record | {"key": "..."}])
+
+
+def test_a_trial_sees_the_first_samples_of_a_run(folder, tmp_path):
+    load_benchmark("styles").draw(tmp_path / "few", {"seed": 42}, for_trial=True)
+    for name in BY_NAME:
+        few = read(tmp_path / "few", name, "train")
+        assert len(few) < 50 and few == read(folder, name, "train")[: len(few)]
+        assert read(tmp_path / "few", name, "test") == read(folder, name, "test")
+    files = [part / "dataset_info.json" for part in (tmp_path / "few", folder)]
+    assert files[0].read_bytes() == files[1].read_bytes()
