@@ -590,6 +590,12 @@ def test_data_that_is_drawn_is_tried_as_other_data_is(drawn, errors_of, try_here
     )
 
 
+def test_the_number_of_drawn_records_is_that_of_the_run(drawn, try_here):
+    said = []
+    require_trial(drawn(asd_ratio=0.01, val_size=100, cl_method="lora"), said.append, try_here)
+    assert len(said) == 1
+
+
 def test_what_was_drawn_and_passed_is_not_drawn_again(drawn, monkeypatch):
     tried, draws, draw = [], [], MiniCoIN.draw
 

@@ -66,7 +66,9 @@ class Verdict(NamedTuple):
     doubt: str = ""
 
 
-def try_dataset(key: str, name: str, arguments: tuple, loaded: Mapping[str, Any], template, show: Callable) -> Found:
+def try_dataset(
+    key: str, name: str, arguments: tuple, loaded: Mapping[str, Any], template, show: Callable, is_whole: bool = True
+) -> Found:
     """Try the records of one dataset as the host will train on them.
 
     Args:
@@ -76,6 +78,7 @@ def try_dataset(key: str, name: str, arguments: tuple, loaded: Mapping[str, Any]
         loaded: The host's tokenizer and processor.
         template: The host's template.
         show: Makes a progress bar of an iterator and the number of its steps.
+        is_whole: Whether it holds all records that will be trained, so that their number tells something.
     """
     _, data_args, training_args = arguments
     try:
@@ -105,13 +108,14 @@ def try_dataset(key: str, name: str, arguments: tuple, loaded: Mapping[str, Any]
     if len(numbers) < len(records):
         notes.append(f"`{key}`: {sampling_note(name, len(numbers), len(records))}")
     notes += [f"`{key}`: {doubt}" for doubt in _doubts(where, numbers, verdicts)]
-    count = min(limit for limit in (len(records), attributes.num_samples, data_args.max_samples) if limit)
     if key == "dataset" and data_args.asd_ratio and not errors:
         errors = _asd_errors(name, records, attributes, data_args, training_args)
-        if not round(data_args.asd_ratio * count):
+    if key == "dataset" and is_whole:
+        count = min(limit for limit in (len(records), attributes.num_samples, data_args.max_samples) if limit)
+        if data_args.asd_ratio and not round(data_args.asd_ratio * count):
             notes.append(f"`asd_ratio: {data_args.asd_ratio}` of the {count} records of {where} rewrites none.")
-    if key == "dataset" and len(data_args.dataset) == 1 and (fault := _split_fault(count, data_args)):
-        errors.append(f"`val_size: {data_args.val_size}` of the {count:,} records of {where}: {fault}.")
+        if len(data_args.dataset) == 1 and (fault := _split_fault(count, data_args)):
+            errors.append(f"`val_size: {data_args.val_size}` of the {count:,} records of {where}: {fault}.")
     return Found(errors, notes, sorted({file for verdict in verdicts for file in verdict.media}))
 
 

@@ -129,7 +129,7 @@ def try_data(ready: Recipe, indices: list[int], trial: Callable[[Recipe, list[in
     Returns:
         What the trial found.
     """
-    if not (indices and _is_drawn(ready)):
+    if not (indices and is_drawn(ready)):
         return trial(ready, indices)
     folder = Path(ready.arguments["dataset_dir"])
     load_benchmark(ready.benchmark).draw(folder, ready.arguments, for_trial=True)
@@ -142,7 +142,8 @@ def try_data(ready: Recipe, indices: list[int], trial: Callable[[Recipe, list[in
     return found
 
 
-def _is_drawn(recipe: Recipe) -> bool:
+def is_drawn(recipe: Recipe) -> bool:
+    """Tell whether a recipe's data is drawn by rule; a trial then has the first samples only."""
     return recipe.benchmark is not None and load_benchmark(recipe.benchmark).drawn
 
 
@@ -230,7 +231,7 @@ def _data_files(ready: Recipe, task: Task) -> list:
 
 def _files_of(ready: Recipe, names: list[str]) -> list:
     """Return the entries of datasets, and the state of their files; who draws them, where they are drawn by rule."""
-    if _is_drawn(ready):
+    if is_drawn(ready):
         return [ready.benchmark, names]  # beside the seed, which every digest has
     folder = Path(ready.arguments.get("dataset_dir", "data"))
     info = read_json(folder / "dataset_info.json")
