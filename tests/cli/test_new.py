@@ -191,8 +191,9 @@ def typed(monkeypatch):
 
 
 def test_a_wrong_answer_is_asked_again_with_the_reason(here, typed, capsys, monkeypatch):
-    # a training in the same process may have set the host's own system text to that of its recipe
-    monkeypatch.setattr(TEMPLATES["llava"], "default_system", "A chat.")
+    # a training in the same process may have set the host's own system text, of any template, to that of its recipe
+    for template in TEMPLATES.values():
+        monkeypatch.setattr(template, "default_system", "A chat.")
     asked = typed(str(BASE / "gone"), str(BASE), "lava", "", "nowhere", "", "general", "truth", "?", "", "", "", "")
     assert new("mine.yaml") == 0
     names = [prompt.partition(" [")[0].removesuffix(":") for prompt in asked]
