@@ -26,7 +26,7 @@ _USES = {"dataset": "the training data", "eval_dataset": "the validation data", 
 _ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 
 #: Parts of an entry by which LLaMA-Factory trains on some records of a file only, and what leaves all of them.
-_DRAWN = {"num_samples": None, "split": "train", "subset": None}
+_PARTIAL = {"num_samples": None, "split": "train", "subset": None}
 
 
 def data_errors(arguments: Mapping[str, Any]) -> list[str]:
@@ -82,7 +82,7 @@ def _declaration_errors(
         return []
     if not (file.suffix in SUFFIXES and file.is_file()):
         return [f"`{key}`: {name!r} must be a local .json or .jsonl file; got {entry!r}."]
-    if unread := [part for part, whole in _DRAWN.items() if entry.get(part) not in (None, whole)]:
+    if unread := [part for part, whole in _PARTIAL.items() if entry.get(part) not in (None, whole)]:
         named = " and ".join(f"`{part}`" for part in unread)
         return [
             f"`{key}`: the entry {name!r} of {info_file} has {named}, and of a test set all records count. Take it "

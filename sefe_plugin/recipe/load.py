@@ -64,6 +64,11 @@ class Recipe:
     benchmark: str | None
     task_order: str | list[str] | None = None
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its benchmark draws its data by rule: before the run there is none, and a trial has a part of it."""
+        return self.benchmark is not None and load_benchmark(self.benchmark).drawn
+
     def to_dict(self) -> dict:
         """Return the recipe as plain data: what a run folder records to notice a change."""
         tasks = [{**{key: getattr(task, key) for key in TASK_KEYS}, **task.overrides} for task in self.tasks]
@@ -163,7 +168,7 @@ def _scorer_errors(tasks: Sequence[Task], retention_sets: Sequence[Mapping[str, 
 
 def recipe_warnings(recipe: Recipe) -> list[str]:
     """List what is doubtful in a recipe, one sentence each; the files of a benchmark are its own affair."""
-    if recipe.benchmark and not load_benchmark(recipe.benchmark).drawn:
+    if recipe.benchmark and not recipe.is_drawn:
         return []
     return trained_test_sets(keys_of_tasks(recipe.arguments, recipe.tasks))
 

@@ -115,11 +115,11 @@ def _run(
         with ThreadPoolExecutor(1, "sefe-report") as pool, recorded_ending(folder):
             if has_base_row(recipe.arguments):
                 job = BaseJob(host, folder, arguments, recipe.tasks, view)
-                if not job.is_whole():
+                if job.is_whole():
+                    known |= read_inputs(job.folder)
+                else:
                     known |= _score_base(job, recipe, arguments, known, say, sharing, checks)
                     checks = None
-                else:
-                    known |= read_inputs(job.folder)
             ended, reports = time.time(), []
             for index, task in enumerate(recipe.tasks):
                 if index < len(complete):

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from sefe_plugin.benchmarks.minicoin import MiniCoIN
+from sefe_plugin.benchmarks import load_benchmark
 from sefe_plugin.evaluation.ledger import ABOUT, TRAINING, phase_table, task_table
 from sefe_plugin.evaluation.report_text import markdown_table
 from sefe_plugin.hosts.llamafactory.host import read_recipe
@@ -33,18 +33,18 @@ from sefe_plugin.versions import installed_versions
 
 
 def sequence_keys(recipe: Path, num_tasks: int, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Write the data of mini-CoIN into a folder, and return a recipe's keys with its first tasks.
+    """Write the data of a recipe's benchmark into a folder, and return its keys with its first tasks.
 
     Args:
-        recipe: A recipe with `benchmark: minicoin`.
+        recipe: A recipe with a benchmark that draws its data, such as mini-CoIN.
         num_tasks: How many tasks.
         overrides: Changes of it, `key=value`.
         folder: Where data and run go.
     """
     keys = read_recipe(recipe, list(overrides))
-    if keys.pop("benchmark", None) != MiniCoIN.name:
-        raise ValueError(f"{recipe} must be a recipe with `benchmark: minicoin`")
-    benchmark = MiniCoIN()
+    benchmark = load_benchmark(keys.pop("benchmark"))
+    if not benchmark.drawn:
+        raise ValueError(f"{recipe} must be a recipe with a benchmark that draws its data, such as minicoin")
     tasks = [
         {"name": task.name, "dataset": task.dataset, "test_dataset": task.test_dataset, "scorer": task.scorer}
         for task in tasks_of_benchmark(benchmark)[:num_tasks]

@@ -2,8 +2,11 @@ import json
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
+
+from sefe_plugin.run.costs import Cost, record_cost
 
 
 FOLDER = Path(__file__).parent
@@ -199,6 +202,42 @@ def test_the_table_and_the_picture_of_growth(monkeypatch, tmp_path):
     assert lines[-1].endswith("4.00 |")  # the median of 3 and 5 MB
     bench_growth.draw(figures, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ways_of_waiting_are_measured_in_turn(monkeypatch, tmp_path):
+    """Each way has its environment, alone and beside a busy program, and the weights of all are compared."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import bench_threads
+
+    seen = []
+
+    def timed(keys, file, environment):
+        seen.append((environment["OMP_NUM_THREADS"], environment.get("GOMP_SPINCOUNT")))
+        place = Path(keys["output_dir"]) / "1_ScienceQA"
+        place.mkdir(parents=True)
+        (place / "adapter_model.safetensors").write_text(environment["OMP_NUM_THREADS"])
+        record_cost(place, Cost(7.0, 2, 0, len(seen) / 10, 1000, "process"))
+        return 1.0
+
+    monkeypatch.setattr(bench_threads, "timed", timed)
+    monkeypatch.setattr(bench_threads.os, "cpu_count", lambda: 3)
+    recipe = FOLDER.parents[1] / "recipes" / "minicoin_lora.yaml"
+    figures = bench_threads.measure(recipe, 6, 2, False, [], tmp_path)
+    spins = [("3", "0"), ("3", "1000"), ("3", "10000"), ("3", "50000"), ("1", None)]
+    assert seen == spins * 4
+    assert figures["seconds"]["asleep at once"] == {"alone": [0.1, 0.6], "beside": [1.1, 1.6]}
+    assert figures["different_weights"] == {"several threads": 1, "one thread": 1}
+    assert "| one thread              | 0.500 1.000 | 1.500 2.000 |" in bench_threads.as_text(figures)
+
+
+def test_a_busy_program_ends_with_its_context(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import bench_threads
+
+    before = {process.pid for process in psutil.Process().children()}
+    with bench_threads.busy(True):
+        (program,) = [process for process in psutil.Process().children() if process.pid not in before]
+    assert not program.is_running()
 
 
 def test_the_data_of_many_records(monkeypatch, tmp_path):

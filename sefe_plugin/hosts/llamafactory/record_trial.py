@@ -1,53 +1,30 @@
-"""Training records, tried by the host's own converter, template and processor before anything is trained."""
+"""One training record, taken through the host's own converter, template and processor before anything is trained."""
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import Dataset
 from llamafactory.data import loader
-from llamafactory.data.converter import DATASET_CONVERTERS, get_dataset_converter
-from llamafactory.data.data_utils import split_dataset
-from llamafactory.data.parser import DatasetAttr, get_dataset_list
+from llamafactory.data.converter import get_dataset_converter
+from llamafactory.data.parser import DatasetAttr
 from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.extras.constants import AUDIO_PLACEHOLDER, IGNORE_INDEX, IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 from PIL import Image
 
-from sefe_plugin.asd.dataset import ORIGIN
-from sefe_plugin.data.text_faults import encoding_fault, record_fault
-from sefe_plugin.hosts.llamafactory.dataset import rewrite
-from sefe_plugin.hosts.llamafactory.many_records import sampling_note, spread, tried
 from sefe_plugin.hosts.llamafactory.media import media_fault, media_files
 from sefe_plugin.hosts.llamafactory.template_trial import template_fault
 from sefe_plugin.words import near
 
 
-#: Numbers of records that a message names.
-_NAMED = 5
 #: Characters of the host's own words that a message quotes.
 _QUOTED = 300
 
 _MEDIA = {"_images": IMAGE_PLACEHOLDER, "_videos": VIDEO_PLACEHOLDER, "_audios": AUDIO_PLACEHOLDER}
 
 #: What to do with a list of parts in the place of a text.
-_PARTS = "Write <image> where a picture belongs, and list the pictures in a column of their own"
-
-
-class Found(NamedTuple):
-    """What the trial of one dataset found.
-
-    Attributes:
-        errors: One sentence each.
-        notes: What was not tried, one sentence each.
-        media: The files that were opened.
-    """
-
-    errors: list[str]
-    notes: list[str]
-    media: list[str]
+PARTS = "Write <image> where a picture belongs, and list the pictures in a column of their own"
 
 
 class Verdict(NamedTuple):
@@ -66,111 +43,7 @@ class Verdict(NamedTuple):
     doubt: str = ""
 
 
-def try_dataset(
-    key: str, name: str, arguments: tuple, loaded: Mapping[str, Any], template, show: Callable, is_whole: bool = True
-) -> Found:
-    """Try the records of one dataset as the host will train on them.
-
-    Args:
-        key: The recipe key that names it.
-        name: Its name in `dataset_info.json`.
-        arguments: The host's arguments for model, data and training.
-        loaded: The host's tokenizer and processor.
-        template: The host's template.
-        show: Makes a progress bar of an iterator and the number of its steps.
-        is_whole: Whether it holds all records that will be trained, so that their number tells something.
-    """
-    _, data_args, training_args = arguments
-    try:
-        (attributes,) = get_dataset_list([name], data_args.dataset_dir)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return Found([f"`{key}`: the entry {name!r} of dataset_info.json cannot be read: {error}."], [], [])
-    if errors := _entry_errors(attributes, data_args.dataset_dir):
-        return Found([f"`{key}`: the entry {name!r} of dataset_info.json: {error}" for error in errors], [], [])
-    if attributes.load_from != "file" or data_args.streaming:
-        how = "streamed" if data_args.streaming else "no local file"
-        return Found([], [f"`{key}`: {name!r} is {how}: LLaMA-Factory tries it only when its task starts."], [])
-    if not data_args.trial_samples:
-        return Found([], [f"`{key}`: {sampling_note(name, 0, 0)}"], [])
-    file = Path(data_args.dataset_dir) / attributes.dataset_name
-    try:
-        records = _load(attributes, arguments)
-    except Exception as error:
-        return Found([f"`{key}`: {file} of {name!r} {_loading_fault(file, attributes, error)}."], [], [])
-    where = f"{name!r} ({file})"
-    if not len(records):
-        return Found([f"`{key}`: {where} holds no records. Give it some."], [], [])
-    trial = _Trial(attributes, data_args, loaded, template)
-    numbers = spread(len(records), data_args.trial_samples)
-    verdicts = list(show(tried(trial, records, numbers, data_args.preprocessing_num_workers), len(numbers)))
-    errors = [f"`{key}`: {error}" for error in _summaries(where, numbers, verdicts)]
-    notes = []
-    if len(numbers) < len(records):
-        notes.append(f"`{key}`: {sampling_note(name, len(numbers), len(records))}")
-    notes += [f"`{key}`: {doubt}" for doubt in _doubts(where, numbers, verdicts)]
-    if key == "dataset" and data_args.asd_ratio and not errors:
-        errors = _asd_errors(name, records, attributes, data_args, training_args)
-    if key == "dataset" and is_whole:
-        count = min(limit for limit in (len(records), attributes.num_samples, data_args.max_samples) if limit)
-        if data_args.asd_ratio and not round(data_args.asd_ratio * count):
-            notes.append(f"`asd_ratio: {data_args.asd_ratio}` of the {count} records of {where} rewrites none.")
-        if len(data_args.dataset) == 1 and (fault := _split_fault(count, data_args)):
-            errors.append(f"`val_size: {data_args.val_size}` of the {count:,} records of {where}: {fault}.")
-    return Found(errors, notes, sorted({file for verdict in verdicts for file in verdict.media}))
-
-
-def _entry_errors(attributes: DatasetAttr, dataset_dir: str) -> list[str]:
-    """List what the host would refuse of an entry of dataset_info.json, or pass over."""
-    errors = []
-    if attributes.formatting not in DATASET_CONVERTERS:
-        errors.append(
-            f"`formatting` must be one of {tuple(DATASET_CONVERTERS)}; got {attributes.formatting!r}."
-            f"{near(attributes.formatting, DATASET_CONVERTERS)}"
-        )
-    if attributes.ranking:
-        errors.append(
-            "`ranking: true` marks preference data, on which LLaMA-Factory does no supervised fine-tuning. Name data "
-            "with one answer for each question."
-        )
-    number = attributes.num_samples
-    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-        errors.append(f"`num_samples` must be a whole number of at least 1; got {number!r}.")
-    return errors
-
-
-@contextmanager
-def _unaligned() -> Iterator[None]:
-    """Let the host's loader return the records as it read them, while the context lasts."""
-    host_align = loader.align_dataset
-    loader.align_dataset = lambda dataset, *arguments: dataset
-    try:
-        yield
-    finally:
-        loader.align_dataset = host_align
-
-
-def _load(attributes: DatasetAttr, arguments: tuple):
-    """Read all records of a file that may be trained on, in their order, by the host's loader."""
-    attributes = copy.copy(attributes)
-    attributes.num_samples = None  # the host draws them at random
-    with _unaligned():
-        return loader._load_single_dataset(attributes, *arguments)
-
-
-def _loading_fault(file: Path, attributes: DatasetAttr, error: Exception) -> str:
-    """Tell why the host cannot read a file, as a clause whose subject is the file."""
-    if file.suffix in (".json", ".jsonl") and file.is_file():
-        if fault := encoding_fault(file):
-            return fault
-        if fault := record_fault(file):
-            parts = fault.startswith(f"`{attributes.messages}[].{attributes.content_tag}` ")
-            return f"cannot be read by LLaMA-Factory: {fault}{f'. {_PARTS}' if parts else ''}"
-    while error.__cause__ is not None:  # the reader's own words lie below those of its library
-        error = error.__cause__
-    return f"cannot be read by LLaMA-Factory: {_quote(error)}"
-
-
-class _Trial:
+class RecordTrial:
     """Takes one record through all steps of the host up to the model.
 
     Args:
@@ -246,7 +119,7 @@ class _Trial:
                     f"each message must be {shape}",
                     f"got {_excerpt(odd[0])}. Mend it, or name its keys under `tags` in dataset_info.json",
                 )
-        return Verdict("LLaMA-Factory cannot convert it", f"{_quote(error)}. Mend it, or take it out")
+        return Verdict("LLaMA-Factory cannot convert it", f"{quoted(error)}. Mend it, or take it out")
 
     def _dropped(self, record: dict[str, Any], row: dict[str, Any]) -> Verdict:
         """Explain why the host would silently pass over a record."""
@@ -276,7 +149,7 @@ class _Trial:
         messages = [*row["_prompt"], *row["_response"]]
         if odd := [message["content"] for message in messages if not isinstance(message["content"], str)]:
             parts = isinstance(odd[0], list)
-            remedy = _PARTS if parts else "Mend it, or take it out"
+            remedy = PARTS if parts else "Mend it, or take it out"
             return Verdict("the text of each message must be text", f"got {_excerpt(odd[0])}. {remedy}")
         for column, sign in _MEDIA.items():
             files, signs = row[column] or [], sum(message["content"].count(sign) for message in messages)
@@ -291,12 +164,12 @@ class _Trial:
             except Exception as reason:
                 return Verdict(
                     "LLaMA-Factory cannot make use of a picture",
-                    f"{_excerpt(picture)}: {_quote(reason)}. Mend the file, or take the record out",
+                    f"{_excerpt(picture)}: {quoted(reason)}. Mend the file, or take the record out",
                 )
         name = self._data_args.template
         if row["_images"] and (fault := template_fault(name, self._template, self._processor, with_picture=True)):
             return Verdict("LLaMA-Factory cannot make use of its pictures", fault)
-        return Verdict("LLaMA-Factory refuses it", f"{_quote(error)}")
+        return Verdict("LLaMA-Factory refuses it", f"{quoted(error)}")
 
     def _mangled(self, row: dict[str, Any], encoded: Mapping[str, Any]) -> Verdict | None:
         """Tell what the host would train on, though it cannot be what is meant."""
@@ -358,68 +231,13 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _summaries(where: str, numbers: Sequence[int], verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield one sentence for each fault: how many records have it, which, and what the first of them shows."""
-    faults: dict[str, list[tuple[int, str]]] = {}
-    for number, verdict in zip(numbers, verdicts, strict=True):
-        if verdict.fault:
-            faults.setdefault(verdict.fault, []).append((number, verdict.detail))
-    for fault, found in faults.items():
-        named = ", ".join(str(number + 1) for number, _ in found[:_NAMED])
-        more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
-        records = "record" if len(found) == 1 else "records"
-        yield (
-            f"{where}: {len(found):,} of {len(numbers):,} records cannot be trained on, {records} {named}{more} "
-            f"(counted from 1): {fault}; record {found[0][0] + 1}: {found[0][1].rstrip('.')}."
-        )
-
-
-def _split_fault(count: int, data_args) -> str | None:
-    """Return what the host says where it cannot take a part of so many records for validation."""
-    try:
-        split_dataset(Dataset.from_dict({"record": range(count)}), None, data_args, seed=0)
-    except ValueError as error:
-        return _quote(error)
-    return None
-
-
-def _doubts(where: str, numbers: Sequence[int], verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield one sentence for each doubt: how many records it is of, and which."""
-    doubted: dict[str, list[int]] = {}
-    for number, verdict in zip(numbers, verdicts, strict=True):
-        if verdict.doubt:
-            doubted.setdefault(verdict.doubt, []).append(number)
-    for doubt, found in doubted.items():
-        more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
-        named = ", ".join(str(number + 1) for number in found[:_NAMED])
-        yield f"{where}: {len(found):,} of {len(numbers):,} records {doubt}: {named}{more} (counted from 1)."
-
-
-def _asd_errors(name: str, records, attributes: DatasetAttr, data_args, training_args) -> list[str]:
-    """Rewrite the share that will be trained, of what the host aligned."""
-    remedy = "`asd_ratio: 0` trains it as it is."
-    if ORIGIN in records.column_names:
-        reason = "some of its records are of other styles already, by `sefe asd build`."
-        return [f"`asd_ratio` on dataset {name}: {reason} {remedy}"]
-    try:
-        rewrite(
-            loader.align_dataset(records, attributes, data_args, training_args),
-            name,
-            data_args.asd_ratio,
-            training_args.seed,
-        )
-    except ValueError as error:
-        return [str(error)]
-    return []
-
-
 def _with(arguments, **changes):
     changed = copy.copy(arguments)
     vars(changed).update(changes)
     return changed
 
 
-def _quote(error: Exception) -> str:
+def quoted(error: Exception) -> str:
     """Return the first words of an error of the host, without the record that it prints after them."""
     text = " ".join(str(error).split(" in [{")[0].split())
     return f"{type(error).__name__}: {_excerpt(text)}"

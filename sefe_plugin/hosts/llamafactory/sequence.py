@@ -106,11 +106,8 @@ def output_dir_errors(folder: Path) -> list[str]:
 
 def _run(recipe: Recipe, source: str, accept: bool, verbose: bool, began: float) -> dict | None:
     """Run a sequence, on the first of several nodes for all of them; return its report there."""
-    shown = {
-        "terminal": sys.stderr if sys.stdout.isatty() and sys.stderr.isatty() else None,
-        "verbose": verbose,
-        "began": began,
-    }
+    terminal = sys.stderr if sys.stdout.isatty() and sys.stderr.isatty() else None
+    more = {"terminal": terminal, "verbose": verbose, "began": began}
     if errors := environment_errors():
         raise RecipeError(source, errors)
     if num_nodes() == 1:
@@ -120,7 +117,7 @@ def _run(recipe: Recipe, source: str, accept: bool, verbose: bool, began: float)
                 launcher.get_ready()
             require_trial(recipe, _say, None, launcher.start)
             host = LlamaFactory(start=launcher.start)
-            return run_sequence(recipe, host, host.keys(), _say, accept, **shown)
+            return run_sequence(recipe, host, host.keys(), _say, accept, **more)
     os.environ["FORCE_TORCHRUN"] = "1"  # the host joins nodes by torchrun only
     if int(os.environ["NODE_RANK"]) > 0:
         follow(recipe)
@@ -129,7 +126,7 @@ def _run(recipe: Recipe, source: str, accept: bool, verbose: bool, began: float)
         require_whole(recipe)
         require_trial(recipe, _say)
         host = LlamaFactory(announce)
-        return run_sequence(recipe, host, host.keys(), _say, accept, **shown)
+        return run_sequence(recipe, host, host.keys(), _say, accept, **more)
 
 
 def _has_work(recipe: Recipe) -> bool:

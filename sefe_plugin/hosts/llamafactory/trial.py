@@ -16,11 +16,10 @@ from tqdm import tqdm
 
 from sefe_plugin.data.added import mix_names
 from sefe_plugin.hosts.llamafactory.dataset import scored_by
+from sefe_plugin.hosts.llamafactory.dataset_trial import try_dataset
 from sefe_plugin.hosts.llamafactory.key_trial import Keys, Parsed
-from sefe_plugin.hosts.llamafactory.record_trial import try_dataset
 from sefe_plugin.hosts.llamafactory.template_trial import template_fault
 from sefe_plugin.hosts.llamafactory.test_trial import test_set_trial_errors
-from sefe_plugin.hosts.llamafactory.trial_process import is_drawn
 from sefe_plugin.methods import looked_at
 from sefe_plugin.recipe.load import Recipe
 from sefe_plugin.run.stages import BASE
@@ -112,7 +111,7 @@ def _try_task(recipe: Recipe, index: int, keys: Keys, here: bool, bar: TextIO) -
             with scored_by(own):
                 for key, name in named:
                     show = partial(_show, f"Trying {task.name}, {name}", bar)
-                    one = try_dataset(key, name, parsed[:3], loaded, template, show, not is_drawn(recipe))
+                    one = try_dataset(key, name, parsed[:3], loaded, template, show, not recipe.is_drawn)
                     errors, notes, media = errors + one.errors, notes + one.notes, media + one.media
             # retention sets are tried once for all tasks
             errors += _test_set_errors(own, keys, index, task.name, bar, notes, media) if own else []

@@ -109,10 +109,10 @@ def with_data(recipe: Recipe, folder: Path) -> Iterable[tuple[Recipe, list[int]]
     every = list(range(BASE if recipe.arguments.get("retention_sets") else 0, len(recipe.tasks)))
     if recipe.benchmark is None:
         yield recipe, every
-    elif (benchmark := load_benchmark(recipe.benchmark)).drawn:
+    elif recipe.is_drawn:
         yield replace(recipe, arguments={**recipe.arguments, "dataset_dir": str(folder)}), every
     else:
-        keys = benchmark.prepare(folder, recipe.arguments)
+        keys = load_benchmark(recipe.benchmark).prepare(folder, recipe.arguments)
         yield replace(recipe, arguments={**recipe.arguments, **keys}), every
 
 
@@ -129,7 +129,7 @@ def try_data(ready: Recipe, indices: list[int], trial: Callable[[Recipe, list[in
     Returns:
         What the trial found.
     """
-    if not (indices and is_drawn(ready)):
+    if not (indices and ready.is_drawn):
         return trial(ready, indices)
     folder = Path(ready.arguments["dataset_dir"])
     load_benchmark(ready.benchmark).draw(folder, ready.arguments, for_trial=True)
@@ -140,11 +140,6 @@ def try_data(ready: Recipe, indices: list[int], trial: Callable[[Recipe, list[in
     for task in found["tasks"].values():
         task["media"] = []
     return found
-
-
-def is_drawn(recipe: Recipe) -> bool:
-    """Tell whether a recipe's data is drawn by rule; a trial then has the first samples only."""
-    return recipe.benchmark is not None and load_benchmark(recipe.benchmark).drawn
 
 
 class _Passed:
@@ -231,7 +226,7 @@ def _data_files(ready: Recipe, task: Task) -> list:
 
 def _files_of(ready: Recipe, names: list[str]) -> list:
     """Return the entries of datasets, and the state of their files; who draws them, where they are drawn by rule."""
-    if is_drawn(ready):
+    if ready.is_drawn:
         return [ready.benchmark, names]  # beside the seed, which every digest has
     folder = Path(ready.arguments.get("dataset_dir", "data"))
     info = read_json(folder / "dataset_info.json")
