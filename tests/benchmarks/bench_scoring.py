@@ -6,9 +6,11 @@
 
 Both ways answer all test sets of mini-CoIN, or of `styles`, with the batch size, length and LoRA adapter of the
 recipes, from the records to the text. "fixed" is plain `generate` on each batch, ordered by length in its test set,
-with the adapter beside its base; "rolling" is what a sequence does. They take turns in one process. The adapter is
-random and small, so the answers are nearly those of the base; the folder of a trained model, such as the `merged` of
-a task, measures that. Every answer of both ways is compared: what differs is printed and counted.
+with the adapter beside its base, by all threads; "rolling" is what a sequence does: a small model answers in as many
+processes as there are threads. They take turns. OMP_NUM_THREADS=1 measures one process alone. A sequence has its
+threads wait with OMP_WAIT_POLICY=PASSIVE, and on a free machine with GOMP_SPINCOUNT=10000 beside it. The adapter is
+random and small, so the answers are nearly those of the base; the folder of a trained model, such as the `merged` of a
+task, measures that. Every answer of both ways is compared: what differs is printed and counted.
 
 `--shared N` adds a small random LLaVA with as many tokens for an image as LLaVA-1.5, which is asked N questions about
 each image, as CoIN's test sets do: GQA has some 30 for each image, OCR-VQA 5.
@@ -16,11 +18,13 @@ each image, as CoIN's test sets do: GQA has some 30 for each image, OCR-VQA 5.
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -42,10 +46,10 @@ from sefe_plugin.benchmarks.minicoin import data as minicoin_data
 from sefe_plugin.benchmarks.styles import data as styles_data
 from sefe_plugin.evaluation.generate import generate_answers, generating
 from sefe_plugin.evaluation.merged import merged_where_exact
-from sefe_plugin.evaluation.rolling import rolling_answers
 from sefe_plugin.files import read_json, replacing
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
-from sefe_plugin.hosts.llamafactory.scoring import order_by_images, order_by_length, share_batches
+from sefe_plugin.hosts.llamafactory.scoring import answers_of
+from sefe_plugin.hosts.llamafactory.shares import Share, order_by_length, share_batches
 
 
 Answers = dict[tuple[int, int], str]
@@ -106,22 +110,24 @@ class Scoring:
     def fixed(self) -> Answers:
         """Answer batch by batch."""
         found = {}
-        for keys, batch in self._batches(order_by_length):
+        for keys, batch in self._batches():
             replies = generate_answers(self._model, [batch], self._reader.replies.decode, **self._limits)
             found |= dict(zip(keys, replies, strict=True))
         return found
 
     def rolling(self) -> Answers:
         """Answer as a sequence does."""
+        sets = [Share({"name": name, "dataset": name}, records, 0, 1) for name, records in self._records.items()]
+        training_args = SimpleNamespace(world_size=1, per_device_eval_batch_size=self._size, dataloader_num_workers=0)
         with merged_where_exact(self._model), generating(self._model):
-            batches = self._batches(order_by_images)
-            return dict(rolling_answers(self._model, batches, self._reader.replies.decode, **self._limits))
+            answers = answers_of(self._model, sets, self._reader, training_args, self._limits, in_parts=False)
+            return {tuple(place): answer for place, answer in answers}
 
-    def _batches(self, order: Callable) -> Iterator[tuple[list[tuple[int, int]], dict]]:
+    def _batches(self) -> Iterator[tuple[list[tuple[int, int]], dict]]:
         collate = self._reader.collate()
         for number, (name, records) in enumerate(self._records.items()):
             features = self._reader.questions(name, records)
-            for batch in share_batches(order(features), 0, 1, self._size):
+            for batch in share_batches(order_by_length(features), 0, 1, self._size):
                 yield [(number, index) for index in batch], collate([features[index] for index in batch])
 
 
@@ -133,10 +139,10 @@ def measure(scoring: Scoring, rounds: int) -> dict[str, Any]:
     answers: dict[str, Answers] = {}
     for _ in range(rounds):
         for way, answer in ways.items():
-            began, began_cpu = time.perf_counter(), time.process_time()
+            began, began_cpu = time.perf_counter(), _cpu_seconds()
             answers[way] = answer()
             wall[way].append(time.perf_counter() - began)
-            cpu[way].append(time.process_time() - began_cpu)
+            cpu[way].append(_cpu_seconds() - began_cpu)
             print(f"{way}: {len(answers[way]) / wall[way][-1]:.1f} a second", flush=True)
     differing = [
         (one, answers["rolling"][key]) for key, one in answers["fixed"].items() if one != answers["rolling"][key]
@@ -152,6 +158,11 @@ def measure(scoring: Scoring, rounds: int) -> dict[str, Any]:
         "gain": _gain(wall),
         "gain_cpu": _gain(cpu),
     }
+
+
+def _cpu_seconds() -> float:
+    """Seconds of this process and of those that it has started and that have ended."""
+    return sum(os.times()[:4])
 
 
 def _gain(seconds: Mapping[str, Sequence[float]]) -> float:
@@ -170,6 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     figures: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    figures |= {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "minicoin")
         minicoin_data.write_data(place, 42, train_size=8)

@@ -4,9 +4,9 @@
 
 The sequence is the recipe with the first tasks of mini-CoIN, by one `llamafactory-cli train`. Then each of its tasks
 is trained bare: the same command with the same data, base and keys of the host, but in an environment with
-SEFE_PLUGIN_DISABLE=1, so without method, ASD, scores and carrying. Both start cold, on one thread, one after the
-other. What else the machine does meanwhile falls on the two alike at best: a machine that does nothing else measures
-better. Further `key=value` change the recipe, and with it both ways.
+SEFE_PLUGIN_DISABLE=1, so without method, ASD, scores and carrying. Both start cold, one after the other, with the
+threads that the environment gives them: on a machine that has other work, set OMP_NUM_THREADS=1. What else it does
+meanwhile falls on the two alike at best. Further `key=value` change the recipe, and with it both ways.
 """
 
 import argparse
@@ -30,6 +30,10 @@ from sefe_plugin.hosts.llamafactory.host import read_recipe
 from sefe_plugin.hosts.llamafactory.keys import host_keys
 from sefe_plugin.recipe.tasks import tasks_of_benchmark
 from sefe_plugin.versions import installed_versions
+
+
+THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Variables of the environment on which a training's speed depends, on a CPU."""
 
 
 def sequence_keys(recipe: Path, num_tasks: int, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def compared(found: Mapping[str, Any], command: float, bare: Mapping[str, Mappin
 
 def measure(recipe: Path, num_tasks: int, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     """Run the sequence, then its tasks bare; return the figures."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     keys = sequence_keys(recipe, num_tasks, overrides, folder)
     load = [round(os.getloadavg()[0], 1)]
     command = timed(keys, folder / "sequence.yaml", environment)
@@ -132,6 +136,7 @@ def measure(recipe: Path, num_tasks: int, overrides: Sequence[str], folder: Path
         "bare": bare,
         "compared": compared(found, command, bare),
         "load": load,
+        "threads": {name: os.environ.get(name) for name in THREADS},
         "cores": os.cpu_count(),
         "versions": installed_versions(),
         "date": time.strftime("%Y-%m-%d"),

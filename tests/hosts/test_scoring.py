@@ -21,7 +21,8 @@ from transformers.integrations.deepspeed import is_deepspeed_available
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
-from sefe_plugin.hosts.llamafactory.scoring import score_test_sets, share_batches
+from sefe_plugin.hosts.llamafactory.scoring import score_test_sets
+from sefe_plugin.hosts.llamafactory.shares import share_batches
 from sefe_plugin.run.progress import ProgressFile, newest_progress
 
 

@@ -1,7 +1,7 @@
 """The questions of test sets as the host asks them, in its own template."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -75,18 +75,23 @@ class QuestionReader:
             f"{how[thinking]}. Thoughts are cut from the answers before they are scored."
         )
 
-    def questions(self, dataset: str, records: list[dict]) -> list[dict]:
+    def questions(self, dataset: str, records: list[dict], numbers: Sequence[int] | None = None) -> list[dict]:
         """Turn records into the host's features; a record with an image but no place for it gets one in front.
+
+        Args:
+            dataset: The host's name of the test set.
+            records: All its records.
+            numbers: Those that are wanted, from 0; None for all.
 
         Raises:
             ValueError: if a record has no single question; names the first by its number.
         """
         features = []
-        for number, record in enumerate(records, start=1):
+        for number in range(len(records)) if numbers is None else numbers:
             try:
-                features.append(self.question(dataset, record))
+                features.append(self.question(dataset, records[number]))
             except ValueError as error:
-                raise ValueError(f"{dataset}, record {number}: {error}") from error
+                raise ValueError(f"{dataset}, record {number + 1}: {error}") from error
         return features
 
     def question(self, dataset: str, record: Mapping) -> dict:

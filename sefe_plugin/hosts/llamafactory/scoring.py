@@ -1,14 +1,14 @@
 """Scores test sets with the trained model itself, and the host's own template, processor and collator."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from llamafactory.extras import logging
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
@@ -20,7 +20,9 @@ from sefe_plugin.evaluation.merged import merged_where_exact
 from sefe_plugin.evaluation.results import predictions_file, without_prediction, write_predictions, write_scores
 from sefe_plugin.evaluation.rolling import rolling_answers
 from sefe_plugin.evaluation.scorers import scorer_of
+from sefe_plugin.hosts.llamafactory.answer_forks import count_forks, from_forks
 from sefe_plugin.hosts.llamafactory.questions import QuestionReader
+from sefe_plugin.hosts.llamafactory.shares import Share
 from sefe_plugin.json_lines import read_json_lines
 from sefe_plugin.run.progress import SCORING, ProgressFile
 
@@ -39,6 +41,8 @@ def score_test_sets(
     The questions of one test set follow those of the other without a break, and answers that have ended make room
     for further questions (`evaluation.rolling`). `per_device_eval_batch_size` is how many are read at a time. What
     several of them begin with, such as an image, is read once.
+
+    On a CPU a small model answers in as many forks of this process as it has threads (`answer_forks`).
 
     With several processes each answers its share of every test set. Where the model's parameters lie in parts on all
     processes (DeepSpeed ZeRO-3, FSDP), every step of one needs all others: they run equally many batches, each to its
@@ -61,7 +65,7 @@ def score_test_sets(
     read = [_records(test_set, data_args.dataset_dir) for test_set in unanswered]
     bar = tqdm(desc="Scoring", total=sum(map(len, read)), unit="answer", disable=rank != 0)
     progress.begin(SCORING, bar.total)
-    sets = [_Share(one, records, rank, world) for one, records in zip(unanswered, read, strict=True)]
+    sets = [Share(one, records, rank, world) for one, records in zip(unanswered, read, strict=True)]
 
     def answered_one(name: str) -> None:
         bar.set_postfix_str(name)
@@ -76,7 +80,7 @@ def score_test_sets(
 
 
 def _answer(
-    model, sets: Sequence["_Share"], reader: QuestionReader, output_dir: Path, arguments: tuple, told: Callable
+    model, sets: Sequence[Share], reader: QuestionReader, output_dir: Path, arguments: tuple, told: Callable
 ) -> None:
     """Answer test sets, and write the predictions of each as soon as they exist.
 
@@ -101,7 +105,7 @@ def _answer(
         if not (mixed or in_parts):
             stack.enter_context(merged_where_exact(model))
         stack.enter_context(generating(model))
-        answers = _answers(model, sets, reader, training_args, limits, in_parts)
+        answers = stack.enter_context(closing(answers_of(model, sets, reader, training_args, limits, in_parts)))
         for share in sets:
             while not share.is_answered():
                 (number, index), reply = next(answers)
@@ -117,76 +121,38 @@ def _answer(
                 write_predictions(output_dir, share.name, share.records, replies, reader.replies.answer)
 
 
-class _Share:
-    """One process's share of a test set.
-
-    Args:
-        test_set: Its mapping.
-        records: All its records.
-        rank: Which process, from 0.
-        world: Number of processes.
-
-    Attributes:
-        name: Of the test set.
-        replies: What the model wrote, by the number of the record.
-    """
-
-    def __init__(self, test_set: Mapping[str, Any], records: list[dict], rank: int, world: int):
-        self.name, self.records, self._dataset = test_set["name"], records, test_set["dataset"]
-        self._rank, self._world = rank, world
-        self._size = len(range(rank, len(records), world))
-        self._own: set[int] = set()
-        self.replies: dict[int, str] = {}
-
-    def batches(self, reader: QuestionReader, training_args, rolling: bool) -> Iterator[tuple[list[int], Mapping]]:
-        """Read its questions, and yield them in batches, each with the numbers of its records.
-
-        Args:
-            reader: Of the questions.
-            training_args: The host's.
-            rolling: Whether answers that have ended leave their batch, and what questions share is read once.
-        """
-        features = reader.questions(self._dataset, self.records)
-        order = order_by_images(features) if rolling else order_by_length(features)
-        batches = share_batches(order, self._rank, self._world, training_args.per_device_eval_batch_size)
-        self._own = {index for batch in batches for index in batch if self._rank == 0 or index != order[0]}
-        loader = DataLoader(
-            features,
-            batch_sampler=batches,
-            collate_fn=reader.collate(),
-            num_workers=training_args.dataloader_num_workers,
-        )
-        yield from zip(batches, loader, strict=True)
-
-    def take(self, index: int, reply: str) -> bool:
-        """Keep a reply; tell whether it is one that was missing."""
-        if index not in self._own or index in self.replies:
-            return False
-        self.replies[index] = reply
-        return True
-
-    def is_answered(self) -> bool:
-        """Tell whether no reply is missing."""
-        return len(self.replies) == self._size
-
-
-def _answers(
-    model, sets: Sequence[_Share], reader: QuestionReader, training_args, limits: Mapping[str, Any], in_parts: bool
+def answers_of(
+    model, sets: Sequence[Share], reader: QuestionReader, training_args, limits: Mapping[str, Any], in_parts: bool
 ) -> Iterator[tuple[tuple[int, int], str]]:
     """Yield answers as they end, each with the number of its test set and of its record there.
 
-    The questions of a test set are read when those of the one before are all being answered.
+    The questions of a test set are read when those of the one before are all being answered. Close it at the end.
+
+    Args:
+        model: within `generating`.
+        sets: this process's share of each test set.
+        reader: of the questions.
+        training_args: the host's.
+        limits: those of `rolling_answers`.
+        in_parts: whether each step needs all processes, because the model's parameters lie in parts on them.
     """
-    batches = (
-        ([(number, index) for index in indices], batch)
-        for number, share in enumerate(sets)
-        for indices, batch in share.batches(reader, training_args, rolling=not in_parts)
-    )
-    if not in_parts:
-        yield from rolling_answers(model, batches, reader.replies.decode, **limits)
-        return
-    for places, batch in batches:
-        yield from zip(places, generate_answers(model, [batch], reader.replies.decode, **limits), strict=True)
+    alone = training_args.world_size == 1
+    forks = count_forks(model, sum(len(share.records) for share in sets)) if alone else 1
+
+    def of(fork: int) -> Iterator[tuple[tuple[int, int], str]]:
+        size, workers = -(-training_args.per_device_eval_batch_size // forks), training_args.dataloader_num_workers
+        batches = (
+            ([(number, index) for index in indices], batch)
+            for number, share in enumerate(sets)
+            for indices, batch in share.batches(reader, size, workers, not in_parts, fork, forks)
+        )
+        if not in_parts:
+            yield from rolling_answers(model, batches, reader.replies.decode, **limits)
+            return
+        for places, batch in batches:
+            yield from zip(places, generate_answers(model, [batch], reader.replies.decode, **limits), strict=True)
+
+    return of(0) if forks == 1 else from_forks([partial(of, fork) for fork in range(forks)])
 
 
 def _is_in_parts(model) -> bool:
@@ -217,56 +183,3 @@ def _is_answered(test_set: Mapping[str, str], output_dir: Path, dataset_dir: str
 def _records(test_set: Mapping[str, Any], dataset_dir: str) -> list[dict]:
     scorer = scorer_of(test_set["scorer"])
     return read_test_set(test_set["dataset"], dataset_dir, scorer, test_set.get("max_samples"))
-
-
-def order_by_length(features: Sequence[Mapping]) -> list[int]:
-    """Put samples of like length side by side, so that batches end early and hold little padding.
-
-    A batch runs until its longest answer ends, so the length of the gold answer ("labels") comes first, and that of
-    the question ("input_ids") second. No answer depends on its neighbours.
-
-    Example:
-        >>> features = [{"labels": [5, 2], "input_ids": [7]}, {"labels": [2], "input_ids": [7, 8]}]
-        >>> order_by_length([*features, {"labels": [2], "input_ids": [9]}])
-        [2, 1, 0]
-    """
-    return sorted(range(len(features)), key=lambda i: (len(features[i]["labels"]), len(features[i]["input_ids"])))
-
-
-def order_by_images(features: Sequence[Mapping]) -> list[int]:
-    """Put samples as `order_by_length` does, and behind each of them those with the same images.
-
-    Example:
-        >>> long, short = {"labels": [5, 2], "input_ids": [7]}, {"labels": [2], "input_ids": [7]}
-        >>> order_by_images([long | {"images": ["a.png"]}, short, short | {"images": ["a.png"]}])
-        [1, 2, 0]
-    """
-    with_images: dict[tuple, list[int]] = {}
-    for number in order_by_length(features):
-        images = features[number].get("images")
-        with_images.setdefault(tuple(map(str, images)) if images else (number,), []).append(number)
-    return [number for numbers in with_images.values() for number in numbers]
-
-
-def share_batches(order: Sequence[int], rank: int, world: int, size: int) -> list[list[int]]:
-    """Deal samples out to processes in batches; every process gets equally many.
-
-    A batch holds samples that follow each other. Only the last ones hold fewer than `size`, or one less in some
-    processes than in others; a process that has none left repeats the first sample, whose answer nobody reads.
-
-    Args:
-        order: the samples.
-        rank: which process, from 0.
-        world: number of processes.
-        size: samples of a batch at most.
-
-    Example:
-        >>> [share_batches([4, 0, 1, 2, 3], rank, 2, 2) for rank in (0, 1)]
-        [[[4, 0], [3]], [[1, 2], [4]]]
-    """
-    batches = []
-    for start in range(0, len(order), world * size):
-        dealt = order[start : start + world * size]
-        counts = [len(range(process, len(dealt), world)) for process in range(rank + 1)]
-        batches.append(list(dealt[sum(counts[:-1]) : sum(counts)]) or list(order[:1]))
-    return batches
