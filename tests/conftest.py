@@ -16,7 +16,7 @@ from pathlib import Path
 
 import browser as headless
 import pytest
-from warm_python import warm_environment
+from warm_python import warm_environment, warm_plain_python
 
 
 TESTS = Path(__file__).parent
@@ -49,6 +49,13 @@ def warm(environment):
     """The environment of processes that need not load the host: `python`, `llamafactory-cli`, `torchrun` are forks."""
     with warm_environment(environment) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def plain_python():
+    """A Python in which the plugin is switched off and the libraries are loaded: for SEFE_PLUGIN_DISABLE=1 alone."""
+    with warm_plain_python() as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,10 @@ print(active, Path(sefe_plugin.__file__).parent)
 """
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist", "editable", "strict editable"])
+@pytest.mark.parametrize(
+    "kind",
+    ["wheel", "editable", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sdist", "strict editable"))],
+)
 def test_install_activates_the_hook_and_uninstall_leaves_nothing(kind, environment, source, built, tmp_path):
     python, packages = environment
     before = {path.name for path in packages.iterdir()}

@@ -8,6 +8,7 @@ sequence, its trial and its tasks are separate processes as ever, each with its 
 loading of the host is shared, most of the seconds that such a process takes. A fork is unbuffered.
 
 `warm_script_python` is the same for scripts that stand in for the host. Its server loads only what they need.
+`warm_plain_python` has PyTorch, transformers and PEFT as they are without the plugin, for code and scripts.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-#: The modules that are run in a fork. So are the files that torchrun starts: unbuffered, -u.
+#: The modules that are run in a fork. So are the files that torchrun starts, unbuffered (-u), and the engine of vLLM.
 MODULES = (
     "llamafactory.cli",
     "sefe_plugin.cli",
@@ -35,9 +36,13 @@ MODULES = (
     "torch.distributed.run",
 )
 
-#: The environment that is read while the host is loaded, by the beginnings of names. A fork sees the server's GPUs,
-#: whatever it is told.
+#: Where Python looks for modules first; a fork looks there for what is not loaded yet.
+PATHS = "PYTHONPATH"
+
+#: The environment that is read while the host is loaded, by the beginnings of names, and what of it may differ. A fork
+#: sees the server's GPUs, whatever it is told.
 LOADED_WITH = ("HF_", "OMP_", "PYTHON", "SEFE_PLUGIN_DISABLE", "TRANSFORMERS_", "USE_")
+FREE = (PATHS, "PYTHONSAFEPATH")
 
 #: The program `python`.
 PROGRAM = """#!{python} -IS
@@ -47,10 +52,14 @@ arguments = [word for word in sys.argv[1:] if word not in ("-P", "-u")]
 if arguments[:2] == ["-c", "from llamafactory.cli import main; main()"]:
     arguments = ["-m", "llamafactory.cli", *arguments[2:]]
 module = arguments[:1] == ["-m"] and arguments[1] in {modules}
-file = ({scripts} or sys.argv[1:2] == ["-u"]) and arguments[:1] and arguments[0].endswith(".py")
+names = arguments[:1] and (".py" if {kind!r} != "host" or sys.argv[1:2] == ["-u"] else "/vllm_engine.py")
+file = names and arguments[0].endswith(names)
+code = {kind!r} == "plain" and arguments[:1] == ["-c"]
 environment = {{name: value for name, value in os.environ.items() if name.startswith({loaded_with})}}
+for name in {free}:
+    environment.pop(name, None)
 environment["PYTHONUNBUFFERED"] = "1"
-if not (module or file) or environment != {environment}:
+if not (module or file or code) or environment != {environment}:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
@@ -79,7 +88,7 @@ def warm_environment(environment: dict[str, str]) -> Iterator[dict[str, str]]:
         environment: What the server loads the host with. A process whose environment differs in what the host reads
             while it is loaded is started by the real Python.
     """
-    with _programs(environment, scripts=False) as folder:
+    with _programs(environment, "host") as folder:
         # a sequence needs no process that has loaded the libraries when all of its processes are forks
         path = f"{folder}{os.pathsep}{environment['PATH']}"
         yield environment | {"PATH": path, "SEFE_PRELOAD": "0"}
@@ -88,24 +97,37 @@ def warm_environment(environment: dict[str, str]) -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def warm_script_python() -> Iterator[str]:
     """Start the server for scripts that stand in for the host, with this environment; yield the program `python`."""
-    with _programs(dict(os.environ), scripts=True) as folder:
+    with _programs(dict(os.environ), "scripts") as folder:
         yield f"{folder}/python"
 
 
 @contextlib.contextmanager
-def _programs(environment: dict[str, str], scripts: bool) -> Iterator[str]:
-    """Start a server, for the host or for scripts that stand in for it; yield the folder of the programs."""
+def warm_plain_python() -> Iterator[str]:
+    """Start the server for code that must find nothing of the plugin at work; yield the program `python`.
+
+    The server has this environment with SEFE_PLUGIN_DISABLE=1, and the code must have that, too.
+    """
+    with _programs(os.environ | {"SEFE_PLUGIN_DISABLE": "1"}, "plain") as folder:
+        yield f"{folder}/python"
+
+
+@contextlib.contextmanager
+def _programs(environment: dict[str, str], kind: str) -> Iterator[str]:
+    """Start a server of a kind, one of `_LOADERS`; yield the folder of the programs."""
     with tempfile.TemporaryDirectory() as folder:
         address = f"{folder}/socket"
         environment = environment | {"PYTHONUNBUFFERED": "1"}  # as a sequence has it for its processes
         loaded_with = {name: value for name, value in environment.items() if name.startswith(LOADED_WITH)}
+        for name in FREE:
+            loaded_with.pop(name, None)
         program = Path(folder, "python")
         program.write_text(
             PROGRAM.format(
                 python=sys.executable,
-                scripts=scripts,
+                kind=kind,
                 modules=MODULES,
                 loaded_with=LOADED_WITH,
+                free=FREE,
                 environment=loaded_with,
                 address=address,
             )
@@ -114,7 +136,7 @@ def _programs(environment: dict[str, str], scripts: bool) -> Iterator[str]:
             Path(folder, name).write_text(f'#!/bin/sh\nexec {program} -m {module} "$@"\n')
         for file in Path(folder).iterdir():
             file.chmod(0o755)
-        command = [sys.executable, "-P", __file__, "scripts" if scripts else "host", address, str(program)]
+        command = [sys.executable, "-P", __file__, kind, address, str(program)]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as server:
             try:
                 assert any(line == b"ready\n" for line in server.stdout), "the server did not start"
@@ -151,10 +173,17 @@ def _serve(address: str, program: str) -> None:
         os.dup2(stream, target)
         os.close(stream)
     os.chdir(folder)
+    own = _paths()
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:] = [*_paths(), *(path for path in sys.path if path not in own)]
     sys.executable = program
     sys.argv = arguments
+
+
+def _paths() -> list[str]:
+    """Return the folders that `PATHS` names."""
+    return [path for path in os.environ.get(PATHS, "").split(os.pathsep) if path]
 
 
 def _watch(connection: socket.socket, worker: int) -> None:
@@ -204,8 +233,20 @@ def _load_for_scripts() -> None:
         importlib.import_module(name)
 
 
+def _load_plain() -> None:
+    """Load what reads a saved model without the plugin."""
+    import peft  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor  # noqa: F401
+
+    assert "sefe_plugin.methods" not in sys.modules
+
+
+#: Kind of a server -> what loads what its forks need.
+_LOADERS = {"host": _load_host, "scripts": _load_for_scripts, "plain": _load_plain}
+
+
 if __name__ == "__main__":
-    {"host": _load_host, "scripts": _load_for_scripts}[sys.argv[1]]()
+    _LOADERS[sys.argv[1]]()
     gc.freeze()  # no fork looks through what was loaded
     _serve(*sys.argv[2:])
     if sys.argv[0] == "-m":
@@ -213,6 +254,9 @@ if __name__ == "__main__":
 
         sys.argv = sys.argv[1:]
         run_and_end(sys.argv[0])
+    elif sys.argv[0] == "-c":
+        code = sys.argv.pop(1)
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
         # for a file of the tests, whose `conftest` is theirs and not a folder's; then for what lies beside a file
         sys.path += [str(Path(__file__).parent), str(Path(sys.argv[0]).parent)]

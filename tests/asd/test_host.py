@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import os
+import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.request import urlopen
@@ -105,12 +104,12 @@ def test_a_configuration_without_a_model_is_an_error(tmp_path):
         ChatGenerator(tmp_path / "chat.yaml")
 
 
-def test_the_host_writes_behind_its_own_server(chat_config, tmp_path):
+def test_the_host_writes_behind_its_own_server(chat_config, warm, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "API_HOST": "127.0.0.1", "API_PORT": str(port)}
-    command = [sys.executable, "-m", "llamafactory.cli", "api", str(chat_config)]
+    environment = {**warm, "API_HOST": "127.0.0.1", "API_PORT": str(port)}
+    command = [shutil.which("python", path=warm["PATH"]), "-m", "llamafactory.cli", "api", str(chat_config)]
     with (
         (tmp_path / "log").open("wb") as log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server,

@@ -38,17 +38,17 @@ def disturbed(tmp_path):
 
 def test_kills_at_random_moments_change_no_result(undisturbed, disturbed):
     run = disturbed(1)
-    for kind in ("all", "sequence", "task", "all", "task", "sequence", "all"):
+    for kind in ("all", "sequence", "task", "all", "task"):
         run.end_somewhere(kind, most_events=15, most_seconds=0.1)
     assert run.finish(60) == 0, run.log.read_text()[-3000:]
-    assert sum(run.moments.values()) >= 5
+    assert sum(run.moments.values()) >= 3
     assert results(run.run) == undisturbed
     assert "was ended by SIGKILL, as a system does that runs out of memory; its output is in " in run.log.read_text()
 
 
 def test_kills_change_no_result_where_earlier_merged_models_are_removed(undisturbed, disturbed):
     run = disturbed(3, "keep_merged=last")
-    for kind in ("all", "task", "sequence", "all", "sequence"):
+    for kind in ("all", "task", "sequence"):
         run.end_somewhere(kind, most_events=15, most_seconds=0.1)
     assert run.finish(60) == 0, run.log.read_text()[-3000:]
     gone = {"1_A/merged/model.safetensors", "2_B/merged/model.safetensors"}

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 from safetensors.torch import load_file
 
@@ -27,7 +26,9 @@ save_file({name: value.clone() for name, value in model.state_dict().items() if 
 """
 
 
-def test_a_run_that_keeps_its_last_model_alone_is_whole_and_can_be_exported(train_here, small_recipe, tmp_path):
+def test_a_run_that_keeps_its_last_model_alone_is_whole_and_can_be_exported(
+    train_here, small_recipe, plain_python, tmp_path
+):
     train_here(small_recipe(tmp_path, 2, keep_merged="last", num_train_epochs=1))
     run, out = tmp_path / "run", tmp_path / "out"
     assert [place.parent.name for place in run.glob("*/merged")] == ["2_TextVQA"]
@@ -42,7 +43,7 @@ def test_a_run_that_keeps_its_last_model_alone_is_whole_and_can_be_exported(trai
     assert (place, what.split()[-4:]) == ("2_TextVQA", ["was", "removed", "on", "purpose"])
 
     assert main(["export", str(run), "--out", str(out)]) == 0
-    command = [sys.executable, "-c", LOAD, str(out), str(tmp_path / "loaded")]
+    command = [plain_python, "-c", LOAD, str(out), str(tmp_path / "loaded")]
     environment = os.environ | {"SEFE_PLUGIN_DISABLE": "1", "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(command, env=environment, check=True, capture_output=True)
     ends = [

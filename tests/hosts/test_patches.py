@@ -378,7 +378,7 @@ def flags(keys: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["flags", "module with flags", "module", "torchrun"])
-def test_every_way_in_refuses_before_training(way, environment, warm, tmp_path):
+def test_every_way_in_refuses_before_training(way, warm, tmp_path):
     keys = BASE_KEYS | {"output_dir": str(tmp_path / "out"), "merge_adapter": True, "quantization_bit": 4}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(keys))
@@ -389,9 +389,8 @@ def test_every_way_in_refuses_before_training(way, environment, warm, tmp_path):
         "module": ["python", "-m", "llamafactory.cli", "train", str(recipe)],
         "torchrun": ["torchrun", "--nproc_per_node", "1", "--standalone", launcher, str(recipe)],
     }[way]
-    variables = environment if way == "torchrun" else warm
-    command[0] = shutil.which(command[0], path=variables["PATH"])
-    result = subprocess.run(command, capture_output=True, text=True, env=variables)
+    command[0] = shutil.which(command[0], path=warm["PATH"])
+    result = subprocess.run(command, capture_output=True, text=True, env=warm)
     assert result.returncode == 1
     assert "`merge_adapter` cannot merge into weights that are quantized" in result.stderr
     assert ("Traceback" in result.stderr) == (way == "torchrun")  # whose processes are the host's own

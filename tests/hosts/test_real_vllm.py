@@ -14,7 +14,6 @@ The same comparison runs always with a stand-in for vLLM in an interpreter that 
 import json
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,11 +43,12 @@ COUNT, NEW_TOKENS = 60, 16
 
 
 @pytest.fixture
-def stand_in(tmp_path):
-    """An interpreter that holds the stand-in for vLLM: this one, with one more folder."""
+def stand_in(tmp_path, plain_python):
+    """An interpreter that holds the stand-in for vLLM: this one, with one more folder and without the plugin."""
     program = tmp_path / "python"
     program.write_text(
-        f'#!/bin/sh\nPYTHONPATH={STAND_INS} STAND_IN_LOG={tmp_path}/engines.jsonl exec {sys.executable} "$@"\n'
+        "#!/bin/sh\nexport SEFE_PLUGIN_DISABLE=1\n"
+        f'PYTHONPATH={STAND_INS} STAND_IN_LOG={tmp_path}/engines.jsonl exec {plain_python} "$@"\n'
     )
     program.chmod(0o755)
     return str(program)

@@ -9,8 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,6 @@ from llamafactory.hparams import DataArguments
 from same_report import without_times
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
-from warm_python import warm_environment
 
 from sefe_plugin.benchmarks.minicoin import BASE
 from sefe_plugin.benchmarks.minicoin.data import TASKS, write_data
@@ -35,27 +32,23 @@ from sefe_plugin.run.job import base_arguments
 STAND_INS = Path(__file__).parent / "stand_ins"
 TASK = TASKS[0]
 FOLDER = f"1_{TASK.name}"
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("SEFE_")} | {
-    "HF_HUB_OFFLINE": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_INS), os.environ.get("PYTHONPATH")])),
-}
-
-
-def run(command, folder, devices=""):
-    environment = ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": devices, "STAND_IN_LOG": str(folder / "engines.jsonl")}
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=600)
 
 
 @pytest.fixture(scope="module")
-def programs() -> Iterator[str]:
-    """The PATH of `llamafactory-cli` and `python` in processes that need not load the host."""
-    with warm_environment(ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""}) as found:
-        yield found["PATH"]
+def with_stand_in(warm):
+    """That of processes which find the stand-in, and need not load the host."""
+    paths = filter(None, [str(STAND_INS), os.environ.get("PYTHONPATH")])
+    return warm | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run(command, environment, folder, devices=""):
+    environment = environment | {"CUDA_VISIBLE_DEVICES": devices, "STAND_IN_LOG": str(folder / "engines.jsonl")}
+    command = [shutil.which(command[0], path=environment["PATH"]), *map(str, command[1:])]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, programs) -> Path:
+def folder(tmp_path_factory, with_stand_in, plain_python) -> Path:
     """Holds `generate` and `vllm`: the same sequence of one task, scored by either."""
     folder = tmp_path_factory.mktemp("backends")
     write_data(folder / "data", seed=1000, train_size=16, test_size=9)
@@ -83,13 +76,16 @@ def folder(tmp_path_factory, programs) -> Path:
     }
     elsewhere = folder / "python"
     log = folder / "elsewhere.jsonl"
-    elsewhere.write_text(f'#!/bin/sh\nPYTHONPATH={STAND_INS} STAND_IN_LOG={log} exec {sys.executable} "$@"\n')
+    elsewhere.write_text(
+        "#!/bin/sh\nexport SEFE_PLUGIN_DISABLE=1\n"
+        f'PYTHONPATH={STAND_INS} STAND_IN_LOG={log} exec {plain_python} "$@"\n'
+    )
     elsewhere.chmod(0o755)
     for backend, more in (("generate", {}), ("vllm", {"scoring_python": str(elsewhere)})):
         file = folder / f"{backend}.yaml"
         own = {**keys, **more, "scoring_backend": backend, "output_dir": str(folder / backend)}
         file.write_text(yaml.safe_dump(own))
-        result = run([shutil.which("llamafactory-cli", path=programs), "train", file], folder)
+        result = run(["llamafactory-cli", "train", file], with_stand_in, folder)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return folder
 
@@ -134,7 +130,7 @@ def test_both_backends_leave_the_same_files(folder):
     assert not engine["enable_lora"]
 
 
-def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_merged(folder, programs, tmp_path):
+def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_merged(folder, with_stand_in, tmp_path):
     task_folder = tmp_path / "task"
     shutil.copytree(
         folder / "vllm" / FOLDER, task_folder, ignore=shutil.ignore_patterns("merged", "scores.json", "predictions")
@@ -142,8 +138,8 @@ def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_mer
     keys = yaml.safe_load((task_folder / "task.yaml").read_text())
     keys |= {"scoring_python": None, "output_dir": str(task_folder), "vllm_config": {"tensor_parallel_size": 2}}
     (task_folder / "task.yaml").write_text(yaml.safe_dump(keys))
-    command = [shutil.which("python", path=programs), *score_command(task_folder / "task.yaml")[1:]]
-    result = run(command, tmp_path, devices="4,5,6,7")
+    command = ["python", *score_command(task_folder / "task.yaml")[1:]]
+    result = run(command, with_stand_in, tmp_path, devices="4,5,6,7")
     assert result.returncode == 0, result.stderr[-3000:]
     assert results(task_folder) == results(folder / "generate" / FOLDER)
     engines = [json.loads(line) for line in (tmp_path / "engines.jsonl").read_text().splitlines()]
@@ -153,7 +149,7 @@ def test_devices_share_the_questions_and_an_adapter_answers_where_nothing_is_mer
         assert (engine["enable_lora"], engine["max_lora_rank"], engine["tensor_parallel_size"]) == (True, 8, 2)
 
 
-def test_both_backends_answer_alike_with_the_untouched_base(folder, programs, tmp_path):
+def test_both_backends_answer_alike_with_the_untouched_base(folder, with_stand_in, tmp_path):
     keys = yaml.safe_load((folder / "vllm" / FOLDER / "task.yaml").read_text())
     dropped = (
         "cl_method",
@@ -170,12 +166,8 @@ def test_both_backends_answer_alike_with_the_untouched_base(folder, programs, tm
         run_folder = RunFolder(tmp_path / backend)
         run_folder.base_folder.mkdir(parents=True)
         arguments = base_arguments({**common, "scoring_backend": backend}, [task], run_folder)
-        command = LlamaFactory().score_base(run_folder.base_folder / "score.yaml", arguments)
-        environment = {**ENVIRONMENT, RUNNER_PID: str(os.getpid()), "STAND_IN_LOG": str(tmp_path / "engines.jsonl")}
-        command[0] = shutil.which("python", path=programs)
-        result = subprocess.run(
-            command, capture_output=True, text=True, env=environment | {"CUDA_VISIBLE_DEVICES": ""}, timeout=600
-        )
+        _, *command = LlamaFactory().score_base(run_folder.base_folder / "score.yaml", arguments)
+        result = run(["python", *command], with_stand_in | {RUNNER_PID: str(os.getpid())}, tmp_path)
         assert result.returncode == 0, result.stderr[-3000:]
     assert results(tmp_path / "vllm/0_base") == results(tmp_path / "generate/0_base")
     (engine,) = (json.loads(line) for line in (tmp_path / "engines.jsonl").read_text().splitlines())

@@ -145,7 +145,7 @@ def test_merged_model_is_base_plus_scaled_adapter(finished):
     assert (merged[weight].float() - base[key].float() - delta).abs().max() < 1e-5
 
 
-def test_adapters_load_in_plain_peft_without_the_plugin(environment, finished):
+def test_adapters_load_in_plain_peft_without_the_plugin(plain_python, finished):
     run, _ = finished
     code = f"""
 import sys, warnings
@@ -163,8 +163,8 @@ for base, adapter in zip(bases, adapters):
     trained = any(p.any() for n, p in loaded.named_parameters() if "lora_B" in n)
     print(type(loaded.base_model).__name__, trained)
 """
-    environment = environment | {"SEFE_PLUGIN_DISABLE": "1"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    environment = os.environ | {"SEFE_PLUGIN_DISABLE": "1"}
+    result = subprocess.run([plain_python, "-c", code], capture_output=True, text=True, env=environment)
     assert result.stdout.split() == ["LoraModel", "True"] * 2, result.stderr
 
 
@@ -335,18 +335,19 @@ def test_recipes_are_checked_without_heavy_imports():
     assert result.stdout == "set()\n", result.stderr
 
 
-def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train_cold, recipe, tmp_path):
+def test_host_run_without_our_keys_is_the_same_with_and_without_the_plugin(train, train_cold, recipe, tmp_path):
     keys = yaml.safe_load(recipe.read_text())
     for key in ("tasks", "cl_method", "reglora_weight", "asd_ratio"):
         del keys[key]
     adapters = []
-    for disable in ("0", "1"):
-        output = tmp_path / f"out{disable}"
+    # a fork has all that the plugin changes; a command as it is installed has nothing of it
+    for name, command, variables in (("with", train, {}), ("without", train_cold, {"SEFE_PLUGIN_DISABLE": "1"})):
+        output = tmp_path / name
         file = tmp_path / "plain.yaml"
         plain = {"stage": "sft", "do_train": True, "dataset": "minicoin_scienceqa_train", "output_dir": str(output)}
         plain |= {"max_samples": 32, "max_steps": 2}
         file.write_text(yaml.safe_dump(keys | plain))
-        result = train_cold(file, SEFE_PLUGIN_DISABLE=disable)
+        result = command(file, **variables)
         assert result.returncode == 0, result.stderr[-3000:]
         adapters.append((output / "adapter_model.safetensors").read_bytes())
         config = read(output / "adapter_config.json")

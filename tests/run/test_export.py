@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -104,13 +103,13 @@ sys.modules["sefe_plugin"] = None
 """
 
 
-def load(out: Path, base: Path, with_plugin: bool = False) -> subprocess.CompletedProcess:
+def load(out: Path, base: Path, python: str, with_plugin: bool = False) -> subprocess.CompletedProcess:
     """Run the code of the card in another process, there; return what it is that it has loaded."""
     code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)[1]
     code = code.replace(f"path/to/{base.name}", str(base)) + "\nprint(type(model).__name__)\n"
     plugin = str(Path(__file__).parents[2]) if with_plugin else ""
     environment = os.environ | {"SEFE_PLUGIN_DISABLE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": plugin}
-    command = [sys.executable, "-c", code if with_plugin else BLOCKED + code]
+    command = [python, "-c", code if with_plugin else BLOCKED + code]
     return subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True)
 
 
@@ -122,18 +121,18 @@ PROCESSOR = {"chat_template.jinja", "processor_config.json", "tokenizer.json", "
 OURS = {"README.md", "recipe.yaml"}
 
 
-def test_a_merged_model_loads_in_transformers_by_the_code_of_its_card(tmp_path, capsys):
+def test_a_merged_model_loads_in_transformers_by_the_code_of_its_card(tmp_path, plain_python, capsys):
     place = leave_run(tmp_path / "run", "merge", BASE)
     shutil.copytree(BASE, place / "merged")
     (place / "merged/held_out.json").unlink()
     assert export(tmp_path / "run", tmp_path / "out") == 0
     assert "holds the model of 2 tasks" in capsys.readouterr().out
     assert names(tmp_path / "out") == {*names(place / "merged"), *OURS}
-    loaded = load(tmp_path / "out", BASE)
+    loaded = load(tmp_path / "out", BASE, plain_python)
     assert loaded.stdout == "LlavaForConditionalGeneration\n", loaded.stderr[-2000:]
 
 
-def test_a_stacked_adapter_loads_in_peft_by_the_code_of_its_card(tmp_path, llama, tiny_llama, capsys):
+def test_a_stacked_adapter_loads_in_peft_by_the_code_of_its_card(tmp_path, llama, tiny_llama, plain_python, capsys):
     place = leave_run(tmp_path / "run", "stack", llama)
     save_adapter(tiny_llama(), lora(), place / "stacked")
     for file in llama.glob("tokenizer*"):
@@ -143,7 +142,7 @@ def test_a_stacked_adapter_loads_in_peft_by_the_code_of_its_card(tmp_path, llama
     assert "PEFT loads it without sefe-plugin" in capsys.readouterr().out
     adapter = {"adapter_config.json", "adapter_model.safetensors"}
     assert names(tmp_path / "out") == adapter | OURS | {file.name for file in llama.glob("tokenizer*")}
-    loaded = load(tmp_path / "out", llama)
+    loaded = load(tmp_path / "out", llama, plain_python)
     assert loaded.stdout.startswith("PeftModel"), loaded.stderr[-2000:]
 
 
@@ -157,7 +156,7 @@ def test_a_model_that_its_task_has_trained_is_exported_without_what_the_training
     assert (tmp_path / "out/README.md").read_text().startswith("---\nlibrary_name: transformers")
 
 
-def test_an_adapter_type_of_the_plugin_says_that_it_needs_it(tmp_path, llama, tiny_llama, capsys):
+def test_an_adapter_type_of_the_plugin_says_that_it_needs_it(tmp_path, llama, tiny_llama, plain_python, capsys):
     from sefe_plugin import MoeLoraConfig
 
     place = leave_run(tmp_path / "run", "continue", llama, cl_method="moelora")
@@ -167,8 +166,8 @@ def test_an_adapter_type_of_the_plugin_says_that_it_needs_it(tmp_path, llama, ti
     assert export(tmp_path / "run", tmp_path / "out") == 0
     assert "whoever loads it needs sefe-plugin" in capsys.readouterr().out
     assert "It needs sefe-plugin to be loaded" in (tmp_path / "out/README.md").read_text()
-    assert "sefe_plugin" in load(tmp_path / "out", llama).stderr
-    loaded = load(tmp_path / "out", llama, with_plugin=True)
+    assert "sefe_plugin" in load(tmp_path / "out", llama, plain_python).stderr
+    loaded = load(tmp_path / "out", llama, plain_python, with_plugin=True)
     assert loaded.stdout.startswith("PeftModel"), loaded.stderr[-2000:]
 
 

@@ -100,7 +100,8 @@ def _colours() -> dict[str, list[str]]:
 
     from sefe_plugin.evaluation.figures import COLOURS
 
-    return {"scale": [to_hex(colormaps["viridis"](percent / 100)) for percent in range(101)], "lines": [*COLOURS]}
+    scale = colormaps["viridis"]([percent / 100 for percent in range(101)])
+    return {"scale": [*map(to_hex, scale)], "lines": [*COLOURS]}
 
 
 def _run(run: PageRun) -> dict[str, Any]:

@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -456,7 +455,9 @@ def test_modules_to_save_are_trained_saved_and_not_penalised(tiny_reglora, tiny_
     assert torch.equal(PeftModel.from_pretrained(tiny_llama(), tmp_path)(INPUT).logits, model(INPUT).logits)
 
 
-def test_the_saved_adapter_loads_without_the_plugin_and_without_a_warning(tiny_reglora, tiny_llama, tmp_path):
+def test_the_saved_adapter_loads_without_the_plugin_and_without_a_warning(
+    tiny_reglora, tiny_llama, plain_python, tmp_path
+):
     model = tiny_reglora().eval()
     model.save_pretrained(tmp_path / "adapter")
     tiny_llama().save_pretrained(tmp_path / "base")
@@ -477,7 +478,7 @@ def test_the_saved_adapter_loads_without_the_plugin_and_without_a_warning(tiny_r
         assert type(model.base_model).__name__ == "LoraModel"
     """
     result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+        [plain_python, "-c", textwrap.dedent(script), str(tmp_path)],
         env={**os.environ, "SEFE_PLUGIN_DISABLE": "1"},
         cwd=tmp_path,
         capture_output=True,
