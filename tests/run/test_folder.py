@@ -165,7 +165,9 @@ def test_another_version_is_refused(folder, version):
 TRY_LOCK = """
 import sys
 from pathlib import Path
+from sefe_plugin.run import folder
 from sefe_plugin.run.folder import RunFolder, RunFolderError
+folder._PATIENCE = float(sys.argv[2])
 try:
     with RunFolder(Path(sys.argv[1])).lock():
         print("locked")
@@ -175,7 +177,7 @@ except RunFolderError as error:
 
 
 def test_two_processes_cannot_share_a_folder(folder):
-    command = [sys.executable, "-c", TRY_LOCK, str(folder.path)]
+    command = [sys.executable, "-c", TRY_LOCK, str(folder.path), "0.5"]
     with folder.lock():
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "in use by another run" in said
