@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -56,7 +57,7 @@ def from_forks(sources: Sequence[Callable[[], Iterable[Any]]]) -> Iterator[Any]:
         sources: Each gives plain data, as JSON has it: tuples come as lists.
 
     Raises:
-        RuntimeError: If a fork fails; it has said why.
+        RuntimeError: If a fork fails, with its error; where it stands has been printed.
     """
     context = multiprocessing.get_context("fork")
     forks = {}
@@ -72,17 +73,16 @@ def from_forks(sources: Sequence[Callable[[], Iterable[Any]]]) -> Iterator[Any]:
         while forks:
             for connection in wait(list(forks)):
                 try:
-                    answer = connection.recv_bytes()
+                    given, error = json.loads(connection.recv_bytes())
                 except EOFError:
                     process = forks.pop(connection)
                     process.join()
-                    if process.exitcode:
-                        raise RuntimeError(
-                            f"A process that answers questions has ended with status {process.exitcode}; what it said "
-                            "stands above."
-                        ) from None
-                else:
-                    yield json.loads(answer)
+                    if status := process.exitcode:
+                        raise RuntimeError(f"A process that answers questions has ended with {status}.") from None
+                    continue
+                if error:
+                    raise RuntimeError(f"A process that answers questions has failed: {error}")
+                yield given
     finally:
         for process in forks.values():
             process.kill()
@@ -93,5 +93,9 @@ def _send(source: Callable[[], Iterable[Any]], connection: Connection) -> None:
     end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads of the tokenizers, which warn of a fork
     torch.set_num_threads(1)
-    for answer in source():
-        connection.send_bytes(json.dumps(answer).encode())
+    try:
+        for answer in source():
+            connection.send_bytes(json.dumps([answer, None]).encode())
+    except Exception as error:
+        traceback.print_exc()  # before the other side ends this process
+        connection.send_bytes(json.dumps([None, f"{type(error).__name__}: {error}"]).encode())
