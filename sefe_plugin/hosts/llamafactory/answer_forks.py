@@ -1,7 +1,7 @@
 """Answers from several processes of one thread each: a CPU gives more of them than one process of many threads does.
 
 The steps of greedy decoding are short. Threads that divide each of them wait for each other most of the time, and what
-Python does between them is done by one thread alone. Figures: `docs/engines.md`.
+Python does between them is done by one thread alone. Figures: `tests/benchmarks/README.md`.
 """
 
 import json
