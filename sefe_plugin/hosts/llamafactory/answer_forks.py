@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sefe_plugin.run.process import end_with_parent
+from sefe_plugin.run.process import end_with_parent, ended_how
 
 
 #: Forks at most, and bytes of weights at most: more was not measured, and each fork reads all weights for its answers.
@@ -78,7 +78,7 @@ def from_forks(sources: Sequence[Callable[[], Iterable[Any]]]) -> Iterator[Any]:
                     process = forks.pop(connection)
                     process.join()
                     if status := process.exitcode:
-                        raise RuntimeError(f"A process that answers questions has ended with {status}.") from None
+                        raise RuntimeError(f"A process that answers questions {ended_how(status)}.") from None
                     continue
                 if error:
                     raise RuntimeError(f"A process that answers questions has failed: {error}")

@@ -42,7 +42,7 @@ def score_test_sets(
     for further questions (`evaluation.rolling`). `per_device_eval_batch_size` is how many are read at a time. What
     several of them begin with, such as an image, is read once.
 
-    On a CPU a small model answers in as many forks of this process as it has threads (`answer_forks`).
+    On a CPU a small model answers in several forks of this process (`answer_forks`).
 
     With several processes each answers its share of every test set. Where the model's parameters lie in parts on all
     processes (DeepSpeed ZeRO-3, FSDP), every step of one needs all others: they run equally many batches, each to its
@@ -140,7 +140,8 @@ def answers_of(
     forks = count_forks(model, sum(len(share.records) for share in sets)) if alone else 1
 
     def of(fork: int) -> Iterator[tuple[tuple[int, int], str]]:
-        size, workers = -(-training_args.per_device_eval_batch_size // forks), training_args.dataloader_num_workers
+        size = -(-training_args.per_device_eval_batch_size // forks)
+        workers = training_args.dataloader_num_workers if forks == 1 else 0  # forks read images beside each other
         batches = (
             ([(number, index) for index in indices], batch)
             for number, share in enumerate(sets)
